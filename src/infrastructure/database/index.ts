@@ -1,0 +1,2 @@
+export { closeDatabase, db } from "./client";
+export * from "./schema";
