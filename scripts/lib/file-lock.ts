@@ -1,0 +1,30 @@
+// One process at a time, until it ends, however it ends: the lock is the file
+// lock that SQLite takes, which the operating system gives back by itself.
+import { Database } from "bun:sqlite";
+
+const POLL_MS = 50;
+
+/**
+ * Runs `work` while holding the lock on a file, and waits for it as long as
+ * another process holds it.
+ *
+ * @throws what `work` throws, and an error when the file cannot be opened.
+ */
+export async function withFileLock<T>(
+  file: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  using lock = new Database(file, { create: true });
+  while (!tryLock(lock)) await Bun.sleep(POLL_MS);
+  return await work();
+}
+
+function tryLock(lock: Database): boolean {
+  try {
+    lock.run("begin exclusive");
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === "SQLITE_BUSY") return false;
+    throw error;
+  }
+}

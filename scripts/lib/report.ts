@@ -1,0 +1,122 @@
+// How options, errors, hints, JSON and exit codes look, for every command. What
+// a command throws ends up here, so that a command has nothing to say about it.
+import { parseArgs, type ParseArgsConfig } from "node:util";
+
+/** It tried and could not. */
+export const FAILED = 1;
+/** It touched nothing: a bad flag, missing configuration, no consent. */
+export const REFUSED = 2;
+/** It worked, and what it found is not clean. */
+export const FINDINGS = 3;
+/** Another run held the lock for longer than `--wait`. */
+export const BUSY = 75;
+const INTERRUPTED = 130;
+
+/** What an error may carry for the person who typed the command. */
+export interface FailureFields {
+  code?: string;
+  exitCode?: number;
+  /** An instruction, with its command in backticks. */
+  hint?: string;
+  /** Lines for the terminal, below the message. */
+  lines?: string[];
+  /** Fields for the error's JSON. */
+  details?: object;
+  /** The JSON document that the error stands in, where it is not alone. */
+  document?: object;
+}
+
+let isJson = false;
+
+/**
+ * Reads a command's flags, strictly; `--help` is added.
+ *
+ * @param usage what `--help` prints; the call is its first line.
+ * @throws `--help` and wrong flags, for the handler below.
+ */
+export function readOptions<T extends ParseArgsConfig>(
+  usage: string,
+  config: T,
+): ReturnType<typeof parseArgs<T>> {
+  const args = process.argv.slice(2);
+  isJson = "json" in (config.options ?? {}) && args.includes("--json");
+  if (args.includes("--help"))
+    throw Object.assign(new Error(), { usage, exitCode: 0 });
+  try {
+    return parseArgs<T>({ args, ...config });
+  } catch (error) {
+    const [message = ""] = (error as Error).message.split(". ");
+    const call = usage.replace(/ *[[<\n][^]*/, "");
+    throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
+      hint: `\`${call} --help\` lists the flags`,
+    });
+  }
+}
+
+/** A whole number from a flag. @throws with exit code 2 when it is none. */
+export function readWhole(text: string, flag: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text);
+  throw misused(`${flag} takes a whole number, not "${text}"`);
+}
+
+/** An error for the person at the keyboard: lower case, no full stop. */
+export function failure(message: string, fields: FailureFields = {}): Error {
+  return Object.assign(new Error(message), {
+    code: "FAILED",
+    exitCode: FAILED,
+    ...fields,
+  });
+}
+
+/** Like `failure`, for what is refused before anything was touched. */
+export function refusal(message: string, fields: FailureFields = {}): Error {
+  return failure(message, { code: "REFUSED", exitCode: REFUSED, ...fields });
+}
+
+function misused(message: string, fields: FailureFields = {}): Error {
+  return refusal(message, { code: "USAGE", ...fields });
+}
+
+/** Prints a line of the result on stdout, unless JSON was asked for. */
+export function print(line: string): void {
+  if (!isJson) process.stdout.write(`${line}\n`);
+}
+
+/** Prints the one JSON document on stdout, where it was asked for. */
+export function printJson(document: object): void {
+  if (isJson) process.stdout.write(`${JSON.stringify(document)}\n`);
+}
+
+/** Prints progress or a warning on stderr. */
+export function note(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
+/** An error as JSON documents carry it. */
+export function describeError(error: Error & FailureFields) {
+  const { code = "UNEXPECTED", message, hint, details } = error;
+  return { code, message, ...(hint && { hint }), ...details };
+}
+
+function report(thrown: Error & FailureFields & { usage?: string }): void {
+  process.exitCode = thrown.exitCode ?? FAILED;
+  if (thrown.usage) return void process.stdout.write(`${thrown.usage}\n`);
+
+  // Drizzle's own message is only "Failed query": the reason is the cause.
+  const error = thrown.cause instanceof Error ? thrown.cause : thrown;
+  if (isJson)
+    return printJson({ ...thrown.document, error: describeError(error) });
+  note(`Error: ${error.message}`);
+  for (const line of thrown.lines ?? []) note(line);
+  if (thrown.hint) note(`Hint: ${thrown.hint}`);
+  if (!("code" in error)) note(error.stack ?? "");
+}
+
+// A rejected top-level await arrives here after the command's own `finally`.
+process.on("uncaughtException", report);
+process.on("unhandledRejection", report);
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.on(signal, () => {
+    report(failure("interrupted", { code: "INTERRUPTED" }));
+    process.exit(INTERRUPTED);
+  });

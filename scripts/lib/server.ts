@@ -1,0 +1,177 @@
+// The development server: which engine runs it, and starting and stopping it.
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type DatabaseAddress, isLocal } from "../../src/database-url";
+import type { Env } from "../../src/env";
+import {
+  isComposeRunning,
+  isDockerReady,
+  startCompose,
+  stopCompose,
+} from "./compose";
+import {
+  nameServer,
+  openConnection,
+  type Probe,
+  probe,
+  quoteIdentifier,
+} from "./connection";
+import { readEmbeddedPort, startEmbedded, stopEmbedded } from "./embedded";
+import { withFileLock } from "./file-lock";
+import { failure } from "./report";
+
+const READY_SECONDS = 8;
+
+/** Who runs the server: this clone in one of two ways, or somebody else. */
+export type Engine = "compose" | "embedded" | "external";
+
+/**
+ * Starts the server, unless DATABASE_URL already answers, and waits until its
+ * database takes queries.
+ *
+ * @returns the engine, the server's version, and what this call has done.
+ * @throws what is in the way; nothing is lost by it.
+ */
+export async function startServer(env: Env) {
+  const done = { isStarted: false, isCreated: false };
+  let found = await probe(env.database);
+  if (found.state !== "ready") {
+    if (!isLocal(env.database)) throw found.error;
+    found = await withDataDirLock(env, async () => {
+      let server = await waitWhileStarting(env.database);
+      if (server.state === "silent") {
+        await startEngine(env, server.error);
+        done.isStarted = true;
+        server = await waitWhileStarting(env.database);
+      }
+      if (server.state === "no-database") {
+        await createDatabase(env.database);
+        done.isCreated = true;
+        server = await probe(env.database);
+      }
+      return server;
+    });
+  }
+  const engine = await findEngine(env);
+  if (found.state !== "ready") throw explainObstacle(env, found, engine);
+  return { engine, version: found.version, ...done };
+}
+
+/**
+ * Stops the server that this clone runs.
+ *
+ * @returns the engine that ran, or undefined where there was nothing to stop.
+ */
+export async function stopServer(env: Env): Promise<Engine | undefined> {
+  return await withDataDirLock(env, async () => {
+    if (stopEmbedded(env.dataDir)) return "embedded";
+    if (readUsedEngine(env) === "compose" && (await stopCompose(env)))
+      return "compose";
+  });
+}
+
+/** Who runs the server that DATABASE_URL names, or would run it. */
+export async function findEngine(env: Env): Promise<Engine> {
+  if (!isLocal(env.database)) return "external";
+  if (readEmbeddedPort(env.dataDir) === env.database.port) return "embedded";
+  if (await isComposeRunning(env).catch(() => false)) return "compose";
+  return "external";
+}
+
+/** The engine that `db:start` takes where nothing answers yet. */
+export async function chooseEngine(env: Env): Promise<Engine> {
+  if (!isLocal(env.database)) return "external";
+  if (env.engine !== "auto") return env.engine;
+  return (
+    readUsedEngine(env) ?? ((await isDockerReady()) ? "compose" : "embedded")
+  );
+}
+
+const engineFile = (env: Env) => join(env.dataDir, "engine");
+
+/** The engine that this clone has used; undefined in a new clone. */
+export function readUsedEngine(env: Env): Engine | undefined {
+  try {
+    const engine = readFileSync(engineFile(env), "utf8").trim();
+    if (engine === "compose" || engine === "embedded") return engine;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+async function startEngine(env: Env, silence: Error): Promise<void> {
+  const engine = await chooseEngine(env);
+  if (engine === "external") throw silence;
+  if (engine === "compose") await startCompose(env);
+  else await startEmbedded(env.dataDir, env.database);
+  writeFileSync(engineFile(env), `${engine}\n`);
+}
+
+/** Docker's proxy accepts and closes while the server behind it starts. */
+async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
+  const deadline = Date.now() + READY_SECONDS * 1000;
+  while (true) {
+    const found = await probe(address);
+    const isComing = found.state === "starting" || found.state === "foreign";
+    if (!isComing || Date.now() > deadline) return found;
+    await Bun.sleep(100);
+  }
+}
+
+async function createDatabase(address: DatabaseAddress): Promise<void> {
+  const server = { ...address, database: "postgres" };
+  const sql = await openConnection(server, "db:start");
+  try {
+    await sql.unsafe(`create database ${quoteIdentifier(address.database)}`);
+  } catch (error) {
+    // Another process may have made it meanwhile.
+    const { code = "" } = error as { code?: string };
+    if (!["42P04", "23505"].includes(code)) throw error;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
+  try {
+    mkdirSync(env.dataDir, { recursive: true });
+  } catch (error) {
+    throw failure(
+      `${env.dataDir} cannot be made: ${(error as Error).message}`,
+      {
+        hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
+      },
+    );
+  }
+  return await withFileLock(join(env.dataDir, "lock"), work);
+}
+
+/** Adds to what a connection met what this clone knows about its server. */
+function explainObstacle(
+  env: Env,
+  found: Exclude<Probe, { state: "ready" }>,
+  engine: Engine,
+): Error {
+  const server = nameServer(env.database);
+  if (found.state === "denied" && engine !== "external") {
+    const made = engine === "compose" ? "its volume" : env.dataDir;
+    return failure(`${found.error.message}: ${made} was made with another`, {
+      code: "UNREACHABLE",
+      hint: "set the user and password that it was made with in `.env.local`; the data is kept",
+    });
+  }
+  if (found.state === "denied")
+    return failure(`${server} is taken: ${found.error.message}`, {
+      code: "UNREACHABLE",
+      hint: "correct user and password in `.env.local`, or set another `POSTGRES_PORT` there",
+    });
+  if (found.state === "foreign")
+    return failure(
+      `${server} is taken by another program, which does not answer as PostgreSQL`,
+      {
+        code: "UNREACHABLE",
+        hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
+      },
+    );
+  return found.error;
+}

@@ -1,0 +1,21 @@
+// bun run db:start: starts the development server, unless DATABASE_URL already
+// answers, and waits until it takes queries. Needs nothing: Docker where it is
+// there, else PostgreSQL from npm. Exits 1 when it cannot be started.
+import { readEnv } from "../src/env";
+import { nameServer } from "./lib/connection";
+import { print, printJson, readOptions } from "./lib/report";
+import { startServer } from "./lib/server";
+
+const usage = `bun run db:start [--json]
+
+Starts the development server and waits until it takes queries.
+  --json   one JSON document on stdout`;
+
+readOptions(usage, { options: { json: { type: "boolean" } } });
+
+const env = readEnv();
+const { engine, version, isStarted, isCreated } = await startServer(env);
+const server = `PostgreSQL ${version} on ${nameServer(env.database)} (${engine})`;
+print(isStarted ? `Started: ${server}` : `Already running: ${server}`);
+if (isCreated) print(`Created: database ${env.database.database}`);
+printJson({ engine, version, started: isStarted, created: isCreated });
