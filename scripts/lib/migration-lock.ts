@@ -1,0 +1,101 @@
+// One command at a time may write to a database: an advisory lock, polled,
+// because a session that waits inside pg_advisory_lock holds a snapshot that
+// CREATE INDEX CONCURRENTLY of the holder would wait for in turn.
+import type { Sql } from "postgres";
+import { BUSY, failure, note } from "./report";
+
+/** The word "drizzle" in ASCII. Whoever shares the database shares the lock. */
+const KEY = "28273295023041637";
+const POLL_MS = 100;
+const NOTE_MS = 3000;
+
+/** The lock for the length of a session. Nothing for a transaction pooler. */
+export const tryLockSession = `select pg_try_advisory_lock(${KEY}) as locked`;
+
+/** The same lock for the length of a transaction, also behind a pooler. */
+export const tryLockTransaction = `select pg_try_advisory_xact_lock(${KEY}) as locked`;
+
+/**
+ * Runs `work` while the one session of `sql` holds the lock of its database.
+ *
+ * @param waitSeconds how long to wait for another command to release it.
+ * @throws with exit code 75 when it was not released in time.
+ */
+export async function withMigrationLock<T>(
+  sql: Sql,
+  waitSeconds: number,
+  work: () => Promise<T>,
+): Promise<T> {
+  await pollLock(sql, waitSeconds, async () => {
+    const [row] = await sql.unsafe<{ locked: boolean }[]>(tryLockSession);
+    return row?.locked === true;
+  });
+  try {
+    return await work();
+  } finally {
+    // Where the session was lost, so was its lock, and `work` has thrown.
+    await sql.unsafe(`select pg_advisory_unlock(${KEY})`).catch(() => {});
+  }
+}
+
+/**
+ * Polls until `tryLock` answers true, and says every few seconds who is in the
+ * way.
+ *
+ * @throws with exit code 75 after `waitSeconds`.
+ */
+export async function pollLock(
+  sql: Sql,
+  waitSeconds: number,
+  tryLock: () => Promise<boolean>,
+): Promise<void> {
+  const start = Date.now();
+  let noted = start;
+  while (!(await tryLock())) {
+    const holder = await readLockHolder(sql);
+    const held = `another command${holder ? ` (${nameHolder(holder)})` : ""} holds the migration lock`;
+    if (Date.now() - start >= waitSeconds * 1000)
+      throw failure(held, {
+        code: "BUSY",
+        exitCode: BUSY,
+        hint: "try again when it is done, or wait longer with `--wait <seconds>`",
+        details: { holder },
+      });
+    if (Date.now() - noted >= NOTE_MS) {
+      note(`Waiting: ${held}`);
+      noted = Date.now();
+    }
+    await Bun.sleep(POLL_MS);
+  }
+}
+
+/** The session that holds the lock; what it hides from this user is null. */
+export interface LockHolder {
+  pid: number;
+  application: string | null;
+  client: string | null;
+  /** When its session or transaction began, in ISO 8601. */
+  since: string | null;
+}
+
+/** Who holds the lock of this database; null when nobody does. */
+export async function readLockHolder(sql: Sql): Promise<LockHolder | null> {
+  const [holder] = await sql.unsafe<LockHolder[]>(`
+    select pid, nullif(application_name, '') as application,
+      coalesce(host(client_addr), 'local') as client,
+      to_char(coalesce(xact_start, backend_start) at time zone 'UTC',
+        'YYYY-MM-DD"T"HH24:MI:SS"Z"') as since
+    from pg_locks join pg_stat_activity using (pid)
+    where locktype = 'advisory' and granted and objsubid = 1
+      and database = (select oid from pg_database where datname = current_database())
+      and (classid::bigint << 32 | objid::bigint) = ${KEY}`);
+  return holder ?? null;
+}
+
+/** `pid 123, db:migrate, 127.0.0.1, since 2026-01-01T12:00:00Z`. */
+export function nameHolder(holder: LockHolder): string {
+  const { pid, application, client, since } = holder;
+  return [`pid ${pid}`, application, client, since && `since ${since}`]
+    .filter(Boolean)
+    .join(", ");
+}

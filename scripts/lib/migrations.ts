@@ -1,0 +1,241 @@
+// Reads drizzle's journal, migration files and records, and tells which
+// migrations are applied: by the set of records, never by the newest of them
+// (drizzle-orm#5769). Reads only.
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import type { Sql } from "postgres";
+import { root } from "../../src/env";
+import { failure, refusal } from "./report";
+
+/** Where drizzle-kit writes, as drizzle.config.ts has it. */
+export const migrationsFolder = join(
+  root,
+  "src/infrastructure/database/migrations",
+);
+
+/** An entry of the journal, with its file. */
+export interface Migration {
+  tag: string;
+  /** The entry's stamp, in milliseconds; a record's `created_at`. */
+  when: number;
+  /** The path from the project's root, for messages. */
+  file: string;
+  /** The whole file. */
+  text: string;
+  /** As drizzle-orm computes it: the file's sha256, in hex. */
+  hash: string;
+}
+
+/** A row of drizzle.__drizzle_migrations. */
+export interface MigrationRecord {
+  id: number;
+  hash: string;
+  when: number;
+}
+
+/** Something to say about a migration that keeps nothing from running. */
+export interface Warning {
+  code: string;
+  tag?: string;
+  message: string;
+}
+
+/** Journal and records, compared. */
+export interface Plan {
+  migrations: Migration[];
+  /** Those that have a record, with it. */
+  applied: Map<Migration, MigrationRecord>;
+  /** Those that have none, in the order of the journal. */
+  pending: Migration[];
+  /** Pending ones that stand before one that is applied. */
+  outOfOrder: Migration[];
+  /** Applied ones whose file was edited since. */
+  modified: Migration[];
+  /** Records whose migration is not in the journal. */
+  unknown: MigrationRecord[];
+  /** The newest in the journal that is applied. */
+  head: Migration | undefined;
+  warnings: Warning[];
+}
+
+/** What drizzle puts between two statements. */
+export const BREAKPOINT = "--> statement-breakpoint";
+
+/**
+ * Reads the journal and every file that it names.
+ *
+ * @throws when the journal cannot be read, names a tag twice, or names a file
+ * that is not there.
+ */
+export function readMigrations(folder = migrationsFolder): Migration[] {
+  const journal = relative(root, join(folder, "meta/_journal.json"));
+  const invalid = (message: string) =>
+    failure(message, {
+      code: "JOURNAL_INVALID",
+      hint: `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
+    });
+  let entries: { tag?: unknown; when?: unknown }[];
+  try {
+    entries = JSON.parse(readFileSync(join(root, journal), "utf8")).entries;
+    if (!Array.isArray(entries)) throw new Error("it has no entries");
+  } catch (error) {
+    throw invalid(`${journal} cannot be read: ${(error as Error).message}`);
+  }
+
+  const tags = new Set<string>();
+  return entries.map(({ tag, when }) => {
+    if (typeof tag !== "string" || typeof when !== "number")
+      throw invalid(`${journal} has an entry without a tag or a stamp`);
+    if (tags.has(tag)) throw invalid(`${journal} has the tag ${tag} twice`);
+    tags.add(tag);
+    const file = relative(root, join(folder, `${tag}.sql`));
+    const text = readMigrationFile(file, tag);
+    return { tag, when, file, text, hash: sha256(text) };
+  });
+}
+
+function readMigrationFile(file: string, tag: string): string {
+  try {
+    return readFileSync(join(root, file), "utf8");
+  } catch {
+    throw failure(`${file} is not there, and the journal names it`, {
+      code: "FILE_MISSING",
+      hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
+      details: { tag, file },
+    });
+  }
+}
+
+/** The rows of drizzle's table, oldest first; none where there is no table. */
+export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
+  try {
+    return await sql<MigrationRecord[]>`
+      select id, hash, created_at::float8 as when
+      from drizzle.__drizzle_migrations order by id`;
+  } catch (error) {
+    const { code = "" } = error as { code?: string };
+    if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
+    throw error;
+  }
+}
+
+/**
+ * Compares journal and records. They pair one to one: by stamp and hash, then
+ * by stamp, then by hash alone.
+ */
+export function planMigrations(
+  migrations: Migration[],
+  records: MigrationRecord[],
+): Plan {
+  const applied = new Map<Migration, MigrationRecord>();
+  const unknown = new Set(records);
+  const pair = (fits: (m: Migration, r: MigrationRecord) => boolean) => {
+    for (const migration of migrations) {
+      if (applied.has(migration)) continue;
+      const record = [...unknown].find((row) => fits(migration, row));
+      if (!record) continue;
+      applied.set(migration, record);
+      unknown.delete(record);
+    }
+  };
+  pair((m, r) => m.when === r.when && m.hash === r.hash);
+  pair((m, r) => m.when === r.when);
+  pair((m, r) => m.hash === r.hash);
+
+  const isApplied = (migration: Migration) => applied.has(migration);
+  const head = migrations.findLast(isApplied);
+  const pending = migrations.filter((migration) => !isApplied(migration));
+  const edited = [...applied].filter(([m, r]) => m.hash !== r.hash);
+  const modified = edited.filter(([m, r]) => !isSpacing(m.text, r.hash));
+  const outOfOrder = pending.filter(
+    (m) => head && migrations.indexOf(m) < migrations.indexOf(head),
+  );
+  return {
+    migrations,
+    applied,
+    pending,
+    outOfOrder,
+    modified: modified.map(([migration]) => migration),
+    unknown: [...unknown],
+    head,
+    warnings: [
+      ...repeatedStamps(migrations),
+      ...outOfOrder.map(({ tag }) => ({
+        code: "out_of_order",
+        tag,
+        message: `${tag} is older than ${head?.tag}, which is applied`,
+      })),
+      ...edited
+        .filter((entry) => !modified.includes(entry))
+        .map(([{ tag }]) => ({
+          code: "respaced",
+          tag,
+          message: `${tag} was edited after it was applied, in line endings or blanks only`,
+        })),
+      ...[...unknown].map(({ id }) => ({
+        code: "missing",
+        message: `record ${id} of the database is of no migration in this checkout`,
+      })),
+    ],
+  };
+}
+
+/** Reads the project's migrations and the database's records, and compares. */
+export async function readPlan(sql: Sql): Promise<Plan> {
+  return planMigrations(readMigrations(), await readRecords(sql));
+}
+
+/**
+ * The pending migrations up to one tag, or all of them.
+ *
+ * @throws with exit code 2 when there is no such tag.
+ */
+export function selectPending(plan: Plan, to?: string): Migration[] {
+  if (to === undefined) return plan.pending;
+  const last = plan.migrations.findIndex(({ tag }) => tag === to);
+  if (last === -1)
+    throw refusal(`there is no migration ${to}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  const wanted = plan.migrations.slice(0, last + 1);
+  return plan.pending.filter((migration) => wanted.includes(migration));
+}
+
+/** @throws when an applied file was edited; names it and the ways out. */
+export function refuseModified({ modified }: Plan): void {
+  const [first] = modified;
+  if (!first) return;
+  throw failure(`${first.file} was edited after it was applied`, {
+    code: "MODIFIED",
+    lines: modified.slice(1).map(({ file }) => `  so was ${file}`),
+    hint: "restore it from git, and put the change into a new migration with `bun run db:generate`",
+    details: { tag: first.tag, file: first.file },
+  });
+}
+
+function repeatedStamps(migrations: Migration[]): Warning[] {
+  return migrations.flatMap(({ tag, when }, index) => {
+    const earlier = migrations.slice(0, index).find((m) => m.when === when);
+    if (!earlier) return [];
+    const message = `${tag} has the stamp of ${earlier.tag}, ${when}`;
+    return [{ code: "duplicate_when", tag, message }];
+  });
+}
+
+/** Whether a file had that hash with other line endings, mark or end. */
+function isSpacing(text: string, hash: string): boolean {
+  const lines = text
+    .replace(/^\uFEFF/, "")
+    .replaceAll("\r\n", "\n")
+    .trimEnd();
+  return [lines, lines.replaceAll("\n", "\r\n")].some((body) =>
+    ["", "\n", "\r\n"].some((end) =>
+      ["", "\uFEFF"].some((mark) => sha256(mark + body + end) === hash),
+    ),
+  );
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}

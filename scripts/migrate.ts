@@ -1,0 +1,83 @@
+// bun run db:migrate: applies the migrations that have no record yet, each in a
+// transaction of its own. Needs a direct connection. Exits 1 when one fails (it
+// is rolled back), 2 for a bad flag, 75 when another run held the lock.
+import { readEnv } from "../src/env";
+import { type Applied, applyPending } from "./lib/apply-migrations";
+import { openConnection } from "./lib/connection";
+import { withMigrationLock } from "./lib/migration-lock";
+import {
+  type Plan,
+  readPlan,
+  refuseModified,
+  selectPending,
+} from "./lib/migrations";
+import { stampProduction } from "./lib/protection";
+import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+
+const usage = `bun run db:migrate [flags]
+
+Applies pending migrations, in the order of the journal.
+  --dry-run              print the SQL and change nothing
+  --to <tag>             stop after this migration
+  --wait <seconds>       how long to wait for another run (60)
+  --lock-timeout <ms>    how long a statement waits for a table (5000)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    "dry-run": { type: "boolean" },
+    to: { type: "string" },
+    wait: { type: "string", default: "60" },
+    "lock-timeout": { type: "string", default: "5000" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+const lockTimeout = readWhole(values["lock-timeout"], "--lock-timeout");
+
+const env = readEnv();
+const { database } = env.direct;
+const sql = await openConnection(env.direct, "db:migrate");
+try {
+  await (values["dry-run"] ? showPending() : migrate());
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function migrate(): Promise<void> {
+  await sql.unsafe(`set lock_timeout = ${lockTimeout}`);
+  await withMigrationLock(sql, waitSeconds, async () => {
+    const plan = await readPlan(sql);
+    const applied: Applied[] = [];
+    const onApplied = (migration: Applied) => {
+      applied.push(migration);
+      print(`Applied: ${migration.tag} (${migration.ms} ms)`);
+    };
+    try {
+      await applyPending(sql, plan, { to: values.to, onApplied });
+      if (env.isProduction) await stampProduction(sql);
+    } catch (error) {
+      throw Object.assign(error as Error, { document: report(plan, applied) });
+    }
+    for (const { message } of plan.warnings) note(`Warning: ${message}`);
+    const at = plan.head ? `is at ${plan.head.tag}` : "has no migrations";
+    if (applied.length === 0) print(`Nothing to migrate: ${database} ${at}`);
+    printJson(report(plan, applied));
+  });
+}
+
+async function showPending(): Promise<void> {
+  const plan = await readPlan(sql);
+  refuseModified(plan);
+  const wanted = selectPending(plan, values.to);
+  for (const { tag, text } of wanted) print(`-- ${tag}\n${text.trimEnd()}`);
+  if (wanted.length === 0) print(`Nothing to migrate: ${database}`);
+  printJson(report(plan, []));
+}
+
+function report({ pending, warnings }: Plan, applied: Applied[]) {
+  const left = pending
+    .map(({ tag }) => tag)
+    .filter((tag) => !applied.some((done) => done.tag === tag));
+  return { database, applied, pending: left, warnings };
+}
