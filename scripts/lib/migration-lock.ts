@@ -9,32 +9,35 @@ const KEY = "28273295023041637";
 const POLL_MS = 100;
 const NOTE_MS = 3000;
 
-/** The lock for the length of a session. Nothing for a transaction pooler. */
-export const tryLockSession = `select pg_try_advisory_lock(${KEY}) as locked`;
-
 /** The same lock for the length of a transaction, also behind a pooler. */
 export const tryLockTransaction = `select pg_try_advisory_xact_lock(${KEY}) as locked`;
 
 /**
- * Runs `work` while the one session of `sql` holds the lock of its database.
+ * Runs `work` while the one session of `sql`, which must not be a transaction
+ * pooler's, holds the lock of its database.
  *
  * @param waitSeconds how long to wait for another command to release it.
+ * @param key of the lock: an eight-byte integer.
  * @throws with exit code 75 when it was not released in time.
  */
 export async function withMigrationLock<T>(
   sql: Sql,
   waitSeconds: number,
   work: () => Promise<T>,
+  key = KEY,
 ): Promise<T> {
-  await pollLock(sql, waitSeconds, async () => {
-    const [row] = await sql.unsafe<{ locked: boolean }[]>(tryLockSession);
+  const tryLock = async () => {
+    const [row] = await sql.unsafe<{ locked: boolean }[]>(
+      `select pg_try_advisory_lock(${key}) as locked`,
+    );
     return row?.locked === true;
-  });
+  };
+  await pollLock(sql, waitSeconds, tryLock, key);
   try {
     return await work();
   } finally {
     // Where the session was lost, so was its lock, and `work` has thrown.
-    await sql.unsafe(`select pg_advisory_unlock(${KEY})`).catch(() => {});
+    await sql.unsafe(`select pg_advisory_unlock(${key})`).catch(() => {});
   }
 }
 
@@ -48,11 +51,12 @@ export async function pollLock(
   sql: Sql,
   waitSeconds: number,
   tryLock: () => Promise<boolean>,
+  key = KEY,
 ): Promise<void> {
   const start = Date.now();
   let noted = start;
   while (!(await tryLock())) {
-    const holder = await readLockHolder(sql);
+    const holder = await readLockHolder(sql, key);
     const held = `another command${holder ? ` (${nameHolder(holder)})` : ""} holds the migration lock`;
     if (Date.now() - start >= waitSeconds * 1000)
       throw failure(held, {
@@ -79,7 +83,10 @@ export interface LockHolder {
 }
 
 /** Who holds the lock of this database; null when nobody does. */
-export async function readLockHolder(sql: Sql): Promise<LockHolder | null> {
+export async function readLockHolder(
+  sql: Sql,
+  key = KEY,
+): Promise<LockHolder | null> {
   const [holder] = await sql.unsafe<LockHolder[]>(`
     select pid, nullif(application_name, '') as application,
       coalesce(host(client_addr), 'local') as client,
@@ -88,7 +95,7 @@ export async function readLockHolder(sql: Sql): Promise<LockHolder | null> {
     from pg_locks join pg_stat_activity using (pid)
     where locktype = 'advisory' and granted and objsubid = 1
       and database = (select oid from pg_database where datname = current_database())
-      and (classid::bigint << 32 | objid::bigint) = ${KEY}`);
+      and (classid::bigint << 32 | objid::bigint) = ${key}`);
   return holder ?? null;
 }
 

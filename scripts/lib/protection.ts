@@ -65,8 +65,16 @@ export async function stampProduction(sql: Sql): Promise<void> {
   ]);
 }
 
-/** `is stamped production`, `has NODE_ENV=production` or `is on db.example.com`. */
-function nameReason(protection: Protection, address: DatabaseAddress): string {
+/** Whether a command that can lose data needs consent there. */
+export function isProtected(protection: Protection): boolean {
+  return Object.values(protection).includes(true);
+}
+
+/** Why a database is protected, as the end of a sentence. */
+export function nameReason(
+  protection: Protection,
+  address: DatabaseAddress,
+): string {
   if (protection.isStamped) return "it is stamped production";
   if (protection.isProduction) return "NODE_ENV is production";
   return `it is on ${address.host}`;
@@ -105,7 +113,7 @@ export async function requireConsent(
   confirmed: string | undefined,
 ): Promise<void> {
   const { database } = address;
-  if (!Object.values(protection).includes(true)) return;
+  if (!isProtected(protection)) return;
   const typed =
     confirmed ??
     (process.stdin.isTTY

@@ -1,0 +1,197 @@
+// Puts another database in the place of one that is in use, and keeps the old
+// one: both renames in one transaction, from a third database of the server.
+// The first rename locks the database, so that new sessions wait, while a second
+// connection ends the old ones. Cut short anywhere, nothing is renamed.
+import { createHash } from "node:crypto";
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import { openConnection, quoteIdentifier } from "./connection";
+import { withMigrationLock } from "./migration-lock";
+import { failure, refusal } from "./report";
+
+const TERMINATE_MS = 50;
+
+/** Where the old database is kept. */
+export const previousOf = (database: string) => `${database}__previous`;
+
+/** Where its successor is made. */
+const nextOf = (database: string) => `${database}__next`;
+
+/** Where a `__previous` waits until the swap that replaces it is committed. */
+const droppedOf = (database: string) => `${database}__dropped`;
+
+/**
+ * Runs `work` on another database of the server, while no other command swaps
+ * this one.
+ *
+ * @throws with exit code 2 when this role may not make databases or does not
+ * own this one, with 75 when another swap was not over in `waitSeconds`.
+ */
+export async function withSwapLock<T>(
+  address: DatabaseAddress,
+  waitSeconds: number,
+  work: (server: Sql) => Promise<T>,
+): Promise<T> {
+  const { database } = address;
+  if (Buffer.byteLength(previousOf(database)) > 63)
+    throw refusal(`${previousOf(database)} is longer than PostgreSQL's names`, {
+      hint: "give the database a name of 53 bytes or less",
+    });
+  const server = await openConnection(beside(address), "db:swap");
+  try {
+    await requireOwner(server, database);
+    const digest = createHash("sha256").update(`swap ${database}`).digest();
+    const key = String(digest.readBigInt64BE());
+    return await withMigrationLock(
+      server,
+      waitSeconds,
+      () => work(server),
+      key,
+    );
+  } finally {
+    await server.end({ timeout: 5 });
+  }
+}
+
+/**
+ * Makes an empty database beside one, in place of what a run that was cut off
+ * may have left, and drops it again where `fill` throws.
+ */
+export async function makeNext(
+  server: Sql,
+  address: DatabaseAddress,
+  fill: (next: DatabaseAddress) => Promise<void>,
+): Promise<void> {
+  const next = nextOf(address.database);
+  const dropNext = `drop database if exists ${quoteIdentifier(next)} with (force)`;
+  await server.unsafe(dropNext);
+  await server.unsafe(`create database ${quoteIdentifier(next)}`);
+  try {
+    await fill({ ...address, database: next });
+  } catch (error) {
+    await server.unsafe(dropNext);
+    throw error;
+  }
+}
+
+/** Whether the server has a database of that name. */
+export async function databaseExists(
+  server: Sql,
+  database: string,
+): Promise<boolean> {
+  const [row] = await server<{ found: boolean }[]>`
+    select exists (select from pg_database where datname = ${database}) as found`;
+  return row?.found === true;
+}
+
+/**
+ * Puts `__next` in the place of the database, which becomes `__previous`. An
+ * older `__previous` is dropped once that is committed.
+ *
+ * @throws when it could not be done; then everything has its old name.
+ */
+export async function swapIn(
+  server: Sql,
+  address: DatabaseAddress,
+): Promise<void> {
+  const { database } = address;
+  const previous = previousOf(database);
+  const dropped = droppedOf(database);
+  const dropDropped = `drop database if exists ${quoteIdentifier(dropped)} with (force)`;
+  await server.unsafe(dropDropped);
+  const renames: [string, string][] = [
+    [database, previous],
+    [nextOf(database), database],
+  ];
+  if (await databaseExists(server, previous))
+    renames.unshift([previous, dropped]);
+  await renameTogether(server, address, renames);
+  await server.unsafe(dropDropped);
+}
+
+/**
+ * Swaps the database with its `__previous`, so that doing it again undoes it.
+ *
+ * @throws when it could not be done; then everything has its old name.
+ */
+export async function swapBack(
+  server: Sql,
+  address: DatabaseAddress,
+): Promise<void> {
+  const { database } = address;
+  await renameTogether(server, address, [
+    [database, nextOf(database)],
+    [previousOf(database), database],
+    [nextOf(database), previousOf(database)],
+  ]);
+}
+
+async function renameTogether(
+  server: Sql,
+  address: DatabaseAddress,
+  renames: [from: string, to: string][],
+): Promise<void> {
+  const second = await openConnection(beside(address), "db:swap");
+  const swap = new AbortController();
+  const names = renames.map(([from]) => from);
+  const ending = endSessions(second, names, swap.signal);
+  try {
+    await server.begin(async (transaction) => {
+      for (const [from, to] of renames)
+        await transaction.unsafe(
+          `alter database ${quoteIdentifier(from)} rename to ${quoteIdentifier(to)}`,
+        );
+    });
+  } catch (error) {
+    throw failure(
+      `${address.database} was not swapped, and is as it was: ${(error as Error).message}`,
+      {
+        hint: "end the sessions that are in the way, and run the command again",
+      },
+    );
+  } finally {
+    swap.abort();
+    await ending;
+    await second.end({ timeout: 5 });
+  }
+}
+
+/** Those of a superuser it may not end; then the rename says what is wrong. */
+async function endSessions(
+  sql: Sql,
+  databases: string[],
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    await sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where datname in ${sql(databases)} and pid <> pg_backend_pid()`.catch(
+      () => {},
+    );
+    await Bun.sleep(TERMINATE_MS);
+  }
+}
+
+async function requireOwner(server: Sql, database: string): Promise<void> {
+  const [row] = await server<
+    { role: string; owner: boolean; createdb: boolean }[]
+  >`
+    select current_user::text as role,
+      pg_has_role(datdba, 'MEMBER') as owner,
+      (select rolcreatedb or rolsuper from pg_roles where rolname = current_user) as createdb
+    from pg_database where datname = ${database}`;
+  if (row && !row.createdb)
+    throw refusal(`the role ${row.role} may not make databases`, {
+      hint: `let an administrator run \`ALTER ROLE ${quoteIdentifier(row.role)} CREATEDB\``,
+    });
+  if (row && !row.owner)
+    throw refusal(`the role ${row.role} does not own ${database}`, {
+      hint: `let an administrator run \`ALTER DATABASE ${quoteIdentifier(database)} OWNER TO ${quoteIdentifier(row.role)}\``,
+    });
+}
+
+/** Another database of the same server. */
+function beside(address: DatabaseAddress): DatabaseAddress {
+  const isTaken = address.database === "postgres";
+  return { ...address, database: isTaken ? "template1" : "postgres" };
+}

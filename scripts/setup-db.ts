@@ -1,0 +1,71 @@
+// bun run db:setup: from nothing to a working database. Writes .env.local where
+// there is none, then starts, migrates, seeds and tests. Safe to run again, and
+// by several at once. Exits like the step that failed.
+import {
+  existsSync,
+  linkSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { spawn } from "bun";
+import { readEnv, root } from "../src/env";
+import { nameServer, probe } from "./lib/connection";
+import { print, readOptions } from "./lib/report";
+
+const usage = `bun run db:setup
+
+Writes .env.local where there is none, starts the server, migrates, seeds, tests.`;
+
+const steps = ["start-db.ts", "migrate.ts", "seed-db.ts", "test-db.ts"];
+
+readOptions(usage, {});
+
+await writeEnvFile();
+for (const step of steps) {
+  const child = spawn([process.execPath, join(import.meta.dir, step)], {
+    cwd: root,
+    stdio: ["inherit", "inherit", "inherit"],
+  });
+  process.exitCode = await child.exited;
+  if (process.exitCode !== 0) break;
+}
+
+/** Beside an .env that is there, the example's values would win over it. */
+async function writeEnvFile(): Promise<void> {
+  const file = join(root, ".env.local");
+  if (existsSync(file) || existsSync(join(root, ".env"))) return;
+
+  const { database } = readEnv();
+  const port = await findPort(database.port);
+  const example = readFileSync(join(root, ".env.example"), "utf8");
+  const text = example.replace(/^POSTGRES_PORT=.*$/m, `POSTGRES_PORT=${port}`);
+  if (!createWhole(file, text)) return;
+  print(
+    port === database.port
+      ? "Wrote: .env.local"
+      : `Wrote: .env.local, with port ${port}, for ${nameServer(database)} is taken by something else`,
+  );
+
+  async function findPort(port: number): Promise<number> {
+    const { state } = await probe({ ...database, port });
+    const isOurs = ["ready", "silent", "no-database"].includes(state);
+    return isOurs ? port : await findPort(port + 1);
+  }
+}
+
+/** Makes a file that is whole from the start; false where it is there already. */
+function createWhole(file: string, text: string): boolean {
+  const partial = `${file}.${process.pid}`;
+  writeFileSync(partial, text, { mode: 0o600 });
+  try {
+    linkSync(partial, file);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
+  } finally {
+    rmSync(partial);
+  }
+}
