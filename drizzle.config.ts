@@ -7,5 +7,4 @@ export default defineConfig({
   schema: "./src/infrastructure/database/schema.ts",
   out: "./src/infrastructure/database/migrations",
   dbCredentials: connectionOptions(readEnv().direct),
-  schemaFilter: ["public"],
 });

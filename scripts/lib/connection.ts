@@ -93,6 +93,27 @@ export async function openConnection(
   }
 }
 
+/**
+ * Whether a transaction pooler stands between: the proof is that a transaction
+ * on a second connection is given the server process of the first.
+ */
+export async function isPooled(
+  sql: Sql,
+  address: DatabaseAddress,
+): Promise<boolean> {
+  const second = await openConnection(address, "db:probe");
+  try {
+    const pid = "select pg_backend_pid() as pid";
+    const [first] = await sql.unsafe<{ pid: number }[]>(pid);
+    return await second.begin(async (transaction) => {
+      const [row] = await transaction.unsafe<{ pid: number }[]>(pid);
+      return row?.pid === first?.pid;
+    });
+  } finally {
+    await second.end({ timeout: 5 });
+  }
+}
+
 /** What an attempt to connect found at an address. */
 export type Probe =
   { state: "ready"; version: string } | { state: Obstacle; error: Error };

@@ -112,20 +112,64 @@ export async function requireConsent(
   address: DatabaseAddress,
   confirmed: string | undefined,
 ): Promise<void> {
-  const { database } = address;
   if (!isProtected(protection)) return;
-  const typed =
-    confirmed ??
-    (process.stdin.isTTY
-      ? prompt(
-          `${command} on ${database}: ${nameReason(protection, address)}. Type the database's name to go on:`,
-        )
-      : undefined);
+  const reason = nameReason(protection, address);
+  await requireName(command, `it is protected: ${reason}`, address, confirmed);
+}
+
+/**
+ * For what would lose data, on any database: it takes the database's name.
+ *
+ * @param losses what would be lost; nothing is asked where it is empty.
+ * @throws with exit code 2 without it.
+ */
+export async function requireLossConsent(
+  command: string,
+  losses: string[],
+  address: DatabaseAddress,
+  confirmed: string | undefined,
+): Promise<void> {
+  if (losses.length === 0) return;
+  await requireName(command, "data would be lost", address, confirmed);
+}
+
+async function requireName(
+  command: string,
+  reason: string,
+  { database }: DatabaseAddress,
+  confirmed: string | undefined,
+): Promise<void> {
+  const typed = confirmed ?? (await askName(command, reason, database));
   if (typed === database) return;
   throw refusal(
     typed
       ? `"${typed}" is not the name of the database`
-      : `${database} is protected: ${nameReason(protection, address)}`,
+      : `${command} on ${database} wants consent: ${reason}`,
     { hint: `if you mean it, add \`--confirm ${database}\`` },
   );
+}
+
+/** Undefined without a terminal, and for an empty answer. */
+async function askName(
+  command: string,
+  reason: string,
+  database: string,
+): Promise<string | undefined> {
+  if (!process.stdin.isTTY) return undefined;
+  const { createInterface } = await import("node:readline/promises");
+  const terminal = createInterface({
+    input: process.stdin,
+    output: process.stderr,
+  });
+  terminal.once("SIGINT", () => process.kill(process.pid, "SIGINT"));
+  const question = `${command} on ${database}: ${reason}. Type the database's name to go on: `;
+  const closed = new Promise<string>((resolve) =>
+    terminal.once("close", () => resolve("")),
+  );
+  try {
+    const answer = await Promise.race([terminal.question(question), closed]);
+    return answer.trim() || undefined;
+  } finally {
+    terminal.close();
+  }
 }

@@ -99,6 +99,7 @@ export function describeError(error: Error & FailureFields) {
 }
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
+  if (thrown.code === "EPIPE") return; // whoever read the output has left
   process.exitCode = thrown.exitCode ?? FAILED;
   if (thrown.usage) return void process.stdout.write(`${thrown.usage}\n`);
 

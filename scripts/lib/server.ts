@@ -87,6 +87,17 @@ export async function chooseEngine(env: Env): Promise<Engine> {
   );
 }
 
+/** Whether the engine's own server runs; false where nobody can tell. */
+export async function isEngineRunning(
+  env: Env,
+  engine: Engine,
+): Promise<boolean> {
+  if (engine === "embedded") return readEmbeddedPort(env.dataDir) !== undefined;
+  if (engine === "compose")
+    return await isComposeRunning(env).catch(() => false);
+  return false;
+}
+
 const engineFile = (env: Env) => join(env.dataDir, "engine");
 
 /** The engine that this clone has used; undefined in a new clone. */

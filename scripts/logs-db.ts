@@ -1,0 +1,56 @@
+// bun run db:logs: the log of the server that this clone runs. Exits 1 where
+// there is none, or where the server is somebody else's.
+import { existsSync, readFileSync } from "node:fs";
+import { spawn } from "bun";
+import { readEnv } from "../src/env";
+import { composeCommand } from "./lib/compose";
+import { embeddedLog } from "./lib/embedded";
+import { failure, print, readOptions, readWhole } from "./lib/report";
+import { readUsedEngine } from "./lib/server";
+
+const usage = `bun run db:logs [flags]
+
+Prints the server's log.
+  --follow      go on until Ctrl-C
+  --lines <n>   how many lines from its end (100)`;
+
+const { values } = readOptions(usage, {
+  options: {
+    follow: { type: "boolean" },
+    lines: { type: "string", default: "100" },
+  },
+});
+const lines = readWhole(values.lines, "--lines");
+
+const env = readEnv();
+const engine = readUsedEngine(env);
+if (engine === "compose") await showComposeLog();
+else if (engine === "embedded") await showEmbeddedLog();
+else
+  throw failure("this clone has not started a server", {
+    hint: "start one with `bun run db:start`; of another server, ask its own log",
+  });
+
+async function showEmbeddedLog(): Promise<void> {
+  const file = embeddedLog(env.dataDir);
+  if (!existsSync(file)) throw failure(`there is no log yet at ${file}`);
+  if (values.follow)
+    return await run(["tail", "-n", String(lines), "-F", file]);
+  const log = readFileSync(file, "utf8").trimEnd().split("\n");
+  for (const line of log.slice(-lines || log.length)) print(line);
+}
+
+async function showComposeLog(): Promise<void> {
+  const flags = ["--no-log-prefix", "--tail", String(lines)];
+  if (values.follow) flags.push("--follow");
+  const { command, variables } = composeCommand(env, ["logs", ...flags, "db"]);
+  await run(command, variables);
+}
+
+async function run(command: string[], variables = process.env): Promise<void> {
+  const child = spawn(command, {
+    env: variables,
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  process.exitCode = await child.exited;
+}

@@ -1,0 +1,62 @@
+// bun run db:push: brings a development database to schema.ts, without a
+// migration: all of it in one transaction, or none. Exits 1 when it fails, 2 for
+// a production database or without consent to a loss, 75 when busy.
+import { readEnv } from "../src/env";
+import { openConnection } from "./lib/connection";
+import { diffSchema } from "./lib/diff-schema";
+import { withMigrationLock } from "./lib/migration-lock";
+import { readRecords } from "./lib/migrations";
+import {
+  readProtection,
+  requireDevelopment,
+  requireLossConsent,
+} from "./lib/protection";
+import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+
+const usage = `bun run db:push [flags]
+
+Brings a development database to schema.ts, without a migration.
+  --dry-run              print the SQL and change nothing
+  --confirm <database>   answers for a loss, or for a database on another host
+  --wait <seconds>       how long to wait for another command (60)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    "dry-run": { type: "boolean" },
+    confirm: { type: "string" },
+    wait: { type: "string", default: "60" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const sql = await openConnection(address, "db:push");
+try {
+  const protection = await readProtection(sql, env, address);
+  await requireDevelopment("db:push", protection, address, values.confirm);
+  await withMigrationLock(sql, waitSeconds, push);
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function push(): Promise<void> {
+  const { statements, losses } = await diffSchema(sql);
+  for (const statement of statements) print(statement);
+  for (const loss of losses) note(`Would be lost: ${loss}`);
+  const isChange = statements.length > 0 && !values["dry-run"];
+  if (isChange) {
+    await requireLossConsent("db:push", losses, address, values.confirm);
+    await sql.begin(async (transaction) => {
+      for (const statement of statements) await transaction.unsafe(statement);
+    });
+    print(`Pushed: schema.ts to ${database} (${statements.length} statements)`);
+    if ((await readRecords(sql)).length > 0)
+      note("Hint: make the migration as well, with `bun run db:generate`");
+  }
+  if (statements.length === 0) print(`Nothing to push: ${database} is current`);
+  printJson({ database, statements, losses, pushed: isChange });
+}

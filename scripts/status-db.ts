@@ -1,0 +1,168 @@
+// bun run db:status: which server is this, and in what state are it and its
+// migrations? Reads only. Exits 1 when the server cannot be reached.
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import type { Sql } from "postgres";
+import { readEnv } from "../src/env";
+import { isPooled, nameServer, openConnection } from "./lib/connection";
+import { nameHolder, readLockHolder } from "./lib/migration-lock";
+import { readPlan } from "./lib/migrations";
+import { isStamped } from "./lib/protection";
+import { note, print, printJson, readOptions } from "./lib/report";
+import { chooseEngine, findEngine, isEngineRunning } from "./lib/server";
+
+const usage = `bun run db:status [--json]
+
+Shows the server, the database and its migrations on one screen.
+  --json   one JSON document on stdout`;
+
+readOptions(usage, { options: { json: { type: "boolean" } } });
+
+const env = readEnv();
+const address = env.direct;
+const sql = await openConnection(address, "db:status").catch(reportUnreachable);
+try {
+  const engine = await findEngine(env);
+  const server = await readServer(sql);
+  const pooled = await isPooled(sql, address);
+  const environment = (await isStamped(sql)) ? "production" : null;
+  const migrations = await countMigrations(sql);
+  const lockHolder = await readLockHolder(sql);
+  const lastBackup = findLastBackup();
+
+  const { serverVersion, tls, sizeBytes, connections } = server;
+  printRows({
+    Engine: engine,
+    Server: `PostgreSQL ${serverVersion} on ${nameServer(address)}`,
+    Database: `${address.database}, ${formatBytes(sizeBytes)}`,
+    User: address.user,
+    TLS: tls ? "on" : "off",
+    Pooler: pooled ? "a transaction pooler" : "none seen",
+    Connections: `${connections.used} of ${connections.max}`,
+    Stamp: environment ?? "none",
+    Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} problems`,
+    Lock: lockHolder ? nameHolder(lockHolder) : "free",
+    Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
+  });
+  printJson({
+    engine,
+    running: true,
+    reachable: true,
+    host: address.host,
+    port: address.port,
+    database: address.database,
+    user: address.user,
+    serverVersion,
+    tls,
+    pooled,
+    environment,
+    sizeBytes,
+    connections,
+    migrations,
+    lockHolder,
+    lastBackup,
+  });
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function reportUnreachable(error: Error): Promise<never> {
+  const engine = await chooseEngine(env);
+  const running = await isEngineRunning(env, engine);
+  const { host, port, database, user } = address;
+  printRows({
+    Engine: `${engine}, ${running ? "running" : "not running"}`,
+    Server: `none reached on ${nameServer(address)}`,
+    Database: database,
+    User: user,
+  });
+  throw Object.assign(error, {
+    document: {
+      engine,
+      running,
+      reachable: false,
+      host,
+      port,
+      database,
+      user,
+      serverVersion: null,
+      tls: null,
+      pooled: null,
+      environment: null,
+      sizeBytes: null,
+      connections: null,
+      migrations: null,
+      lockHolder: null,
+      lastBackup: findLastBackup(),
+    },
+  });
+}
+
+async function readServer(sql: Sql) {
+  const [row] = await sql<
+    {
+      serverVersion: string;
+      tls: boolean;
+      sizeBytes: string;
+      used: number;
+      max: number;
+    }[]
+  >`
+    select split_part(current_setting('server_version'), ' ', 1) as "serverVersion",
+      coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as tls,
+      pg_database_size(current_database()) as "sizeBytes",
+      (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as used,
+      current_setting('max_connections')::int as max`;
+  if (!row) throw new Error("the server answered nothing");
+  const { serverVersion, tls, sizeBytes, used, max } = row;
+  return {
+    serverVersion,
+    tls,
+    sizeBytes: Number(sizeBytes),
+    connections: { used, max },
+  };
+}
+
+/** A journal that cannot be read is one problem of the many it may hide. */
+async function countMigrations(sql: Sql) {
+  try {
+    const plan = await readPlan(sql);
+    return {
+      head: plan.head?.tag ?? null,
+      applied: plan.applied.size,
+      pending: plan.pending.length,
+      problems: plan.modified.length + plan.warnings.length,
+    };
+  } catch (error) {
+    if (!("hint" in (error as Error))) throw error;
+    note(`Warning: ${(error as Error).message}`);
+    return { head: null, applied: 0, pending: 0, problems: 1 };
+  }
+}
+
+/** The newest dump in the folder of BACKUP_DIR; null where there is none. */
+function findLastBackup(): { file: string; at: string } | null {
+  let names: string[];
+  try {
+    names = readdirSync(env.backupDir);
+  } catch {
+    return null; // no such folder
+  }
+  const [newest] = names
+    .filter((name) => name.endsWith(".dump"))
+    .map((file) => ({
+      file,
+      at: statSync(join(env.backupDir, file)).mtime.toISOString(),
+    }))
+    .sort((a, b) => b.at.localeCompare(a.at));
+  return newest ?? null;
+}
+
+function printRows(rows: Record<string, string>): void {
+  for (const [name, value] of Object.entries(rows))
+    print(`${name.padEnd(12)} ${value}`);
+}
+
+function formatBytes(bytes: number): string {
+  return `${(bytes / 1024 / 1024).toFixed(1)} MB`;
+}
