@@ -1,0 +1,46 @@
+import { spawn } from "bun";
+import type { DatabaseAddress } from "../../src/database-url";
+import { root } from "../../src/env";
+
+/** What a command left behind. */
+export interface Outcome {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+/**
+ * Runs a command as a person does, as `bun run <command>`, without a terminal.
+ *
+ * @param command split at its blanks: `db:migrate --json`.
+ * @param variables on top of PATH and HOME; nothing else is handed on.
+ * @param cwd the project, or a copy of it.
+ */
+export async function run(
+  command: string,
+  variables: Record<string, string> = {},
+  cwd = root,
+  stdin = "",
+): Promise<Outcome> {
+  const { PATH, HOME } = process.env;
+  const child = spawn([process.execPath, "run", ...command.split(" ")], {
+    cwd,
+    env: { PATH, HOME, ...variables },
+    stdin: Buffer.from(stdin),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [stdout, stderr, exitCode] = await Promise.all([
+    child.stdout.text(),
+    child.stderr.text(),
+    child.exited,
+  ]);
+  return { exitCode, stdout, stderr };
+}
+
+/** The address as a connection string. */
+export function urlOf(address: DatabaseAddress): string {
+  const { user, password, host, port, database, sslmode } = address;
+  const login = [user, password].map(encodeURIComponent).join(":");
+  return `postgres://${login}@${host}:${port}/${database}?sslmode=${sslmode}`;
+}

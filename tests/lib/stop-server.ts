@@ -1,0 +1,10 @@
+// Waits until its parent closes the pipe, by hand or by dying, then stops the
+// embedded server in the folder that it is given, and removes the folder.
+import { rmSync } from "node:fs";
+import { stopEmbedded } from "../../scripts/lib/embedded";
+
+process.on("SIGINT", () => {}); // Ctrl-C is for the parent
+const [dataDir = ""] = process.argv.slice(2);
+for await (const _ of Bun.stdin.stream());
+stopEmbedded(dataDir);
+rmSync(dataDir, { recursive: true, force: true });

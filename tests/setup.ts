@@ -1,0 +1,79 @@
+// Runs before the test files: finds the server for the tests, and keeps the
+// development database out of their reach.
+import { afterAll } from "bun:test";
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { spawn } from "bun";
+import { startEmbedded } from "../scripts/lib/embedded";
+import {
+  chooseEngine,
+  readUsedEngine,
+  startServer,
+} from "../scripts/lib/server";
+import type { DatabaseAddress } from "../src/database-url";
+import { type Env, readEnv } from "../src/env";
+import { urlOf } from "./lib/command";
+import { findFreePort } from "./lib/ports";
+
+const env = readEnv();
+const { server, stop } = await findServer(env);
+
+/** The server on which the tests make and drop databases of their own. */
+export const testServer: DatabaseAddress = server;
+
+/** Whether the server, and what a failed test left on it, outlives the tests. */
+export const isServerKept = stop === undefined;
+
+// Whatever imports the application's client gets this server.
+process.env.DATABASE_URL = urlOf(server);
+process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
+process.env.DB_ENGINE = "external";
+
+if (stop) afterAll(stop, 30_000);
+
+async function findServer(
+  env: Env,
+): Promise<{ server: DatabaseAddress; stop?: () => Promise<void> }> {
+  if (env.test) return { server: env.test };
+  if ((await chooseEngine(env)) === "compose") {
+    try {
+      const { engine } = await startServer(env);
+      if (engine === "compose") return { server: env.database };
+    } catch (error) {
+      // A clone that uses it has to hear of it; a new one has another way.
+      if (readUsedEngine(env) === "compose") throw error;
+    }
+  }
+  return await startTemporaryServer();
+}
+
+async function startTemporaryServer() {
+  const dataDir = mkdtempSync(join(tmpdir(), "starter-test-"));
+  const server: DatabaseAddress = {
+    variable: "TEST_DATABASE_URL",
+    host: "127.0.0.1",
+    port: await findFreePort(),
+    user: "postgres",
+    password: crypto.randomUUID(),
+    database: "postgres",
+    sslmode: "disable",
+    sslrootcert: undefined,
+    parameters: {},
+  };
+  // Ends the server when this process ends, in whatever way.
+  const watcher = spawn(
+    [process.execPath, join(import.meta.dir, "lib/stop-server.ts"), dataDir],
+    { stdin: "pipe", stdout: "ignore", stderr: "inherit" },
+  );
+  await startEmbedded(dataDir, server, [
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+  ]);
+  const stop = async () => {
+    watcher.stdin.end();
+    await watcher.exited;
+  };
+  return { server, stop };
+}
