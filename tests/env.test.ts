@@ -1,24 +1,22 @@
 // What is read from where, and what a malformed value is answered with.
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { copyProject, type Project } from "./lib/project";
 
-let project: Project;
-beforeEach(() => {
-  project = copyProject();
-});
-afterEach(() => project.remove());
-
 /** What `db:status` says that it was going to connect to. Port 9 is silent. */
-async function readAddress(variables: Record<string, string> = {}) {
+async function readAddress(
+  project: Project,
+  variables: Record<string, string> = {},
+) {
   const { stdout } = await project.run("db:status --json", variables);
   const { host, port, database, user, engine } = JSON.parse(stdout);
   return { host, port, database, user, engine };
 }
 
-describe("where variables come from", () => {
+describe.concurrent("where variables come from", () => {
   test("without any file the example's values hold", async () => {
+    using project = copyProject();
     expect(
-      await readAddress({ POSTGRES_PORT: "9", DB_ENGINE: "embedded" }),
+      await readAddress(project, { POSTGRES_PORT: "9", DB_ENGINE: "embedded" }),
     ).toEqual({
       host: "localhost",
       port: 9,
@@ -29,55 +27,61 @@ describe("where variables come from", () => {
   });
 
   test("the process wins over .env.local, which wins over .env", async () => {
+    using project = copyProject();
     project.write(
       ".env",
       "DATABASE_URL=postgres://env@127.0.0.1:9/env\nDB_ENGINE=external\n",
     );
-    expect(await readAddress()).toMatchObject({ database: "env", user: "env" });
+    expect(await readAddress(project)).toMatchObject({
+      database: "env",
+      user: "env",
+    });
 
     project.write(
       ".env.local",
       "DATABASE_URL=postgres://local@127.0.0.1:9/local\n",
     );
-    expect(await readAddress()).toMatchObject({
+    expect(await readAddress(project)).toMatchObject({
       database: "local",
       engine: "external",
     });
 
     const DATABASE_URL = "postgres://own@127.0.0.1:9/own";
-    expect(await readAddress({ DATABASE_URL })).toMatchObject({
+    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
       database: "own",
     });
   });
 
   test("DATABASE_URL wins over its parts, and an empty one counts as unset", async () => {
+    using project = copyProject();
     project.write(
       ".env.local",
       "POSTGRES_DB=parts\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nPOSTGRES_PORT=9\nDB_ENGINE=external\n",
     );
     const DATABASE_URL = "postgres://u@127.0.0.1:9/whole";
 
-    expect(await readAddress({ DATABASE_URL })).toMatchObject({
+    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
       database: "whole",
     });
-    expect(await readAddress({ DATABASE_URL: "" })).toMatchObject({
+    expect(await readAddress(project, { DATABASE_URL: "" })).toMatchObject({
       database: "parts",
     });
   });
 
   test("a direct connection is taken, but not a file's for the process's own URL", async () => {
+    using project = copyProject();
     project.write(
       ".env.local",
       "DATABASE_URL=postgres://u@127.0.0.1:9/a\nDATABASE_URL_UNPOOLED=postgres://u@127.0.0.1:9/direct\nDB_ENGINE=external\n",
     );
     const DATABASE_URL = "postgres://u@127.0.0.1:9/b";
 
-    expect(await readAddress()).toMatchObject({ database: "direct" });
-    expect(await readAddress({ DATABASE_URL })).toMatchObject({
+    expect(await readAddress(project)).toMatchObject({ database: "direct" });
+    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
       database: "b",
     });
     expect(
-      await readAddress({
+      await readAddress(project, {
         DATABASE_URL,
         DIRECT_URL: "postgres://u@127.0.0.1:9/c",
       }),
@@ -85,13 +89,14 @@ describe("where variables come from", () => {
   });
 
   test("a $ in a value stays as it is, and libpq's variables are ignored", async () => {
+    using project = copyProject();
     project.write(
       ".env.local",
       "DATABASE_URL='postgres://$HOME:x@127.0.0.1:9/$USER'\nDB_ENGINE=external\n",
     );
 
     expect(
-      await readAddress({ PGHOST: "elsewhere", PGDATABASE: "other" }),
+      await readAddress(project, { PGHOST: "elsewhere", PGDATABASE: "other" }),
     ).toMatchObject({
       host: "127.0.0.1",
       database: "$USER",
@@ -100,6 +105,7 @@ describe("where variables come from", () => {
   });
 
   test("with NODE_ENV=production there are no defaults", async () => {
+    using project = copyProject();
     const { exitCode, stdout, stderr } = await project.run("db:migrate", {
       NODE_ENV: "production",
     });
@@ -111,6 +117,7 @@ describe("where variables come from", () => {
   });
 
   test("a part that is missing is named, with the file to put it in", async () => {
+    using project = copyProject();
     project.write(".env.local", "POSTGRES_DB=app\nPOSTGRES_USER=postgres\n");
 
     const { exitCode, stderr } = await project.run("db:status");
@@ -122,7 +129,7 @@ describe("where variables come from", () => {
   });
 });
 
-describe("connection strings", () => {
+describe.concurrent("connection strings", () => {
   const refused: [what: string, url: string, message: string][] = [
     [
       "a # in the password",
@@ -180,6 +187,7 @@ describe("connection strings", () => {
 
   for (const [what, DATABASE_URL, message] of refused)
     test(`${what} is refused, with the mend and without the password`, async () => {
+      using project = copyProject();
       const { exitCode, stdout, stderr } = await project.run("db:migrate", {
         DATABASE_URL,
       });
@@ -193,10 +201,11 @@ describe("connection strings", () => {
     });
 
   test("special characters are read when they are percent-encoded", async () => {
+    using project = copyProject();
     const DATABASE_URL = "postgres://us%40er:p%23%25%2F@[::1]:9/my%20app";
 
     expect(
-      await readAddress({ DATABASE_URL, DB_ENGINE: "external" }),
+      await readAddress(project, { DATABASE_URL, DB_ENGINE: "external" }),
     ).toMatchObject({
       host: "::1",
       port: 9,
@@ -206,6 +215,7 @@ describe("connection strings", () => {
   });
 
   test("a file is named where a malformed value stands in it", async () => {
+    using project = copyProject();
     project.write(
       ".env.local",
       "DATABASE_URL=postgres://u:1#secret@127.0.0.1:9/app\n",
@@ -221,6 +231,7 @@ describe("connection strings", () => {
   });
 
   test("a failure is JSON where JSON was asked for", async () => {
+    using project = copyProject();
     const { exitCode, stdout, stderr } = await project.run(
       "db:migrate --json",
       { DATABASE_URL: "postgres://" },

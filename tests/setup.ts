@@ -1,7 +1,7 @@
 // Runs before the test files: finds the server for the tests, and keeps the
 // development database out of their reach.
 import { afterAll } from "bun:test";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
@@ -13,7 +13,7 @@ import {
 } from "../scripts/lib/server";
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
-import { urlOf } from "./lib/command";
+import { emptyDataDir, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 
 const env = readEnv();
@@ -30,7 +30,10 @@ process.env.DATABASE_URL = urlOf(server);
 process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
-if (stop) afterAll(stop, 30_000);
+afterAll(async () => {
+  rmSync(emptyDataDir, { recursive: true, force: true });
+  await stop?.();
+}, 30_000);
 
 async function findServer(
   env: Env,

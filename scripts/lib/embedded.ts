@@ -82,7 +82,8 @@ export async function startEmbedded(
   while (true) {
     const logged = existsSync(log) ? statSync(log).size : 0;
     const { success, stderr } = binaries.run("pg_ctl", start);
-    if (success) return;
+    // pg_ctl 18 calls it a success when a standby's server did not come up.
+    if (success && readEmbeddedPort(dataDir) !== undefined) return;
     const news = existsSync(log)
       ? readFileSync(log).subarray(logged).toString()
       : "";

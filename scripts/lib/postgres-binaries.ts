@@ -40,6 +40,7 @@ export function findPostgresBinaries(): PostgresBinaries {
     run(program, args) {
       const path = join(folder, "native", "bin", program);
       const { success, stderr } = spawnSync([...prefix, path, ...args], {
+        env: { ...process.env, TZ: "UTC" }, // as in the container
         stdin: "ignore",
         stdout: "ignore",
         stderr: "pipe",

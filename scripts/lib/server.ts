@@ -20,7 +20,8 @@ import { readEmbeddedPort, startEmbedded, stopEmbedded } from "./embedded";
 import { withFileLock } from "./file-lock";
 import { failure } from "./report";
 
-const READY_SECONDS = 8;
+const STARTING_SECONDS = 8;
+const FOREIGN_SECONDS = 1;
 
 /** Who runs the server: this clone in one of two ways, or somebody else. */
 export type Engine = "compose" | "embedded" | "external";
@@ -34,11 +35,11 @@ export type Engine = "compose" | "embedded" | "external";
  */
 export async function startServer(env: Env) {
   const done = { isStarted: false, isCreated: false };
-  let found = await probe(env.database);
-  if (found.state !== "ready") {
-    if (!isLocal(env.database)) throw found.error;
+  let found = await waitWhileStarting(env.database);
+  if (isLocal(env.database) && isMendable(found))
     found = await withDataDirLock(env, async () => {
-      let server = await waitWhileStarting(env.database);
+      // Another process may have started it meanwhile.
+      let server = await probe(env.database);
       if (server.state === "silent") {
         await startEngine(env, server.error);
         done.isStarted = true;
@@ -51,10 +52,14 @@ export async function startServer(env: Env) {
       }
       return server;
     });
-  }
   const engine = await findEngine(env);
   if (found.state !== "ready") throw explainObstacle(env, found, engine);
   return { engine, version: found.version, ...done };
+}
+
+/** Behind a port that is not PostgreSQL's another process may be starting it. */
+function isMendable({ state }: Probe): boolean {
+  return ["silent", "no-database", "foreign"].includes(state);
 }
 
 /**
@@ -120,11 +125,16 @@ async function startEngine(env: Env, silence: Error): Promise<void> {
 
 /** Docker's proxy accepts and closes while the server behind it starts. */
 async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
-  const deadline = Date.now() + READY_SECONDS * 1000;
+  const start = Date.now();
   while (true) {
     const found = await probe(address);
-    const isComing = found.state === "starting" || found.state === "foreign";
-    if (!isComing || Date.now() > deadline) return found;
+    const seconds =
+      found.state === "starting"
+        ? STARTING_SECONDS
+        : found.state === "foreign"
+          ? FOREIGN_SECONDS
+          : 0;
+    if (Date.now() - start >= seconds * 1000) return found;
     await Bun.sleep(100);
   }
 }
@@ -163,6 +173,7 @@ function explainObstacle(
   found: Exclude<Probe, { state: "ready" }>,
   engine: Engine,
 ): Error {
+  if (!isLocal(env.database)) return found.error;
   const server = nameServer(env.database);
   if (found.state === "denied" && engine !== "external") {
     const made = engine === "compose" ? "its volume" : env.dataDir;

@@ -1,6 +1,11 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { spawn } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
+
+/** Where commands look for a server of their own: there is none. */
+export const emptyDataDir = join(tmpdir(), `starter-none-${process.pid}`);
 
 /** What a command left behind. */
 export interface Outcome {
@@ -25,7 +30,7 @@ export async function run(
   const { PATH, HOME } = process.env;
   const child = spawn([process.execPath, "run", ...command.split(" ")], {
     cwd,
-    env: { PATH, HOME, ...variables },
+    env: { PATH, HOME, DB_DATA_DIR: emptyDataDir, ...variables },
     stdin: Buffer.from(stdin),
     stdout: "pipe",
     stderr: "pipe",

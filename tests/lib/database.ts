@@ -7,13 +7,15 @@ import {
 import { isServerKept, testServer } from "../setup";
 import { type Outcome, run, urlOf } from "./command";
 
-/** A database of one test file's own. */
+const TIMEOUT_MS = 60_000;
+
+/** A database with a random name on the server for the tests. */
 export interface TestDatabase {
   name: string;
   address: DatabaseAddress;
   url: string;
   sql: Sql;
-  /** Runs a command on this database. */
+  /** Runs a command on it, in the project or in a copy of it. */
   run(
     command: string,
     variables?: Record<string, string>,
@@ -22,93 +24,111 @@ export interface TestDatabase {
 }
 
 /**
- * Gives a test file a database with a random name, and drops it, and those that
- * commands made beside it, at the end. Where a test failed it is kept and named.
+ * A test with a database of its own, beside others of its kind. The database,
+ * and those that commands made beside it, are dropped at the end; where the
+ * test failed they are kept and named.
+ */
+export function testDatabase(
+  sentence: string,
+  body: (database: TestDatabase) => Promise<void>,
+): void {
+  bunTest.concurrent(
+    sentence,
+    async () => {
+      const database = await createDatabase();
+      let hasPassed = false;
+      try {
+        await body(database);
+        hasPassed = true;
+      } finally {
+        await disposeOf(database, hasPassed);
+      }
+    },
+    TIMEOUT_MS,
+  );
+}
+
+/**
+ * One database for all tests of a file.
  *
  * @param prepare commands to run on it first, such as `db:migrate`.
  */
 export function useDatabase(...prepare: string[]) {
-  const name = `test_${crypto.randomUUID().slice(0, 8)}`;
-  const database = describeDatabase(name);
-  let hasFailed = false;
-
+  const database = describeDatabase();
+  let hasPassed = true;
   beforeAll(async () => {
-    await onServer((server) => server.unsafe(`create database ${name}`));
+    await createDatabase(database);
     for (const command of prepare) {
       const { exitCode, stderr } = await database.run(command);
       if (exitCode !== 0) throw new Error(`${command} failed: ${stderr}`);
     }
-  }, 60_000);
-
-  afterAll(async () => {
-    await database.sql.end({ timeout: 5 });
-    if (hasFailed && isServerKept) {
-      console.error(`Kept: ${name} on ${testServer.host}:${testServer.port}`);
-      return;
-    }
-    await onServer(async (server) => {
-      const rows = await server<{ datname: string }[]>`
-        select datname from pg_database where datname like ${`${name}%`}`;
-      for (const { datname } of rows)
-        await server.unsafe(`drop database "${datname}" with (force)`);
-    });
-  }, 60_000);
+  }, TIMEOUT_MS);
+  afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) =>
-    bunTest(
-      sentence,
-      async () => {
-        try {
-          await body();
-        } catch (error) {
-          hasFailed = true;
-          throw error;
-        }
-      },
-      60_000,
-    );
+    bunTest(sentence, async () => {
+      try {
+        await body();
+      } catch (error) {
+        hasPassed = false;
+        throw error;
+      }
+    });
   return { database, test };
 }
 
-/** Runs `work` on the server's own database. */
-export async function onServer<T>(
-  work: (server: Sql) => Promise<T>,
-): Promise<T> {
-  const server = open(testServer);
+/** Connects to a database of the test server. */
+export function openDatabase(address: DatabaseAddress): Sql {
+  const options = connectionOptions(address);
+  return postgres({ ...options, max: 2, onnotice: () => {} });
+}
+
+function describeDatabase(): TestDatabase {
+  const name = `test_${crypto.randomUUID().slice(0, 8)}`;
+  const address = { ...testServer, database: name };
+  const url = urlOf(address);
+  const own = {
+    DATABASE_URL: url,
+    DATABASE_URL_UNPOOLED: url,
+    DB_ENGINE: "external",
+  };
+  return {
+    name,
+    address,
+    url,
+    sql: openDatabase(address),
+    run: (command, variables, cwd) =>
+      run(command, { ...own, ...variables }, cwd),
+  };
+}
+
+async function createDatabase(
+  database = describeDatabase(),
+): Promise<TestDatabase> {
+  await onServer((server) => server.unsafe(`create database ${database.name}`));
+  return database;
+}
+
+async function disposeOf(
+  { name, sql }: TestDatabase,
+  hasPassed: boolean,
+): Promise<void> {
+  await sql.end({ timeout: 5 });
+  if (!hasPassed && isServerKept)
+    return console.error(`Kept: ${name} on ${testServer.host}`);
+  await onServer(async (server) => {
+    const databases = await server<{ datname: string }[]>`
+      select datname from pg_database where starts_with(datname, ${name})`;
+    for (const { datname } of databases)
+      await server.unsafe(`drop database "${datname}" with (force)`);
+  });
+}
+
+async function onServer<T>(work: (server: Sql) => Promise<T>): Promise<T> {
+  const server = openDatabase(testServer);
   try {
     return await work(server);
   } finally {
     await server.end({ timeout: 5 });
   }
-}
-
-/** Connects to one of the test server's databases. */
-export function open(address: DatabaseAddress): Sql {
-  return postgres({
-    ...connectionOptions(address),
-    max: 2,
-    onnotice: () => {},
-  });
-}
-
-function describeDatabase(name: string): TestDatabase {
-  const address = { ...testServer, database: name };
-  const url = urlOf(address);
-  return {
-    name,
-    address,
-    url,
-    sql: open(address),
-    run: (command, variables = {}, cwd) =>
-      run(
-        command,
-        {
-          DATABASE_URL: url,
-          DATABASE_URL_UNPOOLED: url,
-          DB_ENGINE: "external",
-          ...variables,
-        },
-        cwd,
-      ),
-  };
 }

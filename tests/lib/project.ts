@@ -22,7 +22,8 @@ export interface Project {
   ): Promise<Outcome>;
   /** Writes a file there. */
   write(file: string, text: string): void;
-  remove(): void;
+  /** Removes the folder, at the end of the block that has it with `using`. */
+  [Symbol.dispose](): void;
 }
 
 /** Copies the project, as a clone of it would be after `bun install`. */
@@ -45,11 +46,11 @@ export function copyProject(name = "clone"): Project {
   return {
     folder,
     run: (command, variables = {}, stdin) =>
-      run(command, variables, folder, stdin),
+      run(command, { DB_DATA_DIR: "", ...variables }, folder, stdin),
     write: (file, text) => {
       mkdirSync(join(folder, file, ".."), { recursive: true });
       writeFileSync(join(folder, file), text);
     },
-    remove: () => rmSync(parent, { recursive: true, force: true }),
+    [Symbol.dispose]: () => rmSync(parent, { recursive: true, force: true }),
   };
 }

@@ -1,0 +1,362 @@
+// db:migrate and db:migrate:status, beside drizzle's own migrators.
+import { describe, expect } from "bun:test";
+import { migrate } from "drizzle-orm/postgres-js/migrator";
+import { drizzle } from "drizzle-orm/postgres-js";
+import type { Sql } from "postgres";
+import { migrationsFolder, readMigrations } from "../scripts/lib/migrations";
+import type { Outcome } from "./lib/command";
+import { type TestDatabase, testDatabase } from "./lib/database";
+import { copyProject, type Project } from "./lib/project";
+
+const initial = readMigrations();
+const head = initial.at(-1)?.tag;
+const folder = "src/infrastructure/database/migrations";
+
+/** What a test is given: a database and a copy of the project of its own. */
+interface Given {
+  database: TestDatabase;
+  sql: Sql;
+  project: Project;
+  run(command: string, variables?: Record<string, string>): Promise<Outcome>;
+}
+
+function test(sentence: string, body: (given: Given) => Promise<void>) {
+  testDatabase(sentence, async (database) => {
+    using project = copyProject();
+    const { sql } = database;
+    const run: Given["run"] = (command, variables) =>
+      database.run(command, variables, project.folder);
+    await body({ database, sql, project, run });
+  });
+}
+
+/** Gives the copy migrations of its own after ours. */
+function writeMigrations(
+  project: Project,
+  files: Record<string, string>,
+  when = (index: number) => 2_000_000_000_000 + index,
+) {
+  const ours = initial.map(({ tag, when }) => ({ tag, when }));
+  const own = Object.keys(files).map((tag, index) => ({
+    tag,
+    when: when(index),
+  }));
+  const entries = [...ours, ...own].map((entry, idx) => ({
+    idx,
+    version: "7",
+    ...entry,
+    breakpoints: true,
+  }));
+  for (const [tag, text] of Object.entries(files))
+    project.write(`${folder}/${tag}.sql`, text);
+  const journal = { version: "7", dialect: "postgresql", entries };
+  project.write(`${folder}/meta/_journal.json`, JSON.stringify(journal));
+}
+
+async function readRecords(sql: Sql) {
+  return await sql`
+    select hash, created_at::float8 as when
+    from drizzle.__drizzle_migrations order by id`;
+}
+
+describe("db:migrate", () => {
+  test("applies what is pending, and the next run finds nothing to do", async ({
+    database,
+    run,
+  }) => {
+    const first = await run("db:migrate");
+    const second = await run("db:migrate");
+    const status = await run("db:migrate:status");
+
+    expect(first.stdout).toMatch(/^Applied: 0000_initial \(\d+ ms\)\n$/);
+    expect(second).toEqual({
+      exitCode: 0,
+      stdout: `Nothing to migrate: ${database.name} is at ${head}\n`,
+      stderr: "",
+    });
+    expect(status).toEqual({
+      exitCode: 0,
+      stdout: `applied   ${head}\n`,
+      stderr: "",
+    });
+  });
+
+  test("leaves nothing to do for drizzle-kit and drizzle-orm, nor they for it", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await run("db:migrate");
+    const records = await readRecords(sql);
+    await migrate(drizzle(sql), { migrationsFolder });
+    const kit = Bun.spawn(
+      [process.execPath, "node_modules/drizzle-kit/bin.cjs", "migrate"],
+      {
+        cwd: project.folder,
+        env: {
+          ...process.env,
+          DATABASE_URL: database.url,
+          DATABASE_URL_UNPOOLED: database.url,
+        },
+        stdout: "pipe",
+        stderr: "pipe",
+      },
+    );
+
+    expect(await kit.exited).toBe(0);
+    expect(await readRecords(sql)).toEqual(records);
+
+    await sql`drop schema drizzle, public cascade`;
+    await sql`create schema public`;
+    await migrate(drizzle(sql), { migrationsFolder });
+    const { stdout } = await run("db:migrate");
+
+    expect(stdout).toStartWith("Nothing to migrate: ");
+    expect(await readRecords(sql)).toEqual(records);
+  });
+
+  test("applies one that is older than the newest applied, and says so", async ({
+    project,
+    run,
+  }) => {
+    await run("db:migrate");
+    writeMigrations(
+      project,
+      { "0001_late": "create table late (id int);" },
+      () => 1,
+    );
+
+    const status = await run("db:migrate:status");
+    const { exitCode, stdout, stderr } = await run("db:migrate --json");
+
+    expect(status.exitCode).toBe(3);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    expect(JSON.parse(stdout).applied).toMatchObject([{ tag: "0001_late" }]);
+  });
+
+  test("calls one out of order that stands before an applied one", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0001_a": "create table a ();",
+      "0002_b": "create table b ();",
+    });
+    await run("db:migrate");
+    await sql`drop table a`;
+    await sql`delete from drizzle.__drizzle_migrations where created_at = 2000000000000`;
+
+    const status = await run("db:migrate:status");
+    const migrated = await run("db:migrate");
+
+    expect(status.exitCode).toBe(3);
+    expect(status.stdout).toContain("pending   0001_a  (out of order)\n");
+    expect(migrated.stdout).toMatch(/^Applied: 0001_a/);
+    expect(migrated.stderr).toBe(
+      "Warning: 0001_a is older than 0002_b, which is applied\n",
+    );
+  });
+
+  test("rolls a failed migration back, and tells its place in the file", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0001_good": "create table good (id int);",
+      "0002_bad":
+        "create table half (id int);\n--> statement-breakpoint\n\nalter table good\n  add column x nonsense;",
+      "0003_later": "create table later (id int);",
+    });
+
+    const { exitCode, stdout, stderr } = await run("db:migrate");
+    const [half] = await sql`select to_regclass('half') as half`;
+    const json = JSON.parse((await run("db:migrate --json")).stdout);
+
+    expect(exitCode).toBe(1);
+    expect(stdout).toMatch(
+      /^Applied: 0000_initial .*\nApplied: 0001_good .*\n$/,
+    );
+    expect(stderr).toStartWith(
+      'Error: 0002_bad failed: type "nonsense" does not exist\n',
+    );
+    expect(stderr).toContain("0002_bad.sql:5:16, statement 2 (SQLSTATE 42704)");
+    expect(stderr).toContain("It was rolled back; 2 before it are applied.");
+    expect(half).toEqual({ half: null });
+    expect(json).toMatchObject({
+      database: database.name,
+      applied: [],
+      pending: ["0002_bad", "0003_later"],
+      error: {
+        code: "MIGRATION_FAILED",
+        tag: "0002_bad",
+        statement: 2,
+        line: 5,
+        column: 16,
+        sqlstate: "42704",
+      },
+    });
+  });
+
+  test("--dry-run prints the SQL and creates nothing", async ({ sql, run }) => {
+    const { exitCode, stdout } = await run("db:migrate --dry-run");
+    const [row] = await sql`select to_regnamespace('drizzle') as drizzle`;
+
+    expect(exitCode).toBe(0);
+    expect(stdout).toContain('-- 0000_initial\nCREATE TABLE "accounts"');
+    expect(row).toEqual({ drizzle: null });
+  });
+
+  test("--to stops after a migration, and refuses one that is not there", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0001_a": "create table a ();",
+      "0002_b": "create table b ();",
+    });
+
+    const first = await run("db:migrate --to 0001_a");
+    const wrong = await run("db:migrate --to 0009_z");
+    const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+
+    expect(first.stdout.match(/Applied/g)).toHaveLength(2);
+    expect(wrong.exitCode).toBe(2);
+    expect(status).toMatchObject({
+      head: "0001_a",
+      migrations: [
+        { state: "applied" },
+        { state: "applied" },
+        { tag: "0002_b", state: "pending" },
+      ],
+    });
+  });
+
+  test("refuses to go on when an applied file was edited, unless in blanks only", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0001_a": "create table a ();\n" });
+    await run("db:migrate");
+
+    writeMigrations(project, { "0001_a": "create table a ();\r\n\r\n" });
+    const blanks = await run("db:migrate");
+    writeMigrations(project, { "0001_a": "create table other ();\n" });
+    const edited = await run("db:migrate");
+    const status = await run("db:migrate:status");
+
+    expect(blanks.exitCode).toBe(0);
+    expect(blanks.stderr).toContain("in line endings or blanks only");
+    expect(edited.exitCode).toBe(1);
+    expect(edited.stderr).toContain(
+      "0001_a.sql was edited after it was applied\nHint: ",
+    );
+    expect(status.exitCode).toBe(3);
+    expect(status.stdout).toContain("modified  0001_a\n");
+  });
+
+  test("warns of a record whose migration this checkout does not have", async ({
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0001_a": "create table a ();" });
+    await run("db:migrate");
+    writeMigrations(project, {});
+
+    const migrated = await run("db:migrate");
+    const status = await run("db:migrate:status");
+
+    expect(migrated.exitCode).toBe(0);
+    expect(migrated.stderr).toMatch(
+      /^Warning: record \d+ of the database is of no migration in this checkout\n$/,
+    );
+    expect(status.exitCode).toBe(3);
+    expect(status.stdout).toContain("missing   record of 2000000000000\n");
+  });
+
+  test("refuses a broken journal and a missing file before it applies any", async ({
+    database,
+    project,
+    run,
+  }) => {
+    const folder = "src/infrastructure/database/migrations";
+    project.write(`${folder}/meta/_journal.json`, "{");
+    const broken = await run("db:migrate");
+    writeMigrations(project, { "0001_a": "select 1;", "0001_b": "select 1;" });
+    await Bun.file(`${project.folder}/${folder}/0001_b.sql`).delete();
+    const missing = await run("db:migrate");
+
+    expect(broken.exitCode).toBe(1);
+    expect(broken.stderr).toContain("_journal.json cannot be read");
+    expect(missing.exitCode).toBe(1);
+    expect(missing.stdout).toBe("");
+    expect(missing.stderr).toContain(
+      "0001_b.sql is not there, and the journal names it",
+    );
+  });
+
+  test("applies each migration once when twenty run at once", async ({
+    sql,
+    run,
+  }) => {
+    const all = await Promise.all(
+      Array.from({ length: 20 }, () => run("db:migrate")),
+    );
+
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(20).fill(0));
+    expect(
+      all.filter(({ stdout }) => stdout.startsWith("Applied")),
+    ).toHaveLength(1);
+    expect(await readRecords(sql)).toHaveLength(initial.length);
+  });
+
+  test("names the holder of the lock, and gives up after --wait with 75", async ({
+    sql,
+    run,
+  }) => {
+    await sql.begin(async (holder) => {
+      await holder`select pg_advisory_xact_lock(28273295023041637)`;
+      const { exitCode, stdout } = await run("db:migrate --wait 0 --json");
+      const [row] = await holder`select pg_backend_pid() as pid`;
+
+      expect(exitCode).toBe(75);
+      expect(JSON.parse(stdout).error).toMatchObject({
+        code: "BUSY",
+        holder: { pid: row?.pid },
+      });
+    });
+  });
+
+  test("refuses an unknown flag and a number that is none", async ({ run }) => {
+    const unknown = await run("db:migrate --force");
+    const wrong = await run("db:migrate --wait soon");
+
+    expect(unknown).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr:
+        "Error: unknown option '--force'\nHint: `bun run db:migrate --help` lists the flags\n",
+    });
+    expect(wrong.exitCode).toBe(2);
+  });
+
+  test("stamps the database as production with NODE_ENV=production", async ({
+    database,
+    run,
+  }) => {
+    await run("db:migrate", { NODE_ENV: "production" });
+
+    const status = JSON.parse((await run("db:status --json")).stdout);
+    const seed = await run("db:seed");
+    const push = await run(`db:push --confirm ${database.name}`);
+
+    expect(status.environment).toBe("production");
+    expect(seed.exitCode).toBe(2);
+    expect(seed.stderr).toContain("it is stamped production");
+    expect(push.exitCode).toBe(2);
+  });
+});
