@@ -23,21 +23,18 @@ const { values } = readOptions(usage, {
 const lines = readWhole(values.lines, "--lines");
 
 const env = readEnv();
-const engine = readUsedEngine(env);
-if (engine === "compose") await showComposeLog();
-else if (engine === "embedded") await showEmbeddedLog();
+const log = embeddedLog(env.dataDir);
+if (readUsedEngine(env) === "compose") await showComposeLog();
+else if (existsSync(log)) await showEmbeddedLog();
 else
   throw failure("this clone has not started a server", {
     hint: "start one with `bun run db:start`; of another server, ask its own log",
   });
 
 async function showEmbeddedLog(): Promise<void> {
-  const file = embeddedLog(env.dataDir);
-  if (!existsSync(file)) throw failure(`there is no log yet at ${file}`);
-  if (values.follow)
-    return await run(["tail", "-n", String(lines), "-F", file]);
-  const log = readFileSync(file, "utf8").trimEnd().split("\n");
-  for (const line of log.slice(-lines || log.length)) print(line);
+  if (values.follow) return await run(["tail", "-n", String(lines), "-F", log]);
+  const all = readFileSync(log, "utf8").trimEnd().split("\n");
+  for (const line of all.slice(-lines || all.length)) print(line);
 }
 
 async function showComposeLog(): Promise<void> {

@@ -13,6 +13,7 @@ import {
 } from "../scripts/lib/server";
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
+import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";
 import { emptyDataDir, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 
@@ -31,6 +32,7 @@ process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
 afterAll(async () => {
+  await removeCluster();
   rmSync(emptyDataDir, { recursive: true, force: true });
   await stop?.();
 }, 30_000);
@@ -53,27 +55,14 @@ async function findServer(
 
 async function startTemporaryServer() {
   const dataDir = mkdtempSync(join(tmpdir(), "starter-test-"));
-  const server: DatabaseAddress = {
-    variable: "TEST_DATABASE_URL",
-    host: "127.0.0.1",
-    port: await findFreePort(),
-    user: "postgres",
-    password: crypto.randomUUID(),
-    database: "postgres",
-    sslmode: "disable",
-    sslrootcert: undefined,
-    parameters: {},
-  };
   // Ends the server when this process ends, in whatever way.
   const watcher = spawn(
     [process.execPath, join(import.meta.dir, "lib/stop-server.ts"), dataDir],
     { stdin: "pipe", stdout: "ignore", stderr: "inherit" },
   );
-  await startEmbedded(dataDir, server, [
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
-  ]);
+  const server = clusterAddress(await findFreePort());
+  await copyCluster(dataDir);
+  await startEmbedded(dataDir, server);
   const stop = async () => {
     watcher.stdin.end();
     await watcher.exited;

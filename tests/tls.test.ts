@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
+import { clusterAddress, copyCluster } from "./lib/cluster";
 import { run } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 
@@ -25,32 +26,21 @@ else
         await $`openssl ${{ raw: command }}`.cwd(dataDir).quiet();
       chmodSync(join(dataDir, "server.key"), 0o600);
       port = await findFreePort();
-      const address = {
-        variable: "",
-        host: "localhost",
-        port,
-        user: "postgres",
-        password: "secret",
-        database: "postgres",
-        sslmode: "prefer" as const,
-        sslrootcert: undefined,
-        parameters: {},
-      };
-      await startEmbedded(dataDir, address, [
-        "fsync=off",
+      await copyCluster(dataDir);
+      await startEmbedded(dataDir, clusterAddress(port), [
         "ssl=on",
         `ssl_cert_file=${dataDir}/server.pem`,
         `ssl_key_file=${dataDir}/server.key`,
       ]);
     }, 30_000);
-    afterAll(() => {
-      stopEmbedded(dataDir);
+    afterAll(async () => {
+      await stopEmbedded(dataDir);
       rmSync(dataDir, { recursive: true, force: true });
     });
 
     const runWith = (command: string, query: string, host = "localhost") =>
       run(command, {
-        DATABASE_URL: `postgres://postgres:secret@${host}:${port}/postgres${query}`,
+        DATABASE_URL: `postgres://postgres:postgres@${host}:${port}/postgres${query}`,
         DB_ENGINE: "external",
       });
 

@@ -46,10 +46,10 @@ export async function startEmbedded(
   const binaries = findPostgresBinaries();
   const cluster = clusterOf(dataDir);
   const log = embeddedLog(dataDir);
-  if (!existsSync(cluster)) createCluster(binaries, dataDir, address);
+  if (!existsSync(cluster)) await createCluster(dataDir, address);
   refuseOtherVersion(binaries, cluster);
   // It may run on another port, from before DATABASE_URL was changed.
-  stopEmbedded(dataDir);
+  await stopEmbedded(dataDir);
   // Postgres takes any living process of that number for a running server.
   rmSync(join(cluster, "postmaster.pid"), { force: true });
 
@@ -81,7 +81,7 @@ export async function startEmbedded(
   const deadline = Date.now() + START_SECONDS * 1000;
   while (true) {
     const logged = existsSync(log) ? statSync(log).size : 0;
-    const { success, stderr } = binaries.run("pg_ctl", start);
+    const { success, stderr } = await binaries.run("pg_ctl", start);
     // pg_ctl 18 calls it a success when a standby's server did not come up.
     if (success && readEmbeddedPort(dataDir) !== undefined) return;
     const news = existsSync(log)
@@ -101,10 +101,10 @@ export async function startEmbedded(
  * @returns whether it ran.
  * @throws when it does not stop within a minute.
  */
-export function stopEmbedded(dataDir: string): boolean {
+export async function stopEmbedded(dataDir: string): Promise<boolean> {
   if (readEmbeddedPort(dataDir) === undefined) return false;
   const cluster = clusterOf(dataDir);
-  const { success, stderr } = findPostgresBinaries().run("pg_ctl", [
+  const { success, stderr } = await findPostgresBinaries().run("pg_ctl", [
     "-D",
     cluster,
     "-m",
@@ -152,12 +152,17 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** A cluster that was cut short never stands under its name. */
-function createCluster(
-  binaries: PostgresBinaries,
+/**
+ * Makes the cluster in a folder, with the user and password of `address`. One
+ * that was cut short never stands under its name.
+ *
+ * @throws what kept initdb from making it.
+ */
+export async function createCluster(
   dataDir: string,
   address: DatabaseAddress,
-): void {
+): Promise<void> {
+  const binaries = findPostgresBinaries();
   if (!address.password)
     throw failure("the embedded server needs a password", {
       exitCode: 2,
@@ -172,7 +177,7 @@ function createCluster(
     if (binaries.owner !== undefined)
       for (const path of [partial, passwordFile])
         chownSync(path, binaries.owner, binaries.owner);
-    const { success, stderr } = binaries.run("initdb", [
+    const { success, stderr } = await binaries.run("initdb", [
       `--pgdata=${partial}`,
       `--username=${address.user}`,
       `--pwfile=${passwordFile}`,

@@ -4,7 +4,7 @@
 import { existsSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { spawnSync } from "bun";
+import { spawn, spawnSync } from "bun";
 import { failure } from "./report";
 
 const platform = process.platform === "win32" ? "windows" : process.platform;
@@ -23,7 +23,7 @@ export interface PostgresBinaries {
   run(
     program: "initdb" | "pg_ctl",
     args: string[],
-  ): { success: boolean; stderr: string };
+  ): Promise<{ success: boolean; stderr: string }>;
 }
 
 /** @throws when the package is missing, or root has no way to run them. */
@@ -37,15 +37,16 @@ export function findPostgresBinaries(): PostgresBinaries {
   return {
     major: version.split(".")[0],
     owner,
-    run(program, args) {
+    async run(program, args) {
       const path = join(folder, "native", "bin", program);
-      const { success, stderr } = spawnSync([...prefix, path, ...args], {
+      const child = spawn([...prefix, path, ...args], {
         env: { ...process.env, TZ: "UTC" }, // as in the container
         stdin: "ignore",
         stdout: "ignore",
         stderr: "pipe",
       });
-      return { success, stderr: stderr.toString().trim() };
+      const stderr = await child.stderr.text();
+      return { success: (await child.exited) === 0, stderr: stderr.trim() };
     },
   };
 }

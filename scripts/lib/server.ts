@@ -69,7 +69,7 @@ function isMendable({ state }: Probe): boolean {
  */
 export async function stopServer(env: Env): Promise<Engine | undefined> {
   return await withDataDirLock(env, async () => {
-    if (stopEmbedded(env.dataDir)) return "embedded";
+    if (await stopEmbedded(env.dataDir)) return "embedded";
     if (readUsedEngine(env) === "compose" && (await stopCompose(env)))
       return "compose";
   });

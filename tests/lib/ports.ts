@@ -1,10 +1,16 @@
 import { createServer, type Server, type Socket } from "node:net";
 
-/** A port of 127.0.0.1 on which nothing listens. */
+const handedOut = new Set<number>();
+
+/** A port of 127.0.0.1 on which nothing listens, and no other test will. */
 export async function findFreePort(): Promise<number> {
-  const { port, close } = await listen(() => {});
-  await close();
-  return port;
+  while (true) {
+    const { port, close } = await listen(() => {});
+    await close();
+    if (handedOut.has(port)) continue;
+    handedOut.add(port);
+    return port;
+  }
 }
 
 /** Listens on a port of 127.0.0.1 and does with each connection as told. */

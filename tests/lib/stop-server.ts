@@ -6,5 +6,5 @@ import { stopEmbedded } from "../../scripts/lib/embedded";
 process.on("SIGINT", () => {}); // Ctrl-C is for the parent
 const [dataDir = ""] = process.argv.slice(2);
 for await (const _ of Bun.stdin.stream());
-stopEmbedded(dataDir);
+await stopEmbedded(dataDir);
 rmSync(dataDir, { recursive: true, force: true });

@@ -1,0 +1,45 @@
+import { appendFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { $ } from "bun";
+import { createCluster } from "../../scripts/lib/embedded";
+import type { DatabaseAddress } from "../../src/database-url";
+
+let original: Promise<string> | undefined;
+
+/** How to get into a server that runs on a copy of the cluster. */
+export function clusterAddress(port: number): DatabaseAddress {
+  return {
+    variable: "DATABASE_URL",
+    host: "127.0.0.1",
+    port,
+    user: "postgres",
+    password: "postgres",
+    database: "postgres",
+    sslmode: "prefer",
+    sslrootcert: undefined,
+    parameters: {},
+  };
+}
+
+/** Puts a new cluster into a folder: a copy, for making one takes a second. */
+export async function copyCluster(dataDir: string): Promise<void> {
+  mkdirSync(dataDir, { recursive: true });
+  original ??= makeCluster();
+  await $`cp -R ${await original}/. ${dataDir}`;
+}
+
+async function makeCluster(): Promise<string> {
+  const dataDir = mkdtempSync(join(tmpdir(), "starter-cluster-"));
+  await createCluster(dataDir, clusterAddress(0));
+  appendFileSync(
+    join(dataDir, "postgres/postgresql.conf"),
+    "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n",
+  );
+  return dataDir;
+}
+
+/** Removes what the copies were made of. */
+export async function removeCluster(): Promise<void> {
+  if (original) rmSync(await original, { recursive: true, force: true });
+}
