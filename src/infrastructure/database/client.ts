@@ -1,6 +1,6 @@
 // Connects the application: one pool for the primary and one for each replica.
 // postgres.js opens its first connection with the first query.
-import { drizzle } from "drizzle-orm/postgres-js";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import { withReplicas } from "drizzle-orm/pg-core";
 import postgres, { type Sql } from "postgres";
 import { connectionOptions, type DatabaseAddress } from "../../database-url";
@@ -22,8 +22,11 @@ const [primary, ...replicas] = global.databasePools.map((pool) =>
 if (!primary) throw new Error("there is no pool for the primary database");
 const [firstReplica, ...otherReplicas] = replicas;
 
-/** The application's client. Reads go to a replica where there are any. */
-export const db = firstReplica
+/**
+ * The application's client. Where there are replicas, reads go to one of them,
+ * but for those inside a transaction.
+ */
+export const db: PostgresJsDatabase<typeof schema> = firstReplica
   ? withReplicas(primary, [firstReplica, ...otherReplicas])
   : primary;
 

@@ -1,0 +1,113 @@
+// db:setup in a new clone, on the embedded engine.
+import { expect, test as bunTest } from "bun:test";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { stopEmbedded } from "../scripts/lib/embedded";
+import { copyCluster } from "./lib/cluster";
+import { findFreePort, listen } from "./lib/ports";
+import { copyProject, type Project } from "./lib/project";
+
+const variables = { DB_ENGINE: "embedded" };
+
+/** A test on a new clone whose .env.example names a port that is free. */
+function test(
+  sentence: string,
+  body: (clone: Project, port: number) => Promise<void>,
+) {
+  bunTest.concurrent(
+    sentence,
+    async () => {
+      using clone = copyProject();
+      const port = await findFreePort();
+      const example = readFileSync(join(clone.folder, ".env.example"), "utf8");
+      clone.write(".env.example", example.replace("PORT=5432", `PORT=${port}`));
+      await copyCluster(join(clone.folder, ".data"));
+      try {
+        await body(clone, port);
+      } finally {
+        await stopEmbedded(join(clone.folder, ".data"));
+      }
+    },
+    60_000,
+  );
+}
+
+test("makes a working database, and finds nothing to do the second time", async (clone, port) => {
+  const first = await clone.run("db:setup", variables);
+  const file = join(clone.folder, ".env.local");
+  const written = readFileSync(file, "utf8");
+  const second = await clone.run("db:setup", variables);
+
+  expect(first.exitCode).toBe(0);
+  const figures = /PostgreSQL \d+\.\d+|[\d.]+ ms/g;
+  expect(first.stdout.replace(figures, "…").split("\n")).toEqual([
+    "Wrote: .env.local",
+    `Started: … on localhost:${port} (embedded)`,
+    "Created: database app",
+    "Applied: 0000_initial (…)",
+    "Seeded: dev (users 1, tenants 1, tenant_members 1, builds 3)",
+    `Connected: app on localhost:${port}, …, … a query`,
+    "Counted: users 1, tenants 1, memberships 1",
+    "Compared: the schema is current",
+    "",
+  ]);
+  expect(written).toBe(
+    readFileSync(join(clone.folder, ".env.example"), "utf8"),
+  );
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect(second.exitCode).toBe(0);
+  expect(second.stdout).toStartWith("Already running: ");
+  expect(second.stdout).toContain(
+    "Nothing to migrate: app is at 0000_initial\nNothing to seed: dev is there",
+  );
+  expect(readFileSync(file, "utf8")).toBe(written);
+});
+
+test("takes the next free port where the usual one is taken, and says so", async (clone) => {
+  const { port, close } = await listen((socket) => socket.end());
+  clone.write(
+    ".env.example",
+    `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
+  );
+
+  const { exitCode, stdout } = await clone.run("db:setup", variables);
+  await close();
+
+  const chosen = Number(
+    /^Wrote: \.env\.local, with port (\d+), for localhost:\d+ is taken by something else\n/.exec(
+      stdout,
+    )?.[1],
+  );
+  expect(exitCode).toBe(0);
+  expect(chosen).toBeGreaterThan(port);
+  expect(stdout).toContain(
+    `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,
+  );
+});
+
+test("works when five run at once", async (clone) => {
+  const all = await Promise.all(
+    Array.from({ length: 5 }, () => clone.run("db:setup", variables)),
+  );
+
+  expect(all.map(({ exitCode, stderr }) => ({ exitCode, stderr }))).toEqual(
+    Array(5).fill({ exitCode: 0, stderr: "" }),
+  );
+  const output = all.map(({ stdout }) => stdout).join("");
+  for (const line of ["Wrote: ", "Started: ", "Applied: ", "Seeded: "])
+    expect(output.split(line)).toHaveLength(2);
+});
+
+test("writes no .env.local over an .env, and stops at the step that failed", async (clone) => {
+  const closed = await findFreePort();
+  clone.write(
+    ".env",
+    `DATABASE_URL=postgres://u:p@127.0.0.1:${closed}/app\nDB_ENGINE=external\n`,
+  );
+
+  const { exitCode, stdout, stderr } = await clone.run("db:setup");
+
+  expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
+  expect(stderr).toStartWith(`Error: nothing listens on 127.0.0.1:${closed}\n`);
+  expect(existsSync(join(clone.folder, ".env.local"))).toBe(false);
+});
