@@ -8,76 +8,86 @@ import { copyProject } from "./lib/project";
 
 const barrel = 'from "@/infrastructure/database"';
 
-test("connects with the first query, not with the import", async (database) => {
-  using project = copyProject();
-  project.write(
-    "app.ts",
-    `import { db, users } ${barrel};\nconsole.log(typeof db, typeof users);\n`,
-  );
-  const DATABASE_URL = `postgres://u:p@127.0.0.1:${await findFreePort()}/app`;
+test(
+  "connects with the first query, not with the import",
+  "empty",
+  async (database) => {
+    using project = copyProject();
+    project.write(
+      "app.ts",
+      `import { db, users } ${barrel};\nconsole.log(typeof db, typeof users);\n`,
+    );
+    const DATABASE_URL = `postgres://u:p@127.0.0.1:${await findFreePort()}/app`;
 
-  const outcome = await database.run(
-    "app.ts",
-    { DATABASE_URL },
-    project.folder,
-  );
+    const outcome = await database.run(
+      "app.ts",
+      { DATABASE_URL },
+      project.folder,
+    );
 
-  expect(outcome).toEqual({
-    exitCode: 0,
-    stdout: "object object\n",
-    stderr: "",
-  });
-});
+    expect(outcome).toEqual({
+      exitCode: 0,
+      stdout: "object object\n",
+      stderr: "",
+    });
+  },
+);
 
-test("reads and writes with types, and lets the process end once it is closed", async (database) => {
-  using project = copyProject();
-  await database.run("db:migrate");
-  project.write(
-    "app.ts",
-    `import { closeDatabase, db, type NewUser, users } ${barrel};
+test(
+  "reads and writes with types, and lets the process end once it is closed",
+  "migrated",
+  async (database) => {
+    using project = copyProject();
+    project.write(
+      "app.ts",
+      `import { closeDatabase, db, type NewUser, users } ${barrel};
 const ada: NewUser = { name: "Ada", email: "ada@example.com" };
 await db.insert(users).values(ada);
 const found = await db.query.users.findMany({ with: { members: true } });
 console.log(found[0]?.name, found[0]?.members.length);
 await closeDatabase();
 `,
-  );
+    );
 
-  const outcome = await database.run("app.ts", {}, project.folder);
+    const outcome = await database.run("app.ts", {}, project.folder);
 
-  expect(outcome).toEqual({ exitCode: 0, stdout: "Ada 0\n", stderr: "" });
-});
+    expect(outcome).toEqual({ exitCode: 0, stdout: "Ada 0\n", stderr: "" });
+  },
+);
 
-test("reads from a replica and writes to the primary", async (database) => {
-  using project = copyProject();
-  await database.run("db:migrate");
-  const replica = `${database.name}_replica`;
-  await database.sql.unsafe(`create database ${replica}`);
-  const url = urlOf({ ...database.address, database: replica });
-  await database.run("db:migrate", {
-    DATABASE_URL: url,
-    DATABASE_URL_UNPOOLED: url,
-  });
-  project.write(
-    "app.ts",
-    `import { closeDatabase, db, tenants } ${barrel};
+test(
+  "reads from a replica and writes to the primary",
+  "migrated",
+  async (database) => {
+    using project = copyProject();
+    const replica = `${database.name}_replica`;
+    await database.sql.unsafe(`create database ${replica}`);
+    const url = urlOf({ ...database.address, database: replica });
+    await database.run("db:migrate", {
+      DATABASE_URL: url,
+      DATABASE_URL_UNPOOLED: url,
+    });
+    project.write(
+      "app.ts",
+      `import { closeDatabase, db, tenants } ${barrel};
 await db.insert(tenants).values({ name: "A", slug: "a" });
 const read = (client: Pick<typeof db, "select">) => client.select().from(tenants);
 console.log((await read(db)).length, (await db.transaction(read)).length);
 await closeDatabase();
 `,
-  );
+    );
 
-  const outcome = await database.run(
-    "app.ts",
-    { DATABASE_REPLICA_URLS: url },
-    project.folder,
-  );
+    const outcome = await database.run(
+      "app.ts",
+      { DATABASE_REPLICA_URLS: url },
+      project.folder,
+    );
 
-  expect(outcome).toEqual({ exitCode: 0, stdout: "0 1\n", stderr: "" });
-});
+    expect(outcome).toEqual({ exitCode: 0, stdout: "0 1\n", stderr: "" });
+  },
+);
 
-test("keeps its pool across hot reloads", async ({ url }) => {
+test("keeps its pool across hot reloads", "empty", async ({ url }) => {
   using project = copyProject();
   const app = (version: number) =>
     project.write(

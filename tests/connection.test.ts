@@ -6,7 +6,7 @@ import { type Outcome, run, urlOf } from "./lib/command";
 import { useDatabase } from "./lib/database";
 import { findFreePort, listen } from "./lib/ports";
 
-const { database, test } = useDatabase();
+const { database, test } = useDatabase("empty");
 const login = "postgres://someone:secret@127.0.0.1";
 
 /** Runs a command against a URL; asserts what holds for every failure. */

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Sql } from "postgres";
 import type { Outcome } from "./lib/command";
-import { type TestDatabase, testDatabase } from "./lib/database";
+import { type State, type TestDatabase, testDatabase } from "./lib/database";
 import { copyProject, type Project } from "./lib/project";
 
 interface Given {
@@ -19,8 +19,12 @@ interface Given {
 const schemaFile = "src/infrastructure/database/schema.ts";
 const migrations = "src/infrastructure/database/migrations";
 
-function test(sentence: string, body: (given: Given) => Promise<void>) {
-  testDatabase(sentence, async (database) => {
+function test(
+  sentence: string,
+  state: State,
+  body: (given: Given) => Promise<void>,
+) {
+  testDatabase(sentence, state, async (database) => {
     using project = copyProject();
     const { sql } = database;
     const run: Given["run"] = (command, variables) =>
@@ -42,194 +46,191 @@ const listMigrations = ({ folder }: Project) =>
     .sort();
 
 describe("db:generate", () => {
-  test("writes the migration of a change, and nothing where there is none", async ({
-    run,
-    change,
-    project,
-  }) => {
-    const unchanged = await run("db:generate");
-    change(image, bio);
-    const generated = await run("db:generate add_bio");
-    const migrated = await run("db:migrate");
+  test(
+    "writes the migration of a change, and nothing where there is none",
+    "empty",
+    async ({ run, change, project }) => {
+      const unchanged = await run("db:generate");
+      change(image, bio);
+      const generated = await run("db:generate add_bio");
+      const migrated = await run("db:migrate");
 
-    expect(unchanged).toEqual({
-      exitCode: 0,
-      stdout:
-        "Nothing to generate: schema.ts is as the newest migration has it\n",
-      stderr: "",
-    });
-    expect(generated).toEqual({
-      exitCode: 0,
-      stdout: `Generated: ${migrations}/0001_add_bio.sql\n`,
-      stderr: "",
-    });
-    expect(listMigrations(project)).toEqual([
-      "0000_initial.sql",
-      "0001_add_bio.sql",
-    ]);
-    expect(migrated.stdout).toContain("Applied: 0001_add_bio ");
-  });
+      expect(unchanged).toEqual({
+        exitCode: 0,
+        stdout:
+          "Nothing to generate: schema.ts is as the newest migration has it\n",
+        stderr: "",
+      });
+      expect(generated).toEqual({
+        exitCode: 0,
+        stdout: `Generated: ${migrations}/0001_add_bio.sql\n`,
+        stderr: "",
+      });
+      expect(listMigrations(project)).toEqual([
+        "0000_initial.sql",
+        "0001_add_bio.sql",
+      ]);
+      expect(migrated.stdout).toContain("Applied: 0001_add_bio ");
+    },
+  );
 
-  test("fails where drizzle-kit fails, and writes nothing", async ({
-    run,
-    change,
-    project,
-  }) => {
-    change(image, `${bio} nonsense nonsense`);
+  test(
+    "fails where drizzle-kit fails, and writes nothing",
+    "empty",
+    async ({ run, change, project }) => {
+      change(image, `${bio} nonsense nonsense`);
 
-    const { exitCode, stdout, stderr } = await run("db:generate");
+      const { exitCode, stdout, stderr } = await run("db:generate");
 
-    expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
-    expect(stderr).toStartWith("Error: drizzle-kit failed: ");
-    expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
-  });
+      expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
+      expect(stderr).toStartWith("Error: drizzle-kit failed: ");
+      expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
+    },
+  );
 
-  test("refuses to guess a rename without a terminal", async ({
-    run,
-    change,
-    project,
-  }) => {
-    change(image, 'picture: text("picture"),');
+  test(
+    "refuses to guess a rename without a terminal",
+    "empty",
+    async ({ run, change, project }) => {
+      change(image, 'picture: text("picture"),');
 
-    const { exitCode, stdout, stderr } = await run("db:generate");
+      const { exitCode, stdout, stderr } = await run("db:generate");
 
-    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
-    expect(stderr).toStartWith(
-      "Error: drizzle-kit has to ask whether something was renamed\nHint: ",
-    );
-    expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
-  });
+      expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+      expect(stderr).toStartWith(
+        "Error: drizzle-kit has to ask whether something was renamed\nHint: ",
+      );
+      expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
+    },
+  );
 });
 
 describe("db:push", () => {
-  test("makes the schema, so that it can be seeded, and finds nothing the second time", async ({
-    run,
-    database,
-  }) => {
-    const pushed = await run("db:push");
-    const again = await run("db:push");
-    const seeded = await run("db:seed");
-    const tested = await run("db:test");
+  test(
+    "makes the schema, so that it can be seeded, and finds nothing the second time",
+    "empty",
+    async ({ run, database }) => {
+      const pushed = await run("db:push");
+      const again = await run("db:push");
+      const seeded = await run("db:seed");
+      const tested = await run("db:test");
 
-    expect(pushed.exitCode).toBe(0);
-    expect(pushed.stdout).toEndWith(
-      `Pushed: schema.ts to ${database.name} (31 statements)\n`,
-    );
-    expect(again).toEqual({
-      exitCode: 0,
-      stdout: `Nothing to push: ${database.name} is current\n`,
-      stderr: "",
-    });
-    expect(seeded.exitCode).toBe(0);
-    expect(tested.exitCode).toBe(0);
-  });
+      expect(pushed.exitCode).toBe(0);
+      expect(pushed.stdout).toEndWith(
+        `Pushed: schema.ts to ${database.name} (31 statements)\n`,
+      );
+      expect(again).toEqual({
+        exitCode: 0,
+        stdout: `Nothing to push: ${database.name} is current\n`,
+        stderr: "",
+      });
+      expect(seeded.exitCode).toBe(0);
+      expect(tested.exitCode).toBe(0);
+    },
+  );
 
-  test("applies all or nothing, and never empties a table", async ({
-    run,
-    change,
-    sql,
-  }) => {
-    await run("db:push");
-    await run("db:seed");
-    change(
-      image,
-      'image: text("image"),\n    extra: text("extra"),\n    phone: text("phone").notNull(),',
-    );
-    const name = (await sql`select current_database() as name`)[0]?.name;
+  test(
+    "applies all or nothing, and never empties a table",
+    "seeded",
+    async ({ run, change, sql }) => {
+      change(
+        image,
+        'image: text("image"),\n    extra: text("extra"),\n    phone: text("phone").notNull(),',
+      );
+      const name = (await sql`select current_database() as name`)[0]?.name;
 
-    const { exitCode, stderr } = await run(`db:push --confirm ${name}`);
+      const { exitCode, stderr } = await run(`db:push --confirm ${name}`);
 
-    const columns = await sql`
+      const columns = await sql`
       select column_name from information_schema.columns
       where table_name = 'users' and column_name in ('extra', 'phone')`;
-    expect(exitCode).toBe(1);
-    expect(stderr).toContain(
-      'column "phone" of relation "users" contains null values',
-    );
-    expect(columns).toHaveLength(0);
-    expect(await sql`select from users`).toHaveLength(1);
-  });
+      expect(exitCode).toBe(1);
+      expect(stderr).toContain(
+        'column "phone" of relation "users" contains null values',
+      );
+      expect(columns).toHaveLength(0);
+      expect(await sql`select from users`).toHaveLength(1);
+    },
+  );
 
-  test("wants consent to a loss, which it names, and shows it with --dry-run", async ({
-    run,
-    change,
-    sql,
-    database,
-  }) => {
-    await run("db:push");
-    await run("db:seed");
-    change('repository: text("repository").notNull(),', "");
+  test(
+    "wants consent to a loss, which it names, and shows it with --dry-run",
+    "seeded",
+    async ({ run, change, sql, database }) => {
+      change('repository: text("repository").notNull(),', "");
 
-    const dry = await run("db:push --dry-run");
-    const refused = await run("db:push");
-    const before = await sql`select repository from builds`;
-    const confirmed = await run(`db:push --confirm ${database.name}`);
+      const dry = await run("db:push --dry-run");
+      const refused = await run("db:push");
+      const before = await sql`select repository from builds`;
+      const confirmed = await run(`db:push --confirm ${database.name}`);
 
-    expect(dry).toMatchObject({
-      exitCode: 0,
-      stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
-    });
-    expect(refused.exitCode).toBe(2);
-    expect(refused.stderr).toContain("Would be lost: ");
-    expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
-    expect(before).toHaveLength(3);
-    expect(confirmed.exitCode).toBe(0);
-  });
+      expect(dry).toMatchObject({
+        exitCode: 0,
+        stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
+      });
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toContain("Would be lost: ");
+      expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
+      expect(before).toHaveLength(3);
+      expect(confirmed.exitCode).toBe(0);
+    },
+  );
 
-  test("says that a migration has to follow where migrations were recorded", async ({
-    run,
-    change,
-  }) => {
-    await run("db:migrate");
-    change(image, bio);
+  test(
+    "says that a migration has to follow where migrations were recorded",
+    "migrated",
+    async ({ run, change }) => {
+      change(image, bio);
 
-    const { exitCode, stderr } = await run("db:push");
+      const { exitCode, stderr } = await run("db:push");
 
-    expect({ exitCode, stderr }).toEqual({
-      exitCode: 0,
-      stderr: "Hint: make the migration as well, with `bun run db:generate`\n",
-    });
-  });
+      expect({ exitCode, stderr }).toEqual({
+        exitCode: 0,
+        stderr:
+          "Hint: make the migration as well, with `bun run db:generate`\n",
+      });
+    },
+  );
 
-  test("is refused with NODE_ENV=production, whatever is confirmed", async ({
-    run,
-    database,
-    sql,
-  }) => {
-    const { exitCode } = await run(`db:push --confirm ${database.name}`, {
-      NODE_ENV: "production",
-    });
+  test(
+    "is refused with NODE_ENV=production, whatever is confirmed",
+    "empty",
+    async ({ run, database, sql }) => {
+      const { exitCode } = await run(`db:push --confirm ${database.name}`, {
+        NODE_ENV: "production",
+      });
 
-    expect(exitCode).toBe(2);
-    expect(
-      await sql`select from pg_tables where schemaname = 'public'`,
-    ).toHaveLength(0);
-  });
+      expect(exitCode).toBe(2);
+      expect(
+        await sql`select from pg_tables where schemaname = 'public'`,
+      ).toHaveLength(0);
+    },
+  );
 });
 
 describe("db:pull", () => {
-  test("writes the schema of the database into pulled/, and again", async ({
-    run,
-    sql,
-    project,
-  }) => {
-    await sql`create table thing (id int primary key)`;
-    const first = await run("db:pull");
-    await sql`create table other (id int primary key)`;
-    const second = await run("db:pull");
+  test(
+    "writes the schema of the database into pulled/, and again",
+    "empty",
+    async ({ run, sql, project }) => {
+      await sql`create table thing (id int primary key)`;
+      const first = await run("db:pull");
+      await sql`create table other (id int primary key)`;
+      const second = await run("db:pull");
 
-    expect(first).toEqual({
-      exitCode: 0,
-      stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
-      stderr: "",
-    });
-    expect(second.exitCode).toBe(0);
-    const pulled = readFileSync(
-      join(project.folder, "pulled/schema.ts"),
-      "utf8",
-    );
-    expect(pulled).toContain('pgTable("thing"');
-    expect(pulled).toContain('pgTable("other"');
-    expect(existsSync(join(project.folder, "pulled.partial"))).toBe(false);
-  });
+      expect(first).toEqual({
+        exitCode: 0,
+        stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
+        stderr: "",
+      });
+      expect(second.exitCode).toBe(0);
+      const pulled = readFileSync(
+        join(project.folder, "pulled/schema.ts"),
+        "utf8",
+      );
+      expect(pulled).toContain('pgTable("thing"');
+      expect(pulled).toContain('pgTable("other"');
+      expect(existsSync(join(project.folder, "pulled.partial"))).toBe(false);
+    },
+  );
 });

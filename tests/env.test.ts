@@ -1,6 +1,16 @@
 // What is read from where, and what a malformed value is answered with.
 import { describe, expect, test } from "bun:test";
+import { parseDatabaseUrl } from "../src/database-url";
 import { copyProject, type Project } from "./lib/project";
+
+function catchError(body: () => unknown): Error & { hint?: string } {
+  try {
+    body();
+  } catch (error) {
+    return error as Error;
+  }
+  throw new Error("nothing was thrown");
+}
 
 /** What `db:status` says that it was going to connect to. Port 9 is silent. */
 async function readAddress(
@@ -185,20 +195,29 @@ describe.concurrent("connection strings", () => {
     ],
   ];
 
-  for (const [what, DATABASE_URL, message] of refused)
+  for (const [what, url, message] of refused)
     test(`${what} is refused, with the mend and without the password`, async () => {
-      using project = copyProject();
-      const { exitCode, stdout, stderr } = await project.run("db:migrate", {
-        DATABASE_URL,
-      });
+      const error = catchError(() => parseDatabaseUrl(url, "DATABASE_URL"));
 
-      expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
-      expect(stderr).toStartWith(
-        `Error: DATABASE_URL in the environment ${message}\nHint: `,
-      );
-      expect(stderr).not.toContain("cret");
-      expect(stderr.trimEnd().split("\n")).toHaveLength(2);
+      expect(error).toMatchObject({ exitCode: 2, hint: expect.any(String) });
+      expect(error.message).toBe(`DATABASE_URL in the environment ${message}`);
+      expect(error.message + error.hint).not.toContain("cret");
     });
+
+  test("a malformed one is an error of two lines, and exit code 2", async () => {
+    using project = copyProject();
+    const DATABASE_URL = "postgres://u:se#cret@127.0.0.1:9/app";
+
+    const { exitCode, stdout, stderr } = await project.run("db:migrate", {
+      DATABASE_URL,
+    });
+
+    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+    expect(stderr).toMatch(
+      /^Error: DATABASE_URL in the environment is not a valid URL\nHint: percent-encode .*\n$/,
+    );
+    expect(stderr).not.toContain("cret");
+  });
 
   test("special characters are read when they are percent-encoded", async () => {
     using project = copyProject();

@@ -21,7 +21,7 @@ interface Given {
 }
 
 function test(sentence: string, body: (given: Given) => Promise<void>) {
-  testDatabase(sentence, async (database) => {
+  testDatabase(sentence, "empty", async (database) => {
     using project = copyProject();
     const { sql } = database;
     const run: Given["run"] = (command, variables) =>

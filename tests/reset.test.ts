@@ -23,83 +23,94 @@ async function countBuilds({ address }: TestDatabase): Promise<number> {
   return row?.rows;
 }
 
-test("puts a fresh database in place, and --undo brings a deleted row back", async (database) => {
-  const { run, sql, name } = database;
-  await run("db:migrate");
-  await run("db:seed");
-  await sql`delete from builds where number = 1`;
+test(
+  "puts a fresh database in place, and --undo brings a deleted row back",
+  "seeded",
+  async (database) => {
+    const { run, sql, name } = database;
+    await sql`delete from builds where number = 1`;
 
-  const reset = await run("db:reset");
-  const fresh = await countBuilds(database);
-  const undone = await run("db:reset --undo");
-  const old = await countBuilds(database);
-  const again = await run("db:reset --undo --json");
+    const reset = await run("db:reset");
+    const fresh = await countBuilds(database);
+    const undone = await run("db:reset --undo");
+    const old = await countBuilds(database);
+    const again = await run("db:reset --undo --json");
 
-  expect(reset).toEqual({
-    exitCode: 0,
-    stdout: `Reset: ${name}, at 0000_initial\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
-    stderr: "",
-  });
-  expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
-  expect(undone.stdout).toStartWith(
-    `Restored: ${name} from ${name}__previous\n`,
-  );
-  expect(JSON.parse(again.stdout)).toEqual({
-    database: name,
-    previous: `${name}__previous`,
-    head: "0000_initial",
-  });
-  expect(await countBuilds(database)).toBe(3);
-});
+    expect(reset).toEqual({
+      exitCode: 0,
+      stdout: `Reset: ${name}, at 0000_initial\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
+      stderr: "",
+    });
+    expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
+    expect(undone.stdout).toStartWith(
+      `Restored: ${name} from ${name}__previous\n`,
+    );
+    expect(JSON.parse(again.stdout)).toEqual({
+      database: name,
+      previous: `${name}__previous`,
+      head: "0000_initial",
+    });
+    expect(await countBuilds(database)).toBe(3);
+  },
+);
 
-test("works twice, drops the older previous one, and leaves nothing else", async (database) => {
-  await database.run("db:reset");
-  await database.run("db:reset --no-seed");
+test(
+  "works twice, drops the older previous one, and leaves nothing else",
+  "empty",
+  async (database) => {
+    await database.run("db:reset");
+    await database.run("db:reset --no-seed");
 
-  expect(await listDatabases(database)).toEqual(["", "__previous"]);
-  expect(await countBuilds(database)).toBe(0);
-});
+    expect(await listDatabases(database)).toEqual(["", "__previous"]);
+    expect(await countBuilds(database)).toBe(0);
+  },
+);
 
-test("ends the sessions of an application that keeps reconnecting", async (database) => {
-  await database.run("db:migrate");
-  const application = openDatabase(database.address);
-  let isOver = false;
-  const queries = (async () => {
-    while (!isOver) await application`select pg_sleep(0.01)`.catch(() => {});
-  })();
+test(
+  "ends the sessions of an application that keeps reconnecting",
+  "migrated",
+  async (database) => {
+    const application = openDatabase(database.address);
+    let isOver = false;
+    const queries = (async () => {
+      while (!isOver) await application`select pg_sleep(0.01)`.catch(() => {});
+    })();
 
-  const { exitCode } = await database.run("db:reset");
-  isOver = true;
-  await queries;
-  await application.end({ timeout: 5 });
+    const { exitCode } = await database.run("db:reset");
+    isOver = true;
+    await queries;
+    await application.end({ timeout: 5 });
 
-  expect(exitCode).toBe(0);
-  expect(await countBuilds(database)).toBe(3);
-});
+    expect(exitCode).toBe(0);
+    expect(await countBuilds(database)).toBe(3);
+  },
+);
 
-test("leaves the database as it was when a migration fails", async (database) => {
-  const { copyProject } = await import("./lib/project");
-  using project = copyProject();
-  await database.run("db:migrate");
-  await database.run("db:seed");
-  project.write(
-    "src/infrastructure/database/migrations/0000_initial.sql",
-    "create nonsense;",
-  );
+test(
+  "leaves the database as it was when a migration fails",
+  "seeded",
+  async (database) => {
+    const { copyProject } = await import("./lib/project");
+    using project = copyProject();
+    project.write(
+      "src/infrastructure/database/migrations/0000_initial.sql",
+      "create nonsense;",
+    );
 
-  const { exitCode, stderr } = await database.run(
-    "db:reset",
-    {},
-    project.folder,
-  );
+    const { exitCode, stderr } = await database.run(
+      "db:reset",
+      {},
+      project.folder,
+    );
 
-  expect(exitCode).toBe(1);
-  expect(stderr).toContain("0000_initial failed");
-  expect(await listDatabases(database)).toEqual([""]);
-  expect(await countBuilds(database)).toBe(3);
-});
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("0000_initial failed");
+    expect(await listDatabases(database)).toEqual([""]);
+    expect(await countBuilds(database)).toBe(3);
+  },
+);
 
-test("goes on from a run that was cut off", async (database) => {
+test("goes on from a run that was cut off", "empty", async (database) => {
   await database.sql.unsafe(`create database ${database.name}__next`);
   await database.sql.unsafe(`create database ${database.name}__dropped`);
 
@@ -109,7 +120,7 @@ test("goes on from a run that was cut off", async (database) => {
   expect(await listDatabases(database)).toEqual(["", "__previous"]);
 });
 
-test("run five at once, one after the other", async (database) => {
+test("run five at once, one after the other", "empty", async (database) => {
   const all = await Promise.all(
     Array.from({ length: 5 }, () => database.run("db:reset")),
   );
@@ -118,7 +129,7 @@ test("run five at once, one after the other", async (database) => {
   expect(await listDatabases(database)).toEqual(["", "__previous"]);
 });
 
-test("says that there is nothing to undo", async (database) => {
+test("says that there is nothing to undo", "empty", async (database) => {
   const { exitCode, stderr } = await database.run("db:reset --undo");
 
   expect(exitCode).toBe(1);
@@ -127,54 +138,62 @@ test("says that there is nothing to undo", async (database) => {
   );
 });
 
-test("wants the name and --no-seed of a stamped database, and stamps its successor", async (database) => {
-  const { run, name, sql } = database;
-  await run("db:migrate", { NODE_ENV: "production" });
-  await sql`create table precious ()`;
+test(
+  "wants the name and --no-seed of a stamped database, and stamps its successor",
+  "migrated",
+  async (database) => {
+    const { run, name, sql } = database;
+    await run("db:migrate", { NODE_ENV: "production" });
+    await sql`create table precious ()`;
 
-  const bare = await run("db:reset");
-  const wrong = await run("db:reset --no-seed --confirm other");
-  const kept = await listDatabases(database);
-  const done = await run(`db:reset --no-seed --confirm ${name}`);
-  const status = JSON.parse((await run("db:status --json")).stdout);
-  const older = await run(`db:reset --no-seed --confirm ${name}`);
-  const undo = await run("db:reset --undo");
-  const undone = await run(`db:reset --undo --confirm ${name}`);
-  const statusUndone = JSON.parse((await run("db:status --json")).stdout);
+    const bare = await run("db:reset");
+    const wrong = await run("db:reset --no-seed --confirm other");
+    const kept = await listDatabases(database);
+    const done = await run(`db:reset --no-seed --confirm ${name}`);
+    const status = JSON.parse((await run("db:status --json")).stdout);
+    const older = await run(`db:reset --no-seed --confirm ${name}`);
+    const undo = await run("db:reset --undo");
+    const undone = await run(`db:reset --undo --confirm ${name}`);
+    const statusUndone = JSON.parse((await run("db:status --json")).stdout);
 
-  expect(bare).toEqual({
-    exitCode: 2,
-    stdout: "",
-    stderr: `Error: ${name} is protected: it is stamped production\nHint: if you mean it, add \`--no-seed --confirm ${name}\`\n`,
-  });
-  expect(wrong.exitCode).toBe(2);
-  expect(kept).toEqual([""]);
-  expect(done.exitCode).toBe(0);
-  expect(status.environment).toBe("production");
-  expect(older.exitCode).toBe(2);
-  expect(older.stderr).toContain("`--drop-previous`");
-  expect(undo.exitCode).toBe(2);
-  expect(undone.exitCode).toBe(0);
-  expect(statusUndone.environment).toBe("production");
-});
+    expect(bare).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: `Error: ${name} is protected: it is stamped production\nHint: if you mean it, add \`--no-seed --confirm ${name}\`\n`,
+    });
+    expect(wrong.exitCode).toBe(2);
+    expect(kept).toEqual([""]);
+    expect(done.exitCode).toBe(0);
+    expect(status.environment).toBe("production");
+    expect(older.exitCode).toBe(2);
+    expect(older.stderr).toContain("`--drop-previous`");
+    expect(undo.exitCode).toBe(2);
+    expect(undone.exitCode).toBe(0);
+    expect(statusUndone.environment).toBe("production");
+  },
+);
 
-test("is refused to a role that may not make databases, with the grant to ask for", async (database) => {
-  const role = `${database.name}_role`;
-  await database.sql.unsafe(
-    `create role ${role} login password 'secret'; alter database ${database.name} owner to ${role}`,
-  );
-  const url = urlOf({ ...database.address, user: role, password: "secret" });
+test(
+  "is refused to a role that may not make databases, with the grant to ask for",
+  "empty",
+  async (database) => {
+    const role = `${database.name}_role`;
+    await database.sql.unsafe(
+      `create role ${role} login password 'secret'; alter database ${database.name} owner to ${role}`,
+    );
+    const url = urlOf({ ...database.address, user: role, password: "secret" });
 
-  const { exitCode, stderr } = await database.run("db:reset", {
-    DATABASE_URL: url,
-    DATABASE_URL_UNPOOLED: url,
-  });
-  await database.sql.unsafe(
-    `alter database ${database.name} owner to current_user; drop role ${role}`,
-  );
+    const { exitCode, stderr } = await database.run("db:reset", {
+      DATABASE_URL: url,
+      DATABASE_URL_UNPOOLED: url,
+    });
+    await database.sql.unsafe(
+      `alter database ${database.name} owner to current_user; drop role ${role}`,
+    );
 
-  expect(exitCode).toBe(2);
-  expect(stderr).toBe(
-    `Error: the role ${role} may not make databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
-  );
-});
+    expect(exitCode).toBe(2);
+    expect(stderr).toBe(
+      `Error: the role ${role} may not make databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
+    );
+  },
+);

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect } from "bun:test";
 import { useDatabase } from "./lib/database";
 
-const { database, test } = useDatabase("db:migrate");
+const { database, test } = useDatabase("migrated");
 const { sql } = database;
 
 let userId: string;

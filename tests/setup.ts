@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
+import { openConnection } from "../scripts/lib/connection";
 import { startEmbedded } from "../scripts/lib/embedded";
 import {
   chooseEngine,
@@ -26,6 +27,9 @@ export const testServer: DatabaseAddress = server;
 /** Whether the server, and what a failed test left on it, outlives the tests. */
 export const isServerKept = stop === undefined;
 
+/** How the names of the databases begin that tests copy. */
+export const templatePrefix = `test_template_${process.pid}_`;
+
 // Whatever imports the application's client gets this server.
 process.env.DATABASE_URL = urlOf(server);
 process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
@@ -33,6 +37,7 @@ process.env.DB_ENGINE = "external";
 
 afterAll(async () => {
   await removeCluster();
+  if (isServerKept) await dropTemplates();
   rmSync(emptyDataDir, { recursive: true, force: true });
   await stop?.();
 }, 30_000);
@@ -68,4 +73,12 @@ async function startTemporaryServer() {
     await watcher.exited;
   };
   return { server, stop };
+}
+
+async function dropTemplates(): Promise<void> {
+  const sql = await openConnection(server, "tests");
+  const rows = await sql<{ datname: string }[]>`
+    select datname from pg_database where starts_with(datname, ${templatePrefix})`;
+  for (const { datname } of rows) await sql.unsafe(`drop database ${datname}`);
+  await sql.end();
 }

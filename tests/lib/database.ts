@@ -4,7 +4,7 @@ import {
   connectionOptions,
   type DatabaseAddress,
 } from "../../src/database-url";
-import { isServerKept, testServer } from "../setup";
+import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, urlOf } from "./command";
 
 const TIMEOUT_MS = 60_000;
@@ -23,6 +23,9 @@ export interface TestDatabase {
   ): Promise<Outcome>;
 }
 
+/** What a test's database holds at its start. */
+export type State = "empty" | "migrated" | "seeded";
+
 /**
  * A test with a database of its own, beside others of its kind. The database,
  * and those that commands made beside it, are dropped at the end; where the
@@ -30,12 +33,14 @@ export interface TestDatabase {
  */
 export function testDatabase(
   sentence: string,
+  state: State,
   body: (database: TestDatabase) => Promise<void>,
 ): void {
   bunTest.concurrent(
     sentence,
     async () => {
-      const database = await createDatabase();
+      const database = describeDatabase();
+      await createDatabase(database.name, state);
       let hasPassed = false;
       try {
         await body(database);
@@ -48,21 +53,11 @@ export function testDatabase(
   );
 }
 
-/**
- * One database for all tests of a file.
- *
- * @param prepare commands to run on it first, such as `db:migrate`.
- */
-export function useDatabase(...prepare: string[]) {
+/** One database for all tests of a file. */
+export function useDatabase(state: State) {
   const database = describeDatabase();
   let hasPassed = true;
-  beforeAll(async () => {
-    await createDatabase(database);
-    for (const command of prepare) {
-      const { exitCode, stderr } = await database.run(command);
-      if (exitCode !== 0) throw new Error(`${command} failed: ${stderr}`);
-    }
-  }, TIMEOUT_MS);
+  beforeAll(() => createDatabase(database.name, state), TIMEOUT_MS);
   afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) =>
@@ -83,8 +78,9 @@ export function openDatabase(address: DatabaseAddress): Sql {
   return postgres({ ...options, max: 2, onnotice: () => {} });
 }
 
-function describeDatabase(): TestDatabase {
-  const name = `test_${crypto.randomUUID().slice(0, 8)}`;
+function describeDatabase(
+  name = `test_${crypto.randomUUID().slice(0, 8)}`,
+): TestDatabase {
   const address = { ...testServer, database: name };
   const url = urlOf(address);
   const own = {
@@ -102,11 +98,31 @@ function describeDatabase(): TestDatabase {
   };
 }
 
-async function createDatabase(
-  database = describeDatabase(),
-): Promise<TestDatabase> {
-  await onServer((server) => server.unsafe(`create database ${database.name}`));
-  return database;
+async function createDatabase(name: string, state: State): Promise<void> {
+  const template = state === "empty" ? "template1" : await templateOf(state);
+  await onServer((server) =>
+    server.unsafe(`create database ${name} template ${template}`),
+  );
+}
+
+const templates = new Map<State, Promise<string>>();
+
+/** A database of that state to copy, made when it is first wanted. */
+function templateOf(state: "migrated" | "seeded"): Promise<string> {
+  const template = templates.get(state) ?? makeTemplate(state);
+  templates.set(state, template);
+  return template;
+}
+
+async function makeTemplate(state: "migrated" | "seeded"): Promise<string> {
+  const database = describeDatabase(`${templatePrefix}${state}`);
+  const isSeeded = state === "seeded";
+  await createDatabase(database.name, isSeeded ? "migrated" : "empty");
+  const { exitCode, stderr } = await database.run(
+    isSeeded ? "db:seed" : "db:migrate",
+  );
+  if (exitCode !== 0) throw new Error(stderr);
+  return database.name;
 }
 
 async function disposeOf(
