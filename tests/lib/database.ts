@@ -130,8 +130,8 @@ async function disposeOf(
   hasPassed: boolean,
 ): Promise<void> {
   await sql.end({ timeout: 5 });
-  if (!hasPassed && isServerKept)
-    return console.error(`Kept: ${name} on ${testServer.host}`);
+  if (!isServerKept) return; // it takes its databases along
+  if (!hasPassed) return console.error(`Kept: ${name} on ${testServer.host}`);
   await onServer(async (server) => {
     const databases = await server<{ datname: string }[]>`
       select datname from pg_database where starts_with(datname, ${name})`;
