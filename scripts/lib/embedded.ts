@@ -227,10 +227,7 @@ function explain(
     return failure(`${nameServer(address)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
     });
-  if (/no space left on device/i.test(log))
-    return failure(`the disk that holds ${dataDir} is full`, {
-      hint: "free some space, or set `DB_DATA_DIR` to a folder on another disk",
-    });
+  if (/no space left on device/i.test(log)) return diskFull(dataDir);
   const reasons = log
     .split("\n")
     .filter((line) => /FATAL|PANIC|error:|Permission denied/.test(line));
@@ -241,4 +238,11 @@ function explain(
       hint: "its whole log is in `bun run db:logs`",
     },
   );
+}
+
+/** The error for a disk without space for the embedded server. */
+export function diskFull(dataDir: string): Error {
+  return failure(`the disk that holds ${dataDir} is full`, {
+    hint: "free some space, or set `DB_DATA_DIR` to a folder on another disk",
+  });
 }

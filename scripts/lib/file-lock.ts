@@ -21,6 +21,7 @@ export async function withFileLock<T>(
 
 function tryLock(lock: Database): boolean {
   try {
+    lock.run("pragma journal_mode = memory"); // works on a full disk
     lock.run("begin exclusive");
     return true;
   } catch (error) {

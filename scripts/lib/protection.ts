@@ -2,7 +2,7 @@
 import type { Sql } from "postgres";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
-import { refusal } from "./report";
+import { note, refusal } from "./report";
 
 /** What protects a database; it is protected when one of them is true. */
 export interface Protection {
@@ -161,14 +161,18 @@ async function askName(
     input: process.stdin,
     output: process.stderr,
   });
-  terminal.once("SIGINT", () => process.kill(process.pid, "SIGINT"));
+  terminal.once("SIGINT", () => {
+    note(""); // past the question
+    process.kill(process.pid, "SIGINT");
+  });
   const question = `${command} on ${database}: ${reason}. Type the database's name to go on: `;
-  const closed = new Promise<string>((resolve) =>
-    terminal.once("close", () => resolve("")),
+  const closed = new Promise<undefined>((resolve) =>
+    terminal.once("close", () => resolve(undefined)),
   );
   try {
     const answer = await Promise.race([terminal.question(question), closed]);
-    return answer.trim() || undefined;
+    if (answer === undefined) note("");
+    return answer?.trim() || undefined;
   } finally {
     terminal.close();
   }

@@ -1,5 +1,11 @@
 // The development server: which engine runs it, and starting and stopping it.
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
@@ -16,7 +22,12 @@ import {
   probe,
   quoteIdentifier,
 } from "./connection";
-import { readEmbeddedPort, startEmbedded, stopEmbedded } from "./embedded";
+import {
+  diskFull,
+  readEmbeddedPort,
+  startEmbedded,
+  stopEmbedded,
+} from "./embedded";
 import { withFileLock } from "./file-lock";
 import { failure } from "./report";
 
@@ -118,9 +129,14 @@ export function readUsedEngine(env: Env): Engine | undefined {
 async function startEngine(env: Env, silence: Error): Promise<void> {
   const engine = await chooseEngine(env);
   if (engine === "external") throw silence;
-  if (engine === "compose") await startCompose(env);
-  else await startEmbedded(env.dataDir, env.database);
-  writeFileSync(engineFile(env), `${engine}\n`);
+  try {
+    if (engine === "compose") await startCompose(env);
+    else await startEmbedded(env.dataDir, env.database);
+    writeFileSync(engineFile(env), `${engine}\n`);
+  } catch (error) {
+    const isFull = (error as NodeJS.ErrnoException).code === "ENOSPC";
+    throw isFull ? diskFull(env.dataDir) : error;
+  }
 }
 
 /** Docker's proxy accepts and closes while the server behind it starts. */
@@ -154,17 +170,18 @@ async function createDatabase(address: DatabaseAddress): Promise<void> {
 }
 
 async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
+  const lock = join(env.dataDir, "lock");
   try {
     mkdirSync(env.dataDir, { recursive: true });
+    closeSync(openSync(lock, "a"));
   } catch (error) {
-    throw failure(
-      `${env.dataDir} cannot be made: ${(error as Error).message}`,
-      {
-        hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
-      },
-    );
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "ENOSPC") throw diskFull(env.dataDir);
+    throw failure(`${env.dataDir} cannot be written: ${message}`, {
+      hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
+    });
   }
-  return await withFileLock(join(env.dataDir, "lock"), work);
+  return await withFileLock(lock, work);
 }
 
 /** Adds to what a connection met what this clone knows about its server. */
