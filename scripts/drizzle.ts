@@ -50,7 +50,7 @@ async function generate(): Promise<void> {
     ...(name ? ["--name", name] : []),
     ...(values.custom ? ["--custom"] : []),
   ];
-  const output = await runDrizzleKit(["generate", ...flags]);
+  const { output } = await runDrizzleKit(["generate", ...flags]);
   const isAsking = output.includes("TTY");
   if (isAsking && process.stdin.isTTY)
     await runDrizzleKit(["generate", ...flags], "inherit");
@@ -82,7 +82,7 @@ async function pull(): Promise<void> {
       config,
       'import config from "../drizzle.config";\nexport default { ...config, out: "./pulled.partial" };\n',
     );
-    const output = await runDrizzleKit([
+    const { output } = await runDrizzleKit([
       "pull",
       "--config",
       relative(root, config),
@@ -106,8 +106,11 @@ async function serveStudio(): Promise<void> {
   await checkServer();
   // Its own default listens on every interface.
   const flags = ["--host", "127.0.0.1", "--port", values.port];
-  const output = await runDrizzleKit(["studio", ...flags], "inherit");
-  if (process.exitCode !== 0) throw drizzleKitFailed(output);
+  const { exitCode, output } = await runDrizzleKit(
+    ["studio", ...flags],
+    "inherit",
+  );
+  if (exitCode !== 0) throw drizzleKitFailed(output);
 }
 
 async function checkServer(): Promise<void> {
@@ -120,11 +123,11 @@ function readTags(): string[] {
   return isNew ? [] : readMigrations().map(({ tag }) => tag);
 }
 
-/** What it printed; nothing where it was let speak for itself. */
+/** Its output is empty where it was let speak for itself. */
 async function runDrizzleKit(
   args: string[],
   io: "pipe" | "inherit" = "pipe",
-): Promise<string> {
+): Promise<{ exitCode: number; output: string }> {
   const program = fileURLToPath(
     import.meta.resolve("drizzle-kit/package.json"),
   );
@@ -138,12 +141,12 @@ async function runDrizzleKit(
           : ["ignore", "pipe", "pipe"],
     },
   );
+  process.once("exit", () => child.kill()); // where this one is ended alone
   const output = await Promise.all([
     readStream(child.stdout),
     readStream(child.stderr),
   ]);
-  await child.exited;
-  return output.join("");
+  return { exitCode: await child.exited, output: output.join("") };
 }
 
 async function readStream(stream: ReadableStream | undefined): Promise<string> {

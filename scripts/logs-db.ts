@@ -49,5 +49,6 @@ async function run(command: string[], variables = process.env): Promise<void> {
     env: variables,
     stdio: ["ignore", "inherit", "inherit"],
   });
+  process.once("exit", () => child.kill()); // where this one is ended alone
   process.exitCode = await child.exited;
 }

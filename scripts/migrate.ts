@@ -3,7 +3,7 @@
 // is rolled back), 2 for a bad flag, 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { type Applied, applyPending } from "./lib/apply-migrations";
-import { openConnection } from "./lib/connection";
+import { openConnection, requireDirect } from "./lib/connection";
 import { withMigrationLock } from "./lib/migration-lock";
 import {
   type Plan,
@@ -11,7 +11,7 @@ import {
   refuseModified,
   selectPending,
 } from "./lib/migrations";
-import { stampProduction } from "./lib/protection";
+import { isStamped, stampProduction } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
 
 const usage = `bun run db:migrate [flags]
@@ -45,25 +45,40 @@ try {
 }
 
 async function migrate(): Promise<void> {
+  const first = await readPlan(sql);
+  const isCurrent = selectPending(first, values.to).length === 0;
+  const isStampMissing = env.isProduction && !(await isStamped(sql));
+  if (isCurrent && !isStampMissing) {
+    refuseModified(first);
+    return finish(first, []);
+  }
+  await requireDirect(sql, env.direct);
   await sql.unsafe(`set lock_timeout = ${lockTimeout}`);
-  await withMigrationLock(sql, waitSeconds, async () => {
-    const plan = await readPlan(sql);
-    const applied: Applied[] = [];
-    const onApplied = (migration: Applied) => {
-      applied.push(migration);
-      print(`Applied: ${migration.tag} (${migration.ms} ms)`);
-    };
-    try {
-      await applyPending(sql, plan, { to: values.to, onApplied });
-      if (env.isProduction) await stampProduction(sql);
-    } catch (error) {
-      throw Object.assign(error as Error, { document: report(plan, applied) });
-    }
-    for (const { message } of plan.warnings) note(`Warning: ${message}`);
-    const at = plan.head ? `is at ${plan.head.tag}` : "has no migrations";
-    if (applied.length === 0) print(`Nothing to migrate: ${database} ${at}`);
-    printJson(report(plan, applied));
-  });
+  await withMigrationLock(sql, waitSeconds, applyUnderLock);
+}
+
+/** Reads the records anew: another run may have applied some meanwhile. */
+async function applyUnderLock(): Promise<void> {
+  const plan = await readPlan(sql);
+  const applied: Applied[] = [];
+  const onApplied = (migration: Applied) => {
+    applied.push(migration);
+    print(`Applied: ${migration.tag} (${migration.ms} ms)`);
+  };
+  try {
+    await applyPending(sql, plan, { to: values.to, onApplied });
+    if (env.isProduction) await stampProduction(sql);
+  } catch (error) {
+    throw Object.assign(error as Error, { document: report(plan, applied) });
+  }
+  finish(plan, applied);
+}
+
+function finish(plan: Plan, applied: Applied[]): void {
+  for (const { message } of plan.warnings) note(`Warning: ${message}`);
+  const at = plan.head ? `is at ${plan.head.tag}` : "has no migrations";
+  if (applied.length === 0) print(`Nothing to migrate: ${database} ${at}`);
+  printJson(report(plan, applied));
 }
 
 async function showPending(): Promise<void> {

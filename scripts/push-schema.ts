@@ -2,7 +2,7 @@
 // migration: all of it in one transaction, or none. Exits 1 when it fails, 2 for
 // a production database or without consent to a loss, 75 when busy.
 import { readEnv } from "../src/env";
-import { openConnection } from "./lib/connection";
+import { openConnection, requireDirect } from "./lib/connection";
 import { diffSchema } from "./lib/diff-schema";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readRecords } from "./lib/migrations";
@@ -38,6 +38,7 @@ const sql = await openConnection(address, "db:push");
 try {
   const protection = await readProtection(sql, env, address);
   await requireDevelopment("db:push", protection, address, values.confirm);
+  await requireDirect(sql, address);
   await withMigrationLock(sql, waitSeconds, push);
 } finally {
   await sql.end({ timeout: 5 });

@@ -28,6 +28,7 @@ for (const step of steps) {
     cwd: root,
     stdio: ["inherit", "inherit", "inherit"],
   });
+  process.once("exit", () => child.kill()); // where this one is ended alone
   process.exitCode = await child.exited;
   if (process.exitCode !== 0) break;
 }

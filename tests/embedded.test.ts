@@ -6,12 +6,15 @@ import {
   existsSync,
   lstatSync,
   mkdirSync,
+  mkdtempSync,
   readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { $ } from "bun";
 import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
 import { root } from "../src/env";
 import { clusterAddress, copyCluster } from "./lib/cluster";
@@ -62,6 +65,33 @@ function testNewClone(
     },
     60_000,
   );
+}
+
+const canMount =
+  process.getuid?.() === 0 &&
+  (await mounts(mkdtempSync(join(tmpdir(), "starter-disk-"))));
+
+/** Whether this user may mount a disk; the folder is removed. */
+async function mounts(folder: string): Promise<boolean> {
+  try {
+    await withSmallDisk(folder, async () => {});
+    return true;
+  } catch {
+    return false;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Runs `work` while a folder is a disk of 60 MB. */
+async function withSmallDisk(folder: string, work: () => Promise<void>) {
+  mkdirSync(folder, { recursive: true });
+  await $`mount -t tmpfs -o size=60m tmpfs ${folder}`.quiet();
+  try {
+    await work();
+  } finally {
+    await $`umount ${folder}`.quiet();
+  }
 }
 
 describe("db:start and db:stop", () => {
@@ -241,6 +271,40 @@ describe("what is in the way", () => {
       );
     },
   );
+
+  if (canMount)
+    testNewClone(
+      "a full disk, before and after there is a cluster",
+      async (clone) => {
+        await withSmallDisk(clone.dataDir, async () => {
+          const fill = () =>
+            $`dd if=/dev/zero of=${clone.dataDir}/fill bs=64k`
+              .quiet()
+              .nothrow();
+          await fill();
+          const before = await clone.run("db:start");
+          rmSync(join(clone.dataDir, "fill"));
+          await clone.run("db:start");
+          await clone.run("db:migrate");
+          await clone.run("db:stop");
+          await fill();
+          const after = await clone.run("db:start");
+          rmSync(join(clone.dataDir, "fill"));
+          await clone.run("db:start");
+          const { exitCode } = await clone.run("db:migrate:status");
+          await stopEmbedded(clone.dataDir);
+
+          for (const failed of [before, after])
+            expect(failed).toEqual({
+              exitCode: 1,
+              stdout: "",
+              stderr: `Error: the disk that holds ${clone.dataDir} is full\nHint: free some space, or set \`DB_DATA_DIR\` to a folder on another disk\n`,
+            });
+          expect(exitCode).toBe(0);
+        });
+      },
+    );
+  else console.warn("Left out: a full disk, for this user may not mount one");
 
   test("a server that is still starting up", async (clone) => {
     // A standby that takes no queries answers as a server does that starts.

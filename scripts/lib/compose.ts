@@ -68,6 +68,13 @@ export async function isComposeRunning(env: Env): Promise<boolean> {
   return stdout.trim() !== "";
 }
 
+/** The port of this machine that the container has; undefined when it does not run. */
+export async function readComposePort(env: Env): Promise<number | undefined> {
+  const { exitCode, stdout } = await compose(env, ["port", "db", "5432"]);
+  const port = /:(\d+)\s*$/.exec(stdout)?.[1];
+  return exitCode === 0 && port ? Number(port) : undefined;
+}
+
 /** A command line of `docker compose` for this clone, and its environment. */
 export function composeCommand(env: Env, args: string[]) {
   const { user, password, database, port } = env.database;

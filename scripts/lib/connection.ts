@@ -8,7 +8,7 @@ import {
   type DatabaseAddress,
   isLocal,
 } from "../../src/database-url";
-import { failure } from "./report";
+import { failure, refusal } from "./report";
 
 const CONNECT_SECONDS = 4;
 
@@ -112,6 +112,25 @@ export async function isPooled(
   } finally {
     await second.end({ timeout: 5 });
   }
+}
+
+/**
+ * For what needs a session of its own, such as the migration lock.
+ *
+ * @throws with exit code 2 behind a transaction pooler.
+ */
+export async function requireDirect(
+  sql: Sql,
+  address: DatabaseAddress,
+): Promise<void> {
+  if (!(await isPooled(sql, address))) return;
+  throw refusal(
+    `${nameServer(address)} is a transaction pooler, behind which there are no sessions to hold a lock`,
+    {
+      code: "POOLED",
+      hint: "set `DATABASE_URL_UNPOOLED` to a direct connection to the server",
+    },
+  );
 }
 
 /** What an attempt to connect found at an address. */

@@ -113,8 +113,8 @@ export async function requireConsent(
   confirmed: string | undefined,
 ): Promise<void> {
   if (!isProtected(protection)) return;
-  const reason = nameReason(protection, address);
-  await requireName(command, `it is protected: ${reason}`, address, confirmed);
+  const reason = `${address.database} is protected: ${nameReason(protection, address)}`;
+  await requireName(command, reason, address, confirmed);
 }
 
 /**
@@ -144,7 +144,7 @@ async function requireName(
   throw refusal(
     typed
       ? `"${typed}" is not the name of the database`
-      : `${command} on ${database} wants consent: ${reason}`,
+      : `${command} wants consent: ${reason}`,
     { hint: `if you mean it, add \`--confirm ${database}\`` },
   );
 }

@@ -10,8 +10,8 @@ import { join } from "node:path";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import {
-  isComposeRunning,
   isDockerReady,
+  readComposePort,
   startCompose,
   stopCompose,
 } from "./compose";
@@ -90,13 +90,14 @@ export async function stopServer(env: Env): Promise<Engine | undefined> {
 export async function findEngine(env: Env): Promise<Engine> {
   if (!isLocal(env.database)) return "external";
   if (readEmbeddedPort(env.dataDir) === env.database.port) return "embedded";
-  if (await isComposeRunning(env).catch(() => false)) return "compose";
+  if ((await readComposePort(env)) === env.database.port) return "compose";
   return "external";
 }
 
 /** The engine that `db:start` takes where nothing answers yet. */
 export async function chooseEngine(env: Env): Promise<Engine> {
-  if (!isLocal(env.database)) return "external";
+  const { host } = env.database;
+  if (!isLocal(env.database) || host.startsWith("/")) return "external";
   if (env.engine !== "auto") return env.engine;
   return (
     readUsedEngine(env) ?? ((await isDockerReady()) ? "compose" : "embedded")
@@ -109,8 +110,7 @@ export async function isEngineRunning(
   engine: Engine,
 ): Promise<boolean> {
   if (engine === "embedded") return readEmbeddedPort(env.dataDir) !== undefined;
-  if (engine === "compose")
-    return await isComposeRunning(env).catch(() => false);
+  if (engine === "compose") return (await readComposePort(env)) !== undefined;
   return false;
 }
 

@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, quoteIdentifier } from "./connection";
+import { openConnection, quoteIdentifier, requireDirect } from "./connection";
 import { withMigrationLock } from "./migration-lock";
 import { failure, refusal } from "./report";
 
@@ -39,6 +39,7 @@ export async function withSwapLock<T>(
     });
   const server = await openConnection(beside(address), "db:swap");
   try {
+    await requireDirect(server, beside(address));
     await requireOwner(server, database);
     const digest = createHash("sha256").update(`swap ${database}`).digest();
     const key = String(digest.readBigInt64BE());

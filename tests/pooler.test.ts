@@ -1,0 +1,106 @@
+// Behind pgbouncer in transaction mode, as many hosted databases are.
+import { expect } from "bun:test";
+import { chownSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { spawn } from "bun";
+import { probe } from "../scripts/lib/connection";
+import { urlOf } from "./lib/command";
+import { type TestDatabase, testDatabase } from "./lib/database";
+import { findFreePort } from "./lib/ports";
+
+/** Runs `work` with the URL of a pgbouncer before the database. */
+async function withPgbouncer(
+  { address }: TestDatabase,
+  work: (url: string) => Promise<void>,
+): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), "starter-pgbouncer-"));
+  const port = await findFreePort();
+  const config = join(folder, "pgbouncer.ini");
+  const { host, user, password } = address;
+  writeFileSync(
+    config,
+    `[databases]
+* = host=${host === "localhost" ? "127.0.0.1" : host} port=${address.port} user=${user} password=${password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+ignore_startup_parameters = extra_float_digits
+`,
+    { mode: 0o600 },
+  );
+  const nobody = 65534; // it refuses to run as root
+  const isRoot = process.getuid?.() === 0;
+  if (isRoot)
+    for (const path of [folder, config]) chownSync(path, nobody, nobody);
+  const command = isRoot
+    ? [
+        "setpriv",
+        `--reuid=${nobody}`,
+        `--regid=${nobody}`,
+        "--clear-groups",
+        "pgbouncer",
+        config,
+      ]
+    : ["pgbouncer", config];
+  const pgbouncer = spawn(command, { stdout: "ignore", stderr: "ignore" });
+  const pooled = { ...address, host: "127.0.0.1", port };
+  try {
+    while ((await probe(pooled)).state === "silent") await Bun.sleep(20);
+    await work(urlOf({ ...pooled, sslmode: "disable" }));
+  } finally {
+    pgbouncer.kill();
+    await pgbouncer.exited;
+    rmSync(folder, { recursive: true });
+  }
+}
+
+if (!Bun.which("pgbouncer", { PATH: `${process.env.PATH}:/usr/sbin` }))
+  console.warn("Left out: the pooler, for there is no pgbouncer");
+else {
+  testDatabase(
+    "what needs a session is refused, with the variable to set",
+    "empty",
+    async (database) => {
+      await withPgbouncer(database, async (url) => {
+        const DATABASE_URL = url;
+        const pooled = { DATABASE_URL, DATABASE_URL_UNPOOLED: "" };
+
+        const status = await database.run("db:status --json", pooled);
+        const refused = await database.run("db:migrate", pooled);
+        const pushed = await database.run("db:push", pooled);
+        const reset = await database.run("db:reset", pooled);
+        const migrated = await database.run("db:migrate", { DATABASE_URL });
+
+        expect(JSON.parse(status.stdout)).toMatchObject({ pooled: true });
+        for (const { exitCode, stderr } of [refused, pushed, reset]) {
+          expect(stderr).toContain("`DATABASE_URL_UNPOOLED`");
+          expect(exitCode).toBe(2);
+        }
+        expect(migrated.exitCode).toBe(0);
+      });
+    },
+  );
+
+  testDatabase(
+    "the application and the seeds work",
+    "migrated",
+    async (database) => {
+      await withPgbouncer(database, async (url) => {
+        const DATABASE_URL = url;
+
+        const seeded = await database.run("db:seed", { DATABASE_URL });
+        const tested = await database.run("db:test --json", { DATABASE_URL });
+
+        expect(seeded.stdout).toStartWith("Seeded: dev ");
+        expect(JSON.parse(tested.stdout)).toMatchObject({
+          connected: true,
+          pending: [],
+        });
+      });
+    },
+  );
+}
