@@ -91,7 +91,7 @@ describe.concurrent("a port that is not PostgreSQL's", () => {
       await close();
 
       expect(migrated.stderr).toStartWith(
-        `Error: 127.0.0.1:${port} accepts connections but is not PostgreSQL\n`,
+        `Error: 127.0.0.1:${port} closed the connection without answering as PostgreSQL\n`,
       );
       expect(started.stderr).toStartWith(
         `Error: 127.0.0.1:${port} is taken by another program, which does not answer as PostgreSQL\nHint: free the port`,
@@ -120,8 +120,11 @@ describe.concurrent("a server that does not let us in", () => {
     expect(stderr).toContain(
       `does not accept this password for user "${database.address.user}"`,
     );
-    expect(started.stderr).toContain(" is taken: ");
-    expect(started.stderr).toContain("`POSTGRES_PORT`");
+    // The server may be this clone's own, in Docker, or somebody else's.
+    expect(started.stderr).toMatch(
+      / is taken: |its volume was made with another/,
+    );
+    expect(started.stderr).toContain("in `.env.local`");
   });
 
   test("a database that is not there is named", async () => {
@@ -151,14 +154,17 @@ describe.concurrent("a server that does not let us in", () => {
         ended = (
           await database.sql`
             select pg_terminate_backend(pid) from pg_stat_activity
-            where application_name = 'db:migrate' and datname = ${database.name}`
+            where application_name = 'db:migrate' and datname = ${database.name}
+              and query like '%pg_try_advisory_lock%'`
         ).count;
     });
 
     const { exitCode, stderr } = await waiting;
 
     expect(exitCode).toBe(1);
-    expect(stderr).toStartWith("Error: ");
+    expect(stderr).toMatch(
+      /^Error: (the connection to the server was lost|terminating connection due to administrator command)\n/,
+    );
     expect(stderr).not.toMatch(/^ +at /m);
   });
 });

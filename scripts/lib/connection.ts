@@ -19,6 +19,8 @@ const CONNECT_SECONDS = 4;
  */
 export function connect(address: DatabaseAddress, name: string): Sql {
   let isDialled = false;
+  // Without this, later queries and `end` would wait for what never comes.
+  const giveUp = () => void sql.end({ timeout: 0 });
   const sql = postgres({
     ...connectionOptions(address),
     // postgres.js would look for a missing password in PGPASSWORD.
@@ -35,9 +37,10 @@ export function connect(address: DatabaseAddress, name: string): Sql {
       try {
         if (isDialled) throw connectionClosed();
         isDialled = true;
-        return await openSocket(address);
+        const socket = await openSocket(address);
+        return socket.once("error", giveUp).once("close", giveUp);
       } catch (error) {
-        void sql.end({ timeout: 0 }); // or further queries would wait for ever
+        giveUp();
         throw error;
       }
     },
@@ -239,7 +242,7 @@ export function explainConnectionError(
   if (readObstacle(error) === "foreign")
     return ["disable", "prefer"].includes(sslmode)
       ? explain(
-          `${server} accepts connections but is not PostgreSQL`,
+          `${server} closed the connection without answering as PostgreSQL`,
           elsewhere,
         )
       : explain(

@@ -98,13 +98,19 @@ export function describeError(error: Error & FailureFields) {
   return { code, message, ...(hint && { hint }), ...details };
 }
 
+/** What postgres.js calls a connection that ended under a query. */
+const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
+
 function report(thrown: Error & FailureFields & { usage?: string }): void {
-  if (thrown.code === "EPIPE") return; // whoever read the output has left
+  // Whoever read the output has left; a socket's error has no fd.
+  if (thrown.code === "EPIPE" && "fd" in thrown) return;
   process.exitCode = thrown.exitCode ?? FAILED;
   if (thrown.usage) return void process.stdout.write(`${thrown.usage}\n`);
 
   // Drizzle's own message is only "Failed query": the reason is the cause.
   const error = thrown.cause instanceof Error ? thrown.cause : thrown;
+  if (LOST.test((error as FailureFields).code ?? ""))
+    error.message = "the connection to the server was lost";
   if (isJson)
     return printJson({ ...thrown.document, error: describeError(error) });
   note(`Error: ${error.message}`);
