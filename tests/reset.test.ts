@@ -79,7 +79,7 @@ test(
     const { exitCode } = await database.run("db:reset");
     isOver = true;
     await queries;
-    await application.end({ timeout: 5 });
+    await application.end({ timeout: 0 });
 
     expect(exitCode).toBe(0);
     expect(await countBuilds(database)).toBe(3);

@@ -156,11 +156,13 @@ function isAlive(pid: number): boolean {
  * Makes the cluster in a folder, with the user and password of `address`. One
  * that was cut short never stands under its name.
  *
+ * @param options further ones of initdb, such as `--no-sync`.
  * @throws what kept initdb from making it.
  */
 export async function createCluster(
   dataDir: string,
   address: DatabaseAddress,
+  options: string[] = [],
 ): Promise<void> {
   const binaries = findPostgresBinaries();
   if (!address.password)
@@ -186,6 +188,7 @@ export async function createCluster(
       "--locale-provider=builtin",
       "--builtin-locale=C.UTF-8",
       "--locale=C",
+      ...options,
     ]);
     if (!success) throw explain(stderr, dataDir, address);
     renameSync(partial, clusterOf(dataDir));

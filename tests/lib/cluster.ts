@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
@@ -31,11 +31,11 @@ export async function copyCluster(dataDir: string): Promise<void> {
 
 async function makeCluster(): Promise<string> {
   const dataDir = mkdtempSync(join(tmpdir(), "starter-cluster-"));
-  await createCluster(dataDir, clusterAddress(0));
-  appendFileSync(
-    join(dataDir, "postgres/postgresql.conf"),
-    "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n",
-  );
+  const settings = ["fsync", "synchronous_commit", "full_page_writes"];
+  await createCluster(dataDir, clusterAddress(0), [
+    "--no-sync",
+    ...settings.map((name) => `--set=${name}=off`),
+  ]);
   return dataDir;
 }
 

@@ -129,7 +129,7 @@ async function disposeOf(
   { name, sql }: TestDatabase,
   hasPassed: boolean,
 ): Promise<void> {
-  await sql.end({ timeout: 5 });
+  await sql.end({ timeout: 0 });
   if (!isServerKept) return; // it takes its databases along
   if (!hasPassed) return console.error(`Kept: ${name} on ${testServer.host}`);
   await onServer(async (server) => {
