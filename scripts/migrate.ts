@@ -13,6 +13,7 @@ import {
 } from "./lib/migrations";
 import { isStamped, stampProduction } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { type Watch, watchSession } from "./lib/watch-session";
 
 const usage = `bun run db:migrate [flags]
 
@@ -53,12 +54,16 @@ async function migrate(): Promise<void> {
     return finish(first, []);
   }
   await requireDirect(sql, env.direct);
-  await sql.unsafe(`set lock_timeout = ${lockTimeout}`);
-  await withMigrationLock(sql, waitSeconds, applyUnderLock);
+  const watch = await watchSession(sql, env.direct);
+  try {
+    await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
+  } finally {
+    await watch.stop();
+  }
 }
 
 /** Reads the records anew: another run may have applied some meanwhile. */
-async function applyUnderLock(): Promise<void> {
+async function applyUnderLock(watch: Watch): Promise<void> {
   const plan = await readPlan(sql);
   const applied: Applied[] = [];
   const onApplied = (migration: Applied) => {
@@ -66,7 +71,13 @@ async function applyUnderLock(): Promise<void> {
     print(`Applied: ${migration.tag} (${migration.ms} ms)`);
   };
   try {
-    await applyPending(sql, plan, { to: values.to, onApplied });
+    await applyPending(sql, plan, {
+      to: values.to,
+      lockTimeout,
+      nameBlockers: watch.nameBlockers,
+      onStart: watch.setTitle,
+      onApplied,
+    });
     if (env.isProduction) await stampProduction(sql);
   } catch (error) {
     throw Object.assign(error as Error, { document: report(plan, applied) });

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Sql } from "postgres";
 import type { Outcome } from "./lib/command";
 import { type State, type TestDatabase, testDatabase } from "./lib/database";
+import { ownMigrations } from "./lib/migrations";
 import { copyProject, type Project } from "./lib/project";
 
 interface Given {
@@ -39,7 +40,9 @@ function test(
 }
 
 const image = 'image: text("image"),';
-const bio = 'image: text("image"),\n    bio: text("bio"),';
+const fixture = 'image: text("image"),\n    fixture: text("fixture"),';
+const ownFiles = ownMigrations.map(({ tag }) => `${tag}.sql`);
+const newFile = `${String(ownFiles.length).padStart(4, "0")}_add_fixture.sql`;
 const listMigrations = ({ folder }: Project) =>
   readdirSync(join(folder, migrations))
     .filter((file) => file.endsWith(".sql"))
@@ -51,8 +54,8 @@ describe("db:generate", () => {
     "empty",
     async ({ run, change, project }) => {
       const unchanged = await run("db:generate");
-      change(image, bio);
-      const generated = await run("db:generate add_bio");
+      change(image, fixture);
+      const generated = await run("db:generate add_fixture");
       const migrated = await run("db:migrate");
 
       expect(unchanged).toEqual({
@@ -63,14 +66,13 @@ describe("db:generate", () => {
       });
       expect(generated).toEqual({
         exitCode: 0,
-        stdout: `Generated: ${migrations}/0001_add_bio.sql\n`,
+        stdout: `Generated: ${migrations}/${newFile}\n`,
         stderr: "",
       });
-      expect(listMigrations(project)).toEqual([
-        "0000_initial.sql",
-        "0001_add_bio.sql",
-      ]);
-      expect(migrated.stdout).toContain("Applied: 0001_add_bio ");
+      expect(listMigrations(project)).toEqual([...ownFiles, newFile]);
+      expect(migrated.stdout).toContain(
+        `Applied: ${newFile.replace(".sql", "")} `,
+      );
     },
   );
 
@@ -78,13 +80,13 @@ describe("db:generate", () => {
     "fails where drizzle-kit fails, and writes nothing",
     "empty",
     async ({ run, change, project }) => {
-      change(image, `${bio} nonsense nonsense`);
+      change(image, `${fixture} nonsense nonsense`);
 
       const { exitCode, stdout, stderr } = await run("db:generate");
 
       expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
       expect(stderr).toStartWith("Error: drizzle-kit failed: ");
-      expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
+      expect(listMigrations(project)).toEqual(ownFiles);
     },
   );
 
@@ -100,7 +102,7 @@ describe("db:generate", () => {
       expect(stderr).toStartWith(
         "Error: drizzle-kit has to ask whether something was renamed\nHint: ",
       );
-      expect(listMigrations(project)).toEqual(["0000_initial.sql"]);
+      expect(listMigrations(project)).toEqual(ownFiles);
     },
   );
 });
@@ -180,7 +182,7 @@ describe("db:push", () => {
     "says that a migration has to follow where migrations were recorded",
     "migrated",
     async ({ run, change }) => {
-      change(image, bio);
+      change(image, fixture);
 
       const { exitCode, stderr } = await run("db:push");
 

@@ -6,6 +6,7 @@ import {
   testDatabase as test,
 } from "./lib/database";
 import { urlOf } from "./lib/command";
+import { ownHead } from "./lib/migrations";
 
 /** The databases of a test, by the end of their names. */
 async function listDatabases({ sql, name }: TestDatabase): Promise<string[]> {
@@ -38,7 +39,7 @@ test(
 
     expect(reset).toEqual({
       exitCode: 0,
-      stdout: `Reset: ${name}, at 0000_initial\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
+      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
     expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
@@ -48,7 +49,7 @@ test(
     expect(JSON.parse(again.stdout)).toEqual({
       database: name,
       previous: `${name}__previous`,
-      head: "0000_initial",
+      head: ownHead,
     });
     expect(await countBuilds(database)).toBe(3);
   },
@@ -93,7 +94,7 @@ test(
     const { copyProject } = await import("./lib/project");
     using project = copyProject();
     project.write(
-      "src/infrastructure/database/migrations/0000_initial.sql",
+      `src/infrastructure/database/migrations/${ownHead}.sql`,
       "create nonsense;",
     );
 
@@ -104,7 +105,7 @@ test(
     );
 
     expect(exitCode).toBe(1);
-    expect(stderr).toContain("0000_initial failed");
+    expect(stderr).toContain(`${ownHead} failed`);
     expect(await listDatabases(database)).toEqual([""]);
     expect(await countBuilds(database)).toBe(3);
   },

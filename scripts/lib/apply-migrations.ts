@@ -1,8 +1,10 @@
-// Applies pending migrations: each is one transaction with its own record in
-// drizzle's table, so that drizzle's own migrator can take over at any time.
-import type { Sql, TransactionSql } from "postgres";
+// Applies pending migrations, each with its own record in drizzle's table, so
+// that drizzle's own migrator can take over at any time; and proves it.
+import type { Sql } from "postgres";
+import { quoteLiteral } from "./connection";
+import { createTables, tablesExist } from "./migration-log";
+import type { Script } from "./migration-steps";
 import {
-  BREAKPOINT,
   type Migration,
   type Plan,
   readPlan,
@@ -10,6 +12,8 @@ import {
   selectPending,
 } from "./migrations";
 import { failure } from "./report";
+import { type RunOptions, runScript } from "./run-migration";
+import { hashStatements, splitStatements } from "./sql-statements";
 
 /** A migration that was applied, and how long that took. */
 export interface Applied {
@@ -17,36 +21,90 @@ export interface Applied {
   ms: number;
 }
 
+/** How to apply. */
+export interface ApplyOptions extends Partial<
+  Pick<RunOptions, "lockTimeout" | "nameBlockers">
+> {
+  /** The tag of the last one to apply; all without it. */
+  to?: string;
+  /** Called before each one, and once it is committed. */
+  onStart?: (tag: string) => void;
+  onApplied?: (done: Applied) => void;
+}
+
 /**
  * Applies what the plan has pending, in the order of the journal, and proves
  * it. The caller read the plan while holding the migration lock, on the one
  * session of `sql`.
  *
- * @param to the tag of the last one to apply; all without it.
- * @param onApplied called for each one once it is committed.
  * @throws before the first one where an applied file was edited; for one that
- * fails, with its place in the file: it is rolled back, those before it stay.
+ * fails, with its place in the file: those before it stay.
  */
 export async function applyPending(
   sql: Sql,
   plan: Plan,
-  { to, onApplied }: { to?: string; onApplied?: (done: Applied) => void } = {},
+  options: ApplyOptions = {},
 ): Promise<Applied[]> {
+  const { to, onStart, onApplied, lockTimeout = 5000, nameBlockers } = options;
   refuseModified(plan);
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
 
-  await createRecordsTable(sql);
+  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
+  const invalid = await listInvalidIndexes(sql);
   const applied: Applied[] = [];
+  const recorded = new Set(plan.applied.keys());
   for (const migration of wanted) {
-    const start = performance.now();
-    await sql.begin((transaction) => applyOne(transaction, migration, applied));
-    const ms = Math.round(performance.now() - start);
+    const script = toScript(migration, "up");
+    onStart?.(migration.tag);
+    recorded.add(migration);
+    const ms = await runScript(sql, script, {
+      record: recordOf(migration, recorded),
+      unfinished: plan.partial.get(migration),
+      lockTimeout,
+      nameBlockers,
+    });
     applied.push({ tag: migration.tag, ms });
     onApplied?.({ tag: migration.tag, ms });
   }
   await proveRecorded(sql, wanted);
+  await proveValid(sql, invalid, wanted);
   return applied;
+}
+
+/** A migration's file, cut into statements. */
+export function toScript(
+  { tag, file, text, hash }: Pick<Migration, "tag" | "file" | "text" | "hash">,
+  direction: Script["direction"],
+): Script {
+  const statements = splitStatements(text);
+  const bareHash = hashStatements(statements);
+  return { tag, file, text, hash, bareHash, direction, statements };
+}
+
+/**
+ * SQL that adds the record of a migration, unless its file has done so itself.
+ * A file that touches drizzle's table gets those of the others put back too.
+ *
+ * @param recorded those that are to have a record afterwards.
+ */
+export function recordOf(
+  migration: Migration,
+  recorded: Set<Migration>,
+): string {
+  const isMeddling = /drizzle/i.test(migration.text);
+  const entries = isMeddling ? [...recorded] : [migration];
+  const inserts = entries.map(({ when, hash }) => {
+    const twins = [...recorded].filter(
+      (other) => other.when === when && other.hash === hash,
+    );
+    return `
+      insert into drizzle.__drizzle_migrations (hash, created_at)
+      select ${quoteLiteral(hash)}, ${when} where ${twins.length} > (
+        select count(*) from drizzle.__drizzle_migrations
+        where hash = ${quoteLiteral(hash)} and created_at = ${when})`;
+  });
+  return [...(isMeddling ? [createTables] : []), ...inserts].join(";");
 }
 
 async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
@@ -60,93 +118,29 @@ async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
     );
 }
 
-async function applyOne(
-  sql: TransactionSql,
-  migration: Migration,
-  before: Applied[],
+/** Those that were invalid before count where this run's files name them. */
+async function proveValid(
+  sql: Sql,
+  before: string[],
+  wanted: Migration[],
 ): Promise<void> {
-  let offset = 0;
-  for (const [index, statement] of migration.text.split(BREAKPOINT).entries()) {
-    try {
-      await sql.unsafe(statement);
-    } catch (error) {
-      throw explain(error as PostgresError, migration, index, offset, before);
-    }
-    offset += statement.length + BREAKPOINT.length;
-  }
-  await sql`
-    insert into drizzle.__drizzle_migrations (hash, created_at)
-    values (${migration.hash}, ${migration.when})`;
+  const invalid = (await listInvalidIndexes(sql)).filter(
+    (name) =>
+      !before.includes(name) ||
+      wanted.some(({ text }) => text.includes(name.split(".").at(-1) ?? name)),
+  );
+  if (invalid.length > 0)
+    throw failure(`left invalid: the index ${invalid.join(", ")}`, {
+      code: "INVALID_INDEX",
+      hint: `build it again with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
+    });
 }
 
-/** As drizzle-orm makes it: https://github.com/drizzle-team/drizzle-orm/blob/main/drizzle-orm/src/pg-core/dialect.ts */
-async function createRecordsTable(sql: Sql): Promise<void> {
-  // Asked first: IF NOT EXISTS wants the right to create even where it exists.
-  const [row] = await sql<{ exists: boolean }[]>`
-    select to_regclass('drizzle.__drizzle_migrations') is not null as exists`;
-  if (row?.exists) return;
-  await sql.begin(async (transaction) => {
-    await transaction`create schema if not exists drizzle`;
-    await transaction`
-      create table if not exists drizzle.__drizzle_migrations (
-        id serial primary key,
-        hash text not null,
-        created_at bigint
-      )`;
-  });
-}
-
-interface PostgresError extends Error {
-  code?: string;
-  detail?: string;
-  hint?: string;
-  /** Characters from the start of the statement, from 1. */
-  position?: string;
-}
-
-function explain(
-  error: PostgresError,
-  { tag, file, text }: Migration,
-  index: number,
-  offset: number,
-  before: Applied[],
-): Error {
-  const chunk = text.slice(offset).split(BREAKPOINT)[0] ?? "";
-  const blank = chunk.length - chunk.trimStart().length;
-  // Postgres counts characters, JavaScript halves of some.
-  const ahead = [...chunk].slice(0, Number(error.position) - 1).join("");
-  const at = offset + (error.position ? ahead.length : blank);
-  const lines = text.slice(0, at).split("\n");
-  const line = lines.length;
-  const column = (lines.at(-1)?.length ?? 0) + 1;
-  const statement = index + 1;
-  const committed =
-    before.length > 0
-      ? `${before.length} before it ${before.length > 1 ? "are" : "is"} applied`
-      : "nothing was applied";
-  return failure(`${tag} failed: ${error.message}`, {
-    code: "MIGRATION_FAILED",
-    hint: `mend \`${file}\` and run \`bun run db:migrate\` again`,
-    lines: [
-      `  at ${file}:${line}:${column}, statement ${statement} (SQLSTATE ${error.code})`,
-      ...chunk
-        .trim()
-        .split("\n")
-        .slice(0, 12)
-        .map((text) => `  | ${text}`),
-      ...(error.detail ? [`  Detail: ${error.detail}`] : []),
-      ...(error.hint ? [`  Postgres' hint: ${error.hint}`] : []),
-      `  It was rolled back; ${committed}.`,
-    ],
-    details: {
-      tag,
-      file,
-      statement,
-      line,
-      column,
-      sqlstate: error.code,
-      ...(error.detail && { detail: error.detail }),
-      ...(error.hint && { hint: error.hint }),
-    },
-  });
+async function listInvalidIndexes(sql: Sql): Promise<string[]> {
+  const rows = await sql.unsafe<{ name: string }[]>(`
+    select indexrelid::regclass::text as name
+    from pg_index join pg_class on pg_class.oid = indexrelid
+    where not indisvalid and relkind = 'i'
+      and indexrelid not in (select index_relid from pg_stat_progress_create_index)`);
+  return rows.map(({ name }) => name);
 }

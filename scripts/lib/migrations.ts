@@ -6,7 +6,9 @@ import { readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { Sql } from "postgres";
 import { root } from "../../src/env";
+import { type LogEntry, readLog } from "./migration-log";
 import { failure, refusal } from "./report";
+import { hashStatements, splitStatements } from "./sql-statements";
 
 /** Where drizzle-kit writes, as drizzle.config.ts has it. */
 export const migrationsFolder = join(
@@ -17,6 +19,7 @@ export const migrationsFolder = join(
 /** An entry of the journal, with its file. */
 export interface Migration {
   tag: string;
+  idx: number;
   /** The entry's stamp, in milliseconds; a record's `created_at`. */
   when: number;
   /** The path from the project's root, for messages. */
@@ -50,6 +53,8 @@ export interface Plan {
   pending: Migration[];
   /** Pending ones that stand before one that is applied. */
   outOfOrder: Migration[];
+  /** Pending ones that were cut off after a part was committed. */
+  partial: Map<Migration, LogEntry>;
   /** Applied ones whose file was edited since. */
   modified: Migration[];
   /** Records whose migration is not in the journal. */
@@ -58,9 +63,6 @@ export interface Plan {
   head: Migration | undefined;
   warnings: Warning[];
 }
-
-/** What drizzle puts between two statements. */
-export const BREAKPOINT = "--> statement-breakpoint";
 
 /**
  * Reads the journal and every file that it names.
@@ -75,7 +77,7 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
       code: "JOURNAL_INVALID",
       hint: `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
     });
-  let entries: { tag?: unknown; when?: unknown }[];
+  let entries: { tag?: unknown; when?: unknown; idx?: unknown }[];
   try {
     entries = JSON.parse(readFileSync(join(root, journal), "utf8")).entries;
     if (!Array.isArray(entries)) throw new Error("it has no entries");
@@ -84,14 +86,15 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
   }
 
   const tags = new Set<string>();
-  return entries.map(({ tag, when }) => {
+  return entries.map(({ tag, when, idx }, index) => {
     if (typeof tag !== "string" || typeof when !== "number")
       throw invalid(`${journal} has an entry without a tag or a stamp`);
     if (tags.has(tag)) throw invalid(`${journal} has the tag ${tag} twice`);
     tags.add(tag);
     const file = relative(root, join(folder, `${tag}.sql`));
     const text = readMigrationFile(file, tag);
-    return { tag, when, file, text, hash: sha256(text) };
+    const number = typeof idx === "number" ? idx : index;
+    return { tag, idx: number, when, file, text, hash: sha256(text) };
   });
 }
 
@@ -121,59 +124,55 @@ export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
 }
 
 /**
- * Compares journal and records. They pair one to one: by stamp and hash, then
- * by stamp, then by hash alone.
+ * Compares journal, records and log. Journal and records pair one to one: by
+ * stamp and hash, then by stamp, then by hash alone.
  */
 export function planMigrations(
   migrations: Migration[],
   records: MigrationRecord[],
+  log: LogEntry[] = [],
 ): Plan {
-  const applied = new Map<Migration, MigrationRecord>();
-  const unknown = new Set(records);
-  const pair = (fits: (m: Migration, r: MigrationRecord) => boolean) => {
-    for (const migration of migrations) {
-      if (applied.has(migration)) continue;
-      const record = [...unknown].find((row) => fits(migration, row));
-      if (!record) continue;
-      applied.set(migration, record);
-      unknown.delete(record);
-    }
-  };
-  pair((m, r) => m.when === r.when && m.hash === r.hash);
-  pair((m, r) => m.when === r.when);
-  pair((m, r) => m.hash === r.hash);
-
-  const isApplied = (migration: Migration) => applied.has(migration);
-  const head = migrations.findLast(isApplied);
-  const pending = migrations.filter((migration) => !isApplied(migration));
+  const { applied, unknown } = pairRecords(migrations, records);
+  const head = migrations.findLast((migration) => applied.has(migration));
+  const pending = migrations.filter((migration) => !applied.has(migration));
+  const newest = head ? migrations.indexOf(head) : -1;
+  const outOfOrder = migrations
+    .slice(0, Math.max(newest, 0))
+    .filter((migration) => !applied.has(migration));
   const edited = [...applied].filter(([m, r]) => m.hash !== r.hash);
-  const modified = edited.filter(([m, r]) => !isSpacing(m.text, r.hash));
-  const outOfOrder = pending.filter(
-    (m) => head && migrations.indexOf(m) < migrations.indexOf(head),
+  const harmless = edited.filter(
+    ([m, r]) => isSpacing(m.text, r.hash) || isComment(m, r.hash, log),
   );
+  const partial = new Map<Migration, LogEntry>();
+  for (const migration of pending) {
+    const entry = findUnfinished(log, migration.tag, "up");
+    if (entry) partial.set(migration, entry);
+  }
   return {
     migrations,
     applied,
     pending,
     outOfOrder,
-    modified: modified.map(([migration]) => migration),
-    unknown: [...unknown],
+    partial,
+    modified: edited
+      .filter((entry) => !harmless.includes(entry))
+      .map(([migration]) => migration),
+    unknown,
     head,
     warnings: [
-      ...repeatedStamps(migrations),
+      ...findRepeated(migrations, "idx"),
+      ...findRepeated(migrations, "when"),
       ...outOfOrder.map(({ tag }) => ({
         code: "out_of_order",
         tag,
         message: `${tag} is older than ${head?.tag}, which is applied`,
       })),
-      ...edited
-        .filter((entry) => !modified.includes(entry))
-        .map(([{ tag }]) => ({
-          code: "respaced",
-          tag,
-          message: `${tag} was edited after it was applied, in line endings or blanks only`,
-        })),
-      ...[...unknown].map(({ id }) => ({
+      ...harmless.map(([{ tag }]) => ({
+        code: "respaced",
+        tag,
+        message: `${tag} was edited after it was applied, in comments or blanks only`,
+      })),
+      ...unknown.map(({ id }) => ({
         code: "missing",
         message: `record ${id} of the database is of no migration in this checkout`,
       })),
@@ -181,9 +180,50 @@ export function planMigrations(
   };
 }
 
-/** Reads the project's migrations and the database's records, and compares. */
+/** Each round looks at what the rounds before it have left. */
+function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
+  const applied = new Map<Migration, MigrationRecord>();
+  const left = new Set(records);
+  const rounds = [
+    ({ when, hash }: { when: number; hash: string }) => `${when} ${hash}`,
+    ({ when }: { when: number }) => String(when),
+    ({ hash }: { hash: string }) => hash,
+  ];
+  for (const keyOf of rounds) {
+    const byKey = Map.groupBy(left, keyOf);
+    for (const migration of migrations) {
+      if (applied.has(migration)) continue;
+      const record = byKey.get(keyOf(migration))?.shift();
+      if (!record) continue;
+      applied.set(migration, record);
+      left.delete(record);
+    }
+  }
+  return { applied, unknown: [...left] };
+}
+
+/** What a run of a file has left unfinished, if it has. */
+export function findUnfinished(
+  log: LogEntry[],
+  tag: string,
+  direction: "up" | "down",
+): LogEntry | undefined {
+  return log.find(
+    (entry) =>
+      entry.tag === tag && entry.direction === direction && entry.ms === null,
+  );
+}
+
+/**
+ * Reads the project's migrations and the database's records, and compares. The
+ * log is read only where it can make a difference.
+ */
 export async function readPlan(sql: Sql): Promise<Plan> {
-  return planMigrations(readMigrations(), await readRecords(sql));
+  const migrations = readMigrations();
+  const records = await readRecords(sql);
+  const plan = planMigrations(migrations, records);
+  if (plan.pending.length === 0 && plan.modified.length === 0) return plan;
+  return planMigrations(migrations, records, await readLog(sql));
 }
 
 /**
@@ -214,13 +254,35 @@ export function refuseModified({ modified }: Plan): void {
   });
 }
 
-function repeatedStamps(migrations: Migration[]): Warning[] {
-  return migrations.flatMap(({ tag, when }, index) => {
-    const earlier = migrations.slice(0, index).find((m) => m.when === when);
-    if (!earlier) return [];
-    const message = `${tag} has the stamp of ${earlier.tag}, ${when}`;
-    return [{ code: "duplicate_when", tag, message }];
+function findRepeated(
+  migrations: Migration[],
+  field: "idx" | "when",
+): Warning[] {
+  const first = new Map<number, string>();
+  return migrations.flatMap(({ tag, [field]: value }) => {
+    const earlier = first.get(value);
+    if (earlier === undefined) {
+      first.set(value, tag);
+      return [];
+    }
+    const message = `${tag} has the ${field} of ${earlier}, ${value}`;
+    return [{ code: `duplicate_${field}`, tag, message }];
   });
+}
+
+/** Whether the log knows that the file of that hash had the same statements. */
+function isComment(
+  { tag, text }: Migration,
+  hash: string,
+  log: LogEntry[],
+): boolean {
+  const known = log.findLast(
+    (entry) => entry.tag === tag && entry.hash === hash,
+  );
+  return (
+    known !== undefined &&
+    known.bareHash === hashStatements(splitStatements(text))
+  );
 }
 
 /** Whether a file had that hash with other line endings, mark or end. */

@@ -79,6 +79,7 @@ function misused(message: string, fields: FailureFields = {}): Error {
 
 /** Prints a line of the result on stdout, unless JSON was asked for. */
 export function print(line: string): void {
+  showProgress("");
   if (!isJson) process.stdout.write(`${line}\n`);
 }
 
@@ -89,7 +90,22 @@ export function printJson(document: object): void {
 
 /** Prints progress or a warning on stderr. */
 export function note(line: string): void {
+  showProgress("");
   process.stderr.write(`${line}\n`);
+}
+
+let shown = "";
+
+/**
+ * Shows a line on stderr until the next one takes its place, where there is a
+ * terminal; an empty one takes it away.
+ */
+export function showProgress(line: string): void {
+  if (line === shown) return;
+  const { isTTY, columns = 80 } = process.stderr;
+  if (!isTTY || process.env.NO_COLOR || process.env.CI) return;
+  shown = line;
+  process.stderr.write(`\r\x1b[K${line.slice(0, columns - 1)}`);
 }
 
 /** An error as JSON documents carry it. */

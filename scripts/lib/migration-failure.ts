@@ -1,0 +1,100 @@
+// Says where in a file a statement failed, in PostgreSQL's own words, what is
+// committed, and what to type next.
+import type { Script } from "./migration-steps";
+import { type FailureFields, failure } from "./report";
+
+/** What the server sends of an error. */
+export interface PostgresError extends Error {
+  code?: string;
+  detail?: string;
+  hint?: string;
+  /** Characters from the start of the statement, from 1. */
+  position?: string;
+  /** What a command adds: lines for the terminal. */
+  lines?: string[];
+}
+
+const SHOWN_LINES = 12;
+/** A relation, object, schema or database that is there already. */
+const EXISTS = ["42P07", "42710", "42P06", "42701"];
+
+/**
+ * The error of a migration that failed.
+ *
+ * @param index of the statement that failed, from 0.
+ * @param done how many statements of the file are committed.
+ */
+export function explainFailure(
+  error: PostgresError,
+  { tag, file, text, statements, direction }: Script,
+  index: number,
+  done: number,
+): Error {
+  // What this project says itself has its own hint and place.
+  if ("exitCode" in error) return error;
+  const statement = statements[index];
+  const { line, column } = locate(text, statement, error.position);
+  const command = direction === "down" ? "db:rollback" : "db:migrate";
+  const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
+  const { detail, hint } = error;
+  const committed =
+    done > 0
+      ? `its first ${done} statements are committed`
+      : "nothing of it is committed";
+  return failure(
+    isLost
+      ? `the connection to the server was lost in ${tag}`
+      : `${tag} failed: ${error.message}`,
+    {
+      code: "MIGRATION_FAILED",
+      hint: isLost
+        ? `run \`bun run ${command}\` again: it goes on from what is committed`
+        : EXISTS.includes(error.code ?? "") && done === 0 && direction === "up"
+          ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
+          : `mend \`${file}\` and run \`bun run ${command}\` again`,
+      lines: [
+        `  at ${file}:${line}:${column}, statement ${index + 1}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
+        ...showStatement(statement?.text ?? ""),
+        ...(detail ? [`  Detail: ${detail}`] : []),
+        ...(hint ? [`  Postgres' hint: ${hint}`] : []),
+        ...(error.lines ?? []),
+        isLost
+          ? "  Whether it was committed, nobody has heard."
+          : `  It was rolled back; ${committed}.`,
+      ],
+      details: {
+        tag,
+        file,
+        statement: index + 1,
+        line,
+        column,
+        sqlstate: error.code,
+        ...(detail && { detail }),
+        ...(hint && { hint }),
+      },
+    } satisfies FailureFields,
+  );
+}
+
+/** Line and column of the file, both from 1. */
+function locate(
+  text: string,
+  statement: Script["statements"][number] | undefined,
+  position: string | undefined,
+) {
+  const start = statement?.offset ?? 0;
+  // Postgres counts characters, JavaScript halves of some.
+  const before = position
+    ? [...(statement?.text ?? "")].slice(0, Number(position) - 1).join("")
+    : "";
+  const lines = text.slice(0, start + before.length).split("\n");
+  const last = (lines.at(-1) ?? "").replace(/^\uFEFF/, "");
+  return { line: lines.length, column: last.length + 1 };
+}
+
+function showStatement(text: string): string[] {
+  const lines = text.split(/\r?\n/);
+  const shown = lines.slice(0, SHOWN_LINES).map((line) => `  | ${line}`);
+  const more = lines.length - SHOWN_LINES;
+  return more > 0 ? [...shown, `  | … ${more} more lines`] : shown;
+}

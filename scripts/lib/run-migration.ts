@@ -1,0 +1,278 @@
+// Runs one file of SQL, step by step: what can be in a transaction commits
+// together with how far the run is, and the last step together with the record.
+// Cut short at any point, the next run goes on from there.
+import type { Sql } from "postgres";
+import { type LogEntry, logDone, logError, logProgress } from "./migration-log";
+import {
+  classify,
+  isWithoutTransaction,
+  type Learned,
+  nextStep,
+  type Script,
+  type Step,
+} from "./migration-steps";
+import { explainFailure, type PostgresError } from "./migration-failure";
+import { failure, note } from "./report";
+import { lookAgain } from "./resume-statement";
+import { hashStatements, readWords, type Statement } from "./sql-statements";
+
+/** How to run it. */
+export interface RunOptions {
+  /** SQL that records it, for the transaction of its last step. */
+  record: string;
+  /** What an earlier run has left unfinished. */
+  unfinished: LogEntry | undefined;
+  /** Milliseconds that a statement waits for a lock; 0 is for ever. */
+  lockTimeout: number;
+  /** Tells who is in the way, once a lock was not to be had. */
+  nameBlockers?: () => string | undefined;
+}
+
+/** So that a run that was killed lets go of its lock; not every system can. */
+const noticeLostClient = `
+  do $$ begin
+    set client_connection_check_interval = 1000;
+  exception when others then null;
+  end $$`;
+
+const RETRIES = 5;
+/** lock_not_available, deadlock_detected. */
+const LOCKED = ["55P03", "40P01"];
+/** active_sql_transaction, invalid_transaction_termination. */
+const NOT_IN_TRANSACTION = ["25001", "2D000"];
+/** unsafe_new_enum_value_usage */
+const UNCOMMITTED_VALUE = "55P04";
+
+/** What is written must not depend on a role that the file has set. */
+const asOurselves =
+  "set local session authorization default; set local role none;";
+
+/**
+ * Runs what is left of a file, on the one session of `sql`, which holds the
+ * migration lock.
+ *
+ * @returns milliseconds.
+ * @throws for a statement that fails, with its place in the file, after what
+ * it was in has been rolled back.
+ */
+export async function runScript(
+  sql: Sql,
+  script: Script,
+  options: RunOptions,
+): Promise<number> {
+  const { statements } = script;
+  const start = performance.now();
+  const learned: Learned = { alone: new Set(), committedBefore: new Set() };
+  const isSingle = isWithoutTransaction(script.text);
+  let { done, underWay } = readResumption(script, options.unfinished);
+  refuseCopy(script);
+  await prepareSession(sql, script, done, options.lockTimeout);
+  let retries = 0;
+  while (true) {
+    const step =
+      done < statements.length
+        ? nextStep(statements, done, isSingle, learned)
+        : { from: done, until: done, isAlone: false, isRolledBack: false };
+    try {
+      if (step.isAlone) await runAlone(sql, script, step, underWay === done);
+      else await runTransaction(sql, script, step, options);
+    } catch (thrown) {
+      const failed = thrown as StepFailure;
+      const { error, statement } = failed;
+      if (learn(error, statement, step, learned)) continue;
+      if (LOCKED.includes(error.code ?? "") && retries < RETRIES) {
+        retries += 1;
+        await pause(script, options, retries);
+        continue;
+      }
+      throw await explain(sql, script, failed, done, start);
+    }
+    retries = 0;
+    underWay = undefined;
+    // The record is in the transaction that had the last statement.
+    if (step.until === statements.length && !step.isAlone && !step.isRolledBack)
+      return Math.round(performance.now() - start);
+    done = step.until;
+  }
+}
+
+/** An error of the server, with the index of the statement that met it. */
+interface StepFailure {
+  error: PostgresError;
+  statement: number;
+}
+
+async function runTransaction(
+  sql: Sql,
+  script: Script,
+  { from, until, isRolledBack }: Step,
+  { record }: RunOptions,
+): Promise<void> {
+  const { statements } = script;
+  const own = statements
+    .slice(from, until)
+    .map((statement, index) => ({ statement, index: from + index }))
+    .filter(({ statement }) =>
+      ["plain", "alone"].includes(classify(statement)),
+    );
+  const isLast = until === statements.length;
+  const written =
+    isLast && !isRolledBack
+      ? `${record}; ${logDone(script, statements.length)}`
+      : logProgress(script, progressAt(script, until));
+  const texts = [
+    "begin",
+    ...own.map(({ statement }) => statement.text),
+    ...(isRolledBack ? ["rollback", "begin"] : []),
+    `${asOurselves} ${written}`,
+    "commit",
+  ];
+  // All at once: a statement waits for the one before it, not for us.
+  const outcomes = await Promise.allSettled(
+    texts.map((text) => sql.unsafe(text)),
+  );
+  const at = outcomes.findIndex(({ status }) => status === "rejected");
+  if (at === -1) return;
+  await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
+  const { reason } = outcomes[at] as PromiseRejectedResult;
+  throw { error: reason, statement: own[at - 1]?.index ?? until - 1 };
+}
+
+async function runAlone(
+  sql: Sql,
+  script: Script,
+  { from }: Step,
+  isResumed: boolean,
+): Promise<void> {
+  const statement = script.statements[from];
+  if (!statement) return;
+  try {
+    const found = await lookAgain(sql, statement, isResumed);
+    if (found === "run") {
+      await write(sql, logProgress(script, progressAt(script, from, from)));
+      await sql.unsafe(statement.text);
+    }
+    await write(sql, logProgress(script, progressAt(script, from + 1)));
+  } catch (error) {
+    throw { error, statement: from };
+  }
+}
+
+async function write(sql: Sql, text: string): Promise<void> {
+  await sql.unsafe(`begin; ${asOurselves} ${text}; commit`);
+}
+
+function progressAt(
+  { statements }: Script,
+  until: number,
+  underWay: number | null = null,
+) {
+  return {
+    statementsDone: until,
+    doneHash: hashStatements(statements.slice(0, until)),
+    statementUnderWay: underWay,
+  };
+}
+
+/**
+ * Where to go on.
+ *
+ * @throws when what has run of the file was edited since.
+ */
+function readResumption(script: Script, unfinished: LogEntry | undefined) {
+  if (!unfinished) return { done: 0, underWay: undefined };
+  const { statementsDone: done, doneHash, statementUnderWay } = unfinished;
+  const { doneHash: now } = progressAt(script, done);
+  if (done > script.statements.length || doneHash !== now)
+    throw failure(
+      `${script.file} was edited in its first ${done} statements, which are committed already`,
+      {
+        code: "PARTIAL",
+        hint: "restore it from git; or undo by hand what they did and run `bun run db:migrate:repair`",
+        details: { tag: script.tag, file: script.file },
+      },
+    );
+  return { done, underWay: statementUnderWay ?? undefined };
+}
+
+/** Its rows would follow in the text, where nobody sends them from. */
+function refuseCopy({ statements, tag, file }: Script): void {
+  for (const { tokens } of statements) {
+    const [first, ...words] = readWords(tokens, 200);
+    if (first === "COPY" && words.join(" ").match(/\b(FROM STDIN|TO STDOUT)\b/))
+      throw failure(`${file} has a COPY that needs a client at its other end`, {
+        code: "MIGRATION_FAILED",
+        hint: "write its rows as an INSERT",
+        details: { tag, file },
+      });
+  }
+}
+
+/** Every file begins with a session as new, but for what it has set itself. */
+async function prepareSession(
+  sql: Sql,
+  { statements }: Script,
+  done: number,
+  lockTimeout: number,
+): Promise<void> {
+  await sql.unsafe(`
+    reset session authorization; reset role; reset all;
+    set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
+    ${noticeLostClient}`);
+  for (const statement of statements.slice(0, done))
+    if (isSetting(statement)) await sql.unsafe(statement.text);
+}
+
+function isSetting({ tokens }: Statement): boolean {
+  const [first, second = "", ...words] = readWords(tokens, 8);
+  if (first === "SET")
+    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
+  const isCall =
+    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
+  return isCall || first === "RESET";
+}
+
+/** Whether the step can be divided so that the statement fares better. */
+function learn(
+  { code = "" }: PostgresError,
+  statement: number,
+  step: Step,
+  { alone, committedBefore }: Learned,
+): boolean {
+  if (step.isAlone) return false;
+  if (NOT_IN_TRANSACTION.includes(code)) alone.add(statement);
+  else if (code === UNCOMMITTED_VALUE && statement > step.from)
+    committedBefore.add(statement);
+  else return false;
+  return true;
+}
+
+/** Between two attempts nothing is locked, and the pauses grow. */
+async function pause(
+  { tag }: Script,
+  { lockTimeout, nameBlockers }: RunOptions,
+  retry: number,
+): Promise<void> {
+  const ms = (lockTimeout / 10) * 2 ** (retry - 1);
+  const blockers = nameBlockers?.();
+  note(
+    `Waiting: ${tag} got no lock within ${lockTimeout} ms${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
+  );
+  await Bun.sleep(ms);
+}
+
+async function explain(
+  sql: Sql,
+  script: Script,
+  { error, statement }: StepFailure,
+  done: number,
+  start: number,
+): Promise<Error> {
+  const ms = Math.round(performance.now() - start);
+  // The log is the less important of the two, and the session may be lost.
+  const text = logError(script, error.message, ms);
+  await sql
+    .unsafe(`reset session authorization; reset role; ${text}`)
+    .catch(() => {});
+  return explainFailure(error, script, statement, done);
+}
