@@ -2,7 +2,13 @@
 // missing? Reads only. Exits 3 unless all are applied, 1 when it cannot tell.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { readPlan } from "./lib/migrations";
+import { type LogEntry, readLog } from "./lib/migration-log";
+import {
+  findUnfinished,
+  type Migration,
+  type Plan,
+  readPlan,
+} from "./lib/migrations";
 import { FINDINGS, print, printJson, readOptions } from "./lib/report";
 
 const usage = `bun run db:migrate:status [--json]
@@ -16,18 +22,20 @@ const env = readEnv();
 const sql = await openConnection(env.direct, "db:migrate:status");
 try {
   const plan = await readPlan(sql);
-  const known = plan.migrations.map((migration) => ({
-    tag: migration.tag,
-    when: migration.when,
-    state: plan.pending.includes(migration)
-      ? "pending"
-      : plan.modified.includes(migration)
-        ? "modified"
-        : "applied",
-    outOfOrder: plan.outOfOrder.includes(migration),
-    appliedAt: null,
-    ms: null,
-  }));
+  const log = await readLog(sql);
+  const known = plan.migrations.map((migration) => {
+    const { tag, when } = migration;
+    const run = log.findLast((entry) => entry.tag === tag && entry.ms !== null);
+    const isKnown = plan.applied.has(migration) && run?.direction !== "down";
+    return {
+      tag,
+      when,
+      state: nameState(plan, log, migration),
+      outOfOrder: plan.outOfOrder.includes(migration),
+      appliedAt: isKnown ? (run?.startedAt ?? null) : null,
+      ms: isKnown ? (run?.ms ?? null) : null,
+    };
+  });
   const unknown = plan.unknown.map(({ when }) => ({
     tag: null,
     when,
@@ -43,6 +51,13 @@ try {
       tag,
       message: `${file} was edited after it was applied`,
     })),
+    ...known
+      .filter(({ state }) => state === "partial")
+      .map(({ tag }) => ({
+        code: "partial",
+        tag,
+        message: `${tag} was cut off after a part of it was committed`,
+      })),
     ...plan.warnings,
   ];
 
@@ -64,4 +79,16 @@ try {
   if (!isClean) process.exitCode = FINDINGS;
 } finally {
   await sql.end({ timeout: 5 });
+}
+
+/** A rollback that was cut off leaves a part of one behind as well. */
+function nameState(
+  { applied, modified }: Plan,
+  log: LogEntry[],
+  migration: Migration,
+): string {
+  const direction = applied.has(migration) ? "down" : "up";
+  if (findUnfinished(log, migration.tag, direction)) return "partial";
+  if (!applied.has(migration)) return "pending";
+  return modified.includes(migration) ? "modified" : "applied";
 }

@@ -149,9 +149,6 @@ function describeRun({ tag, hash, bareHash, direction }: Run): string {
 const runBy = `${readUser()}@${hostname()}`;
 
 function readUser(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    return String(process.getuid?.() ?? "unknown"); // no entry in passwd
-  }
+  const { username, uid } = userInfo();
+  return username === "unknown" ? `uid ${uid}` : username;
 }

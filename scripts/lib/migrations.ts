@@ -94,7 +94,7 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
     const file = relative(root, join(folder, `${tag}.sql`));
     const text = readMigrationFile(file, tag);
     const number = typeof idx === "number" ? idx : index;
-    return { tag, idx: number, when, file, text, hash: sha256(text) };
+    return { tag, idx: number, when, file, text, hash: hashText(text) };
   });
 }
 
@@ -293,11 +293,12 @@ function isSpacing(text: string, hash: string): boolean {
     .trimEnd();
   return [lines, lines.replaceAll("\n", "\r\n")].some((body) =>
     ["", "\n", "\r\n"].some((end) =>
-      ["", "\uFEFF"].some((mark) => sha256(mark + body + end) === hash),
+      ["", "\uFEFF"].some((mark) => hashText(mark + body + end) === hash),
     ),
   );
 }
 
-function sha256(text: string): string {
+/** As drizzle-orm hashes a file: sha256, in hex. */
+export function hashText(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }

@@ -133,7 +133,13 @@ export async function requireLossConsent(
   await requireName(command, "data would be lost", address, confirmed);
 }
 
-async function requireName(
+/**
+ * Wants the database's name, from `--confirm` or, on a terminal, from the
+ * keyboard, for a reason that is said.
+ *
+ * @throws with exit code 2 without it.
+ */
+export async function requireName(
   command: string,
   reason: string,
   { database }: DatabaseAddress,

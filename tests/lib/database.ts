@@ -36,21 +36,23 @@ export function testDatabase(
   state: State,
   body: (database: TestDatabase) => Promise<void>,
 ): void {
-  bunTest.concurrent(
-    sentence,
-    async () => {
-      const database = describeDatabase();
-      await createDatabase(database.name, state);
-      let hasPassed = false;
-      try {
-        await body(database);
-        hasPassed = true;
-      } finally {
-        await disposeOf(database, hasPassed);
-      }
-    },
-    TIMEOUT_MS,
-  );
+  bunTest.concurrent(sentence, () => withDatabase(state, body), TIMEOUT_MS);
+}
+
+/** Does something with a database, which is dropped unless that throws. */
+export async function withDatabase(
+  state: State,
+  body: (database: TestDatabase) => Promise<void>,
+): Promise<void> {
+  const database = describeDatabase();
+  await createDatabase(database.name, state);
+  let hasPassed = false;
+  try {
+    await body(database);
+    hasPassed = true;
+  } finally {
+    await disposeOf(database, hasPassed);
+  }
 }
 
 /** One database for all tests of a file. */

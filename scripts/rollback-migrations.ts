@@ -1,0 +1,181 @@
+// bun run db:rollback: undoes the newest applied migrations through their down
+// files, newest first, each in a transaction with its record. Exits 1 when one
+// fails (it is rolled back), 2 without consent to a loss, 75 when busy.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readEnv, root } from "../src/env";
+import { type Applied, toScript } from "./lib/apply-migrations";
+import { openConnection, requireDirect } from "./lib/connection";
+import { countLosses } from "./lib/count-losses";
+import { withMigrationLock } from "./lib/migration-lock";
+import { createTables, readLog, tablesExist } from "./lib/migration-log";
+import type { Script } from "./lib/migration-steps";
+import {
+  findUnfinished,
+  hashText,
+  type Migration,
+  type Plan,
+  readPlan,
+} from "./lib/migrations";
+import {
+  readProtection,
+  requireConsent,
+  requireLossConsent,
+} from "./lib/protection";
+import {
+  failure,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+} from "./lib/report";
+import { runScript } from "./lib/run-migration";
+import { watchSession } from "./lib/watch-session";
+
+const usage = `bun run db:rollback [flags]
+
+Undoes applied migrations through <tag>.down.sql, the newest first.
+  --steps <number>       how many (1)
+  --to <tag>             back to this migration, which is kept
+  --dry-run              print the SQL and what would be lost, change nothing
+  --confirm <database>   answers for a loss, or for a protected database
+  --wait <seconds>       how long to wait for another run (60)
+  --lock-timeout <ms>    how long a statement waits for a table (5000)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    steps: { type: "string" },
+    to: { type: "string" },
+    "dry-run": { type: "boolean" },
+    confirm: { type: "string" },
+    wait: { type: "string", default: "60" },
+    "lock-timeout": { type: "string", default: "5000" },
+    json: { type: "boolean" },
+  },
+});
+const steps = readWhole(values.steps ?? "1", "--steps");
+const waitSeconds = readWhole(values.wait, "--wait");
+const lockTimeout = readWhole(values["lock-timeout"], "--lock-timeout");
+if (values.steps !== undefined && values.to !== undefined)
+  throw refusal("--steps and --to are two ways to say how far", {
+    code: "USAGE",
+  });
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const sql = await openConnection(address, "db:rollback");
+try {
+  await requireDirect(sql, address);
+  await withMigrationLock(sql, waitSeconds, rollBack);
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function rollBack(): Promise<void> {
+  const plan = await readPlan(sql);
+  const wanted = selectApplied(plan);
+  const scripts = wanted.map(readDownScript);
+  const rolledBack: Applied[] = [];
+  const document = () => ({
+    database,
+    rolledBack,
+    head: nameHead(plan, rolledBack),
+  });
+  if (wanted.length === 0) {
+    print(`Nothing to roll back: ${database} ${nameState(plan)}`);
+    return printJson(document());
+  }
+  await askFirst(scripts);
+  if (!values["dry-run"]) {
+    try {
+      await run(plan, wanted, scripts, rolledBack);
+    } catch (error) {
+      throw Object.assign(error as Error, { document: document() });
+    }
+  }
+  printJson(document());
+}
+
+/** The newest in the journal come first. */
+function selectApplied({ migrations, applied }: Plan): Migration[] {
+  const newestFirst = migrations.filter((m) => applied.has(m)).reverse();
+  if (values.to === undefined) return newestFirst.slice(0, steps);
+  const kept = newestFirst.findIndex(({ tag }) => tag === values.to);
+  if (kept === -1)
+    throw refusal(`there is no applied migration ${values.to}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  return newestFirst.slice(0, kept);
+}
+
+function readDownScript({ tag, file }: Migration): Script {
+  const down = file.replace(/\.sql$/, ".down.sql");
+  let text: string;
+  try {
+    text = readFileSync(join(root, down), "utf8");
+  } catch {
+    throw failure(`${down} is not there, and nothing was undone`, {
+      code: "FILE_MISSING",
+      hint: `write the SQL that undoes ${tag} into \`${down}\``,
+      details: { tag, file: down },
+    });
+  }
+  return toScript({ tag, file: down, text, hash: hashText(text) }, "down");
+}
+
+/** Says what would be lost, and wants consent where that is something. */
+async function askFirst(scripts: Script[]): Promise<void> {
+  const losses = await countLosses(sql, scripts, lockTimeout);
+  for (const loss of losses) note(`Would be lost: ${loss}`);
+  if (values["dry-run"])
+    for (const { tag, text } of scripts) print(`-- ${tag}\n${text.trimEnd()}`);
+  else {
+    const protection = await readProtection(sql, env, address);
+    await requireConsent("db:rollback", protection, address, values.confirm);
+    await requireLossConsent("db:rollback", losses, address, values.confirm);
+  }
+}
+
+async function run(
+  plan: Plan,
+  wanted: Migration[],
+  scripts: Script[],
+  rolledBack: Applied[],
+): Promise<void> {
+  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
+  const log = await readLog(sql);
+  const watch = await watchSession(sql, address);
+  try {
+    for (const [index, migration] of wanted.entries()) {
+      const { tag } = migration;
+      watch.setTitle(tag);
+      const script = scripts[index];
+      const record = plan.applied.get(migration);
+      if (!script || !record) throw new Error(`${tag} is not in the plan`);
+      const ms = await runScript(sql, script, {
+        record: `delete from drizzle.__drizzle_migrations where id = ${record.id}`,
+        unfinished: findUnfinished(log, tag, "down"),
+        lockTimeout,
+        nameBlockers: watch.nameBlockers,
+      });
+      rolledBack.push({ tag, ms });
+      print(`Rolled back: ${tag} (${ms} ms)`);
+    }
+  } finally {
+    await watch.stop();
+  }
+}
+
+function nameHead({ migrations, applied }: Plan, undone: Applied[]) {
+  const tags = undone.map(({ tag }) => tag);
+  const isLeft = (m: Migration) => applied.has(m) && !tags.includes(m.tag);
+  return migrations.findLast(isLeft)?.tag ?? null;
+}
+
+function nameState({ head }: Plan): string {
+  return head ? `is at ${head.tag}` : "has no migrations";
+}
