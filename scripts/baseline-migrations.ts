@@ -97,7 +97,7 @@ async function record(plan: Plan, wanted: Migration[]): Promise<void> {
     return [
       recordOf(migration, recorded),
       logForgotten(migration.tag),
-      logDone(run, 0),
+      logDone(run, 0, false),
     ];
   });
   await sql.unsafe(`begin; ${[createTables, ...texts].join(";")}; commit`);

@@ -88,7 +88,7 @@ function findEdited({ applied }: Plan): Repair[] {
       text: `
         update drizzle.__drizzle_migrations
         set hash = ${quoteLiteral(migration.hash)} where id = ${record.id};
-        ${logDone(toScript(migration, "repair"), 0)}`,
+        ${logDone(toScript(migration, "repair"), 0, false)}`,
     }));
 }
 

@@ -109,18 +109,27 @@ export function logProgress(run: Run, progress: Progress): string {
       statement_under_way = excluded.statement_under_way`;
 }
 
-/** Writes that a run is done, in the transaction that ends it. */
-export function logDone(run: Run, statements: number): string {
-  const unfinished = `tag = ${quoteLiteral(run.tag)} and ms is null`;
-  return `
+/**
+ * Writes that a run is done, in the transaction that ends it.
+ *
+ * @param hasProgress it has written how far it is before.
+ */
+export function logDone(
+  run: Run,
+  statements: number,
+  hasProgress: boolean,
+): string {
+  const unfinished = `drizzle.__migration_log where tag = ${quoteLiteral(run.tag)} and ms is null`;
+  const start = hasProgress
+    ? `coalesce((select min(started_at) from ${unfinished}), now())`
+    : "now()";
+  const insert = `
     insert into drizzle.__migration_log
       (tag, hash, bare_hash, direction, run_by, statements_done, started_at, ms)
     select ${describeRun(run)}, ${statements}, started_at,
       extract(epoch from clock_timestamp() - started_at) * 1000
-    from coalesce((
-      select min(started_at) from drizzle.__migration_log where ${unfinished}
-    ), now()) as started_at;
-    delete from drizzle.__migration_log where ${unfinished}`;
+    from ${start} as started_at`;
+  return hasProgress ? `${insert}; delete from ${unfinished}` : insert;
 }
 
 /** Writes why a run failed, after `ms`; an unfinished one stays unfinished. */

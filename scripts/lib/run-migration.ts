@@ -44,8 +44,10 @@ const NOT_IN_TRANSACTION = ["25001", "2D000"];
 const UNCOMMITTED_VALUE = "55P04";
 
 /** What is written must not depend on a role that the file has set. */
-const asOurselves =
-  "set local session authorization default; set local role none;";
+const asOurselves = ({ text }: Script) =>
+  /role|authorization/i.test(text)
+    ? "set local session authorization default; set local role none;"
+    : "";
 
 /**
  * Runs what is left of a file, on the one session of `sql`, which holds the
@@ -106,7 +108,7 @@ async function runTransaction(
   sql: Sql,
   script: Script,
   { from, until, isRolledBack }: Step,
-  { record }: RunOptions,
+  { record, unfinished }: RunOptions,
 ): Promise<void> {
   const { statements } = script;
   const own = statements
@@ -116,16 +118,16 @@ async function runTransaction(
       ["plain", "alone"].includes(classify(statement)),
     );
   const isLast = until === statements.length;
+  const hasProgress = from > 0 || unfinished !== undefined;
   const written =
     isLast && !isRolledBack
-      ? `${record}; ${logDone(script, statements.length)}`
+      ? `${record}; ${logDone(script, statements.length, hasProgress)}`
       : logProgress(script, progressAt(script, until));
   const texts = [
     "begin",
     ...own.map(({ statement }) => statement.text),
     ...(isRolledBack ? ["rollback", "begin"] : []),
-    `${asOurselves} ${written}`,
-    "commit",
+    `${asOurselves(script)} ${written}; commit`,
   ];
   // All at once: a statement waits for the one before it, not for us.
   const outcomes = await Promise.allSettled(
@@ -149,17 +151,21 @@ async function runAlone(
   try {
     const found = await lookAgain(sql, statement, isResumed);
     if (found === "run") {
-      await write(sql, logProgress(script, progressAt(script, from, from)));
+      await write(
+        sql,
+        script,
+        logProgress(script, progressAt(script, from, from)),
+      );
       await sql.unsafe(statement.text);
     }
-    await write(sql, logProgress(script, progressAt(script, from + 1)));
+    await write(sql, script, logProgress(script, progressAt(script, from + 1)));
   } catch (error) {
     throw { error, statement: from };
   }
 }
 
-async function write(sql: Sql, text: string): Promise<void> {
-  await sql.unsafe(`begin; ${asOurselves} ${text}; commit`);
+async function write(sql: Sql, script: Script, text: string): Promise<void> {
+  await sql.unsafe(`begin; ${asOurselves(script)} ${text}; commit`);
 }
 
 function progressAt(
@@ -208,17 +214,25 @@ function refuseCopy({ statements, tag, file }: Script): void {
   }
 }
 
+/** The lock timeout of sessions in which nothing else was set since. */
+const prepared = new WeakMap<Sql, number>();
+/** What may set something for the session, by itself or in what it calls. */
+const SETTING = /\b(set|reset|set_config|select|perform|call|do|discard)\b/i;
+
 /** Every file begins with a session as new, but for what it has set itself. */
 async function prepareSession(
   sql: Sql,
-  { statements }: Script,
+  { statements, text }: Script,
   done: number,
   lockTimeout: number,
 ): Promise<void> {
-  await sql.unsafe(`
-    reset session authorization; reset role; reset all;
-    set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
-    ${noticeLostClient}`);
+  if (prepared.get(sql) !== lockTimeout)
+    await sql.unsafe(`
+      reset session authorization; reset role; reset all;
+      set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
+      ${noticeLostClient}`);
+  if (SETTING.test(text)) prepared.delete(sql);
+  else prepared.set(sql, lockTimeout);
   for (const statement of statements.slice(0, done))
     if (isSetting(statement)) await sql.unsafe(statement.text);
 }
