@@ -11,13 +11,13 @@ import { readUsedEngine } from "./lib/server";
 const usage = `bun run db:logs [flags]
 
 Prints the server's log.
-  --follow      go on until Ctrl-C
-  --lines <n>   how many lines from its end (100)`;
+  -f, --follow      go on until Ctrl-C
+  -n, --lines <n>   how many lines from its end (100)`;
 
 const { values } = readOptions(usage, {
   options: {
-    follow: { type: "boolean" },
-    lines: { type: "string", default: "100" },
+    follow: { type: "boolean", short: "f" },
+    lines: { type: "string", short: "n", default: "100" },
   },
 });
 const lines = readWhole(values.lines, "--lines");

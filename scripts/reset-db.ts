@@ -93,7 +93,8 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
       await sql.end({ timeout: 5 });
     }
   });
-  await swapIn(server, address);
+  const hasDropped = await swapIn(server, address);
+  if (hasDropped) print(`Dropped: the older ${previous}`);
   print(`Reset: ${database}, at ${head ?? "no migration"}`);
   if (seeded) print(describeSeed(seeded));
   print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);

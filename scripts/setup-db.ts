@@ -13,6 +13,7 @@ import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
 import { nameServer, probe } from "./lib/connection";
 import { print, readOptions } from "./lib/report";
+import { findEngine } from "./lib/server";
 
 const usage = `bun run db:setup
 
@@ -38,7 +39,10 @@ async function writeEnvFile(): Promise<void> {
   const file = join(root, ".env.local");
   if (existsSync(file) || existsSync(join(root, ".env"))) return;
 
-  const { database } = readEnv();
+  const env = readEnv();
+  const { database } = env;
+  // What nobody has chosen may be another clone's, even where it lets us in.
+  const isChosen = database.variable === "DATABASE_URL";
   const port = await findPort(database.port);
   const example = readFileSync(join(root, ".env.example"), "utf8");
   const text = example.replace(/^POSTGRES_PORT=.*$/m, `POSTGRES_PORT=${port}`);
@@ -51,8 +55,12 @@ async function writeEnvFile(): Promise<void> {
 
   async function findPort(port: number): Promise<number> {
     const { state } = await probe({ ...database, port });
-    const isOurs = ["ready", "silent", "no-database"].includes(state);
-    return isOurs ? port : await findPort(port + 1);
+    if (state === "silent" || isChosen) return port;
+    const engine = await findEngine({
+      ...env,
+      database: { ...database, port },
+    });
+    return engine === "external" ? await findPort(port + 1) : port;
   }
 }
 

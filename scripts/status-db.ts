@@ -44,6 +44,8 @@ try {
     Lock: lockHolder ? nameHolder(lockHolder) : "free",
     Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
   });
+  if (migrations.problems > 0)
+    note("Hint: `bun run db:migrate:status` names the problems");
   printJson({
     engine,
     running: true,

@@ -49,7 +49,7 @@ try {
   print(
     pending.length > 0
       ? `Pending: ${pending.join(", ")}`
-      : "Compared: the schema is current",
+      : "Compared: no migration is pending",
   );
   printJson({ connected: true, latencyMs, serverVersion, counts, pending });
   if (pending.length > 0) {

@@ -131,7 +131,7 @@ describe("db:test", () => {
         pending: [],
       });
       expect(text.stdout).toContain(
-        "Counted: users 1, tenants 1, memberships 1\nCompared: the schema is current\n",
+        "Counted: users 1, tenants 1, memberships 1\nCompared: no migration is pending\n",
       );
     },
   );

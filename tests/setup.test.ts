@@ -49,7 +49,7 @@ test("makes a working database, and finds nothing to do the second time", async 
     "Seeded: dev (users 1, tenants 1, tenant_members 1, builds 3)",
     `Connected: app on localhost:${port}, …, … a query`,
     "Counted: users 1, tenants 1, memberships 1",
-    "Compared: the schema is current",
+    "Compared: no migration is pending",
     "",
   ]);
   expect(written).toBe(

@@ -45,7 +45,10 @@ afterAll(async () => {
 async function findServer(
   env: Env,
 ): Promise<{ server: DatabaseAddress; stop?: () => Promise<void> }> {
-  if (env.test) return { server: env.test };
+  if (env.test) {
+    await requireServer(env.test);
+    return { server: env.test };
+  }
   if ((await chooseEngine(env)) === "compose") {
     try {
       const { engine } = await startServer(env);
@@ -56,6 +59,16 @@ async function findServer(
     }
   }
   return await startTemporaryServer();
+}
+
+/** Says once what is wrong with it, rather than in every test. */
+async function requireServer(address: DatabaseAddress): Promise<void> {
+  try {
+    await (await openConnection(address, "tests")).end({ timeout: 5 });
+  } catch (error) {
+    console.error(`Error: ${(error as Error).message}`);
+    process.exit(1);
+  }
 }
 
 async function startTemporaryServer() {

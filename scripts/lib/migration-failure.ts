@@ -23,12 +23,14 @@ const EXISTS = ["42P07", "42710", "42P06", "42701"];
  *
  * @param index of the statement that failed, from 0.
  * @param done how many statements of the file are committed.
+ * @param isAlone it ran outside of a transaction.
  */
 export function explainFailure(
   error: PostgresError,
   { tag, file, text, statements, direction }: Script,
   index: number,
   done: number,
+  isAlone = false,
 ): Error {
   // What this project says itself has its own hint and place.
   if ("exitCode" in error) return error;
@@ -60,7 +62,7 @@ export function explainFailure(
         ...(error.lines ?? []),
         isLost
           ? "  Whether it was committed, nobody has heard."
-          : `  It was rolled back; ${committed}.`,
+          : `  It ${isAlone ? "ran outside of a transaction" : "was rolled back"}; ${committed}.`,
       ],
       details: {
         tag,

@@ -40,7 +40,7 @@ export function readOptions<T extends ParseArgsConfig>(
 ): ReturnType<typeof parseArgs<T>> {
   const args = process.argv.slice(2);
   isJson = "json" in (config.options ?? {}) && args.includes("--json");
-  if (args.includes("--help"))
+  if (args.includes("--help") || args.includes("-h"))
     throw Object.assign(new Error(), { usage, exitCode: 0 });
   try {
     return parseArgs<T>({ args, ...config });
@@ -118,6 +118,11 @@ export function describeError(error: Error & FailureFields) {
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
+  // postgres.js writes to a socket that is gone; the query's own error follows.
+  if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {
+    process.exitCode ||= FAILED;
+    return;
+  }
   // Whoever read the output has left; a socket's error has no fd.
   if (thrown.code === "EPIPE" && "fd" in thrown) return;
   process.exitCode = thrown.exitCode ?? FAILED;

@@ -87,7 +87,7 @@ export async function runScript(
         await pause(script, options, retries);
         continue;
       }
-      throw await explain(sql, script, failed, done, start);
+      throw await explain(sql, script, failed, step, start);
     }
     retries = 0;
     underWay = undefined;
@@ -279,7 +279,7 @@ async function explain(
   sql: Sql,
   script: Script,
   { error, statement }: StepFailure,
-  done: number,
+  { from, isAlone }: Step,
   start: number,
 ): Promise<Error> {
   const ms = Math.round(performance.now() - start);
@@ -288,5 +288,5 @@ async function explain(
   await sql
     .unsafe(`reset session authorization; reset role; ${text}`)
     .catch(() => {});
-  return explainFailure(error, script, statement, done);
+  return explainFailure(error, script, statement, from, isAlone);
 }

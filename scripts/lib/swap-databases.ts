@@ -89,12 +89,13 @@ export async function databaseExists(
  * Puts `__next` in the place of the database, which becomes `__previous`. An
  * older `__previous` is dropped once that is committed.
  *
+ * @returns whether there was an older one.
  * @throws when it could not be done; then everything has its old name.
  */
 export async function swapIn(
   server: Sql,
   address: DatabaseAddress,
-): Promise<void> {
+): Promise<boolean> {
   const { database } = address;
   const previous = previousOf(database);
   const dropped = droppedOf(database);
@@ -104,10 +105,11 @@ export async function swapIn(
     [database, previous],
     [nextOf(database), database],
   ];
-  if (await databaseExists(server, previous))
-    renames.unshift([previous, dropped]);
+  const hasOlder = await databaseExists(server, previous);
+  if (hasOlder) renames.unshift([previous, dropped]);
   await renameTogether(server, address, renames);
   await server.unsafe(dropDropped);
+  return hasOlder;
 }
 
 /**

@@ -1,0 +1,193 @@
+// The plan: what journal, files, records and log say together.
+import { expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { LogEntry } from "../scripts/lib/migration-log";
+import {
+  hashText,
+  type Migration,
+  type MigrationRecord,
+  planMigrations,
+  readMigrations,
+} from "../scripts/lib/migrations";
+import { hashStatements, splitStatements } from "../scripts/lib/sql-statements";
+
+const migration = (idx: number, fields: Partial<Migration> = {}): Migration => {
+  const text = fields.text ?? `create table t${idx} ();`;
+  const tag = `000${idx}_t`;
+  return {
+    tag,
+    idx,
+    when: 100 + idx,
+    file: `${tag}.sql`,
+    text,
+    hash: hashText(text),
+    ...fields,
+  };
+};
+const recordOf = ({ when, hash }: Migration, id: number): MigrationRecord => ({
+  id,
+  when,
+  hash,
+});
+const a = migration(0);
+const b = migration(1);
+const c = migration(2);
+const tagsOf = (migrations: Migration[]) => migrations.map(({ tag }) => tag);
+
+test("pending is what has no record, whatever the newest record is", () => {
+  const plan = planMigrations([a, b, c], [recordOf(c, 1), recordOf(a, 2)]);
+
+  expect(tagsOf(plan.pending)).toEqual(["0001_t"]);
+  expect(tagsOf(plan.outOfOrder)).toEqual(["0001_t"]);
+  expect(plan.head).toBe(c);
+  expect(plan.warnings).toMatchObject([
+    { code: "out_of_order", tag: "0001_t" },
+  ]);
+});
+
+test("an entry that was stamped anew is known by its hash", () => {
+  const plan = planMigrations([{ ...a, when: 999 }, b], [recordOf(a, 1)]);
+
+  expect(tagsOf(plan.pending)).toEqual(["0001_t"]);
+  expect(plan.modified).toEqual([]);
+});
+
+test("an edited file is known by its stamp", () => {
+  const plan = planMigrations(
+    [migration(0, { text: "select 1" })],
+    [recordOf(a, 1)],
+  );
+
+  expect(tagsOf(plan.modified)).toEqual(["0000_t"]);
+  expect(plan.pending).toEqual([]);
+});
+
+test("two migrations of one content, or one stamp, have a record each", () => {
+  const twin = { ...b, text: a.text, hash: a.hash };
+  const sameStamp = { ...c, when: twin.when };
+  const one = planMigrations([a, twin, sameStamp], [recordOf(a, 1)]);
+  const both = planMigrations(
+    [a, twin, sameStamp],
+    [recordOf(twin, 1), recordOf(a, 2), recordOf(sameStamp, 3)],
+  );
+
+  expect(tagsOf(one.pending)).toEqual(["0001_t", "0002_t"]);
+  expect(both.pending).toEqual([]);
+  expect(both.modified).toEqual([]);
+  expect(both.warnings).toMatchObject([
+    { code: "duplicate_when", tag: "0002_t" },
+  ]);
+});
+
+test("line endings, a byte-order mark and trailing blanks are no edit", () => {
+  for (const text of [
+    "\uFEFFselect 1;\nselect 2;\n",
+    "select 1;\r\nselect 2;\r\n",
+    "select 1;\nselect 2;  \n\n",
+  ]) {
+    const plan = planMigrations(
+      [migration(0, { text })],
+      [recordOf(migration(0, { text: "select 1;\nselect 2;\n" }), 1)],
+    );
+
+    expect(plan.modified).toEqual([]);
+    expect(plan.warnings).toMatchObject([{ code: "respaced" }]);
+  }
+});
+
+test("comments and inner blanks are no edit where the log knows the statements", () => {
+  const before = migration(0, { text: "select 1;" });
+  const now = migration(0, { text: "-- one\nselect  1;" });
+  const log = [
+    {
+      tag: "0000_t",
+      hash: before.hash,
+      bareHash: hashStatements(splitStatements(before.text)),
+    },
+  ] as LogEntry[];
+
+  expect(planMigrations([now], [recordOf(before, 1)], log).modified).toEqual(
+    [],
+  );
+  expect(tagsOf(planMigrations([now], [recordOf(before, 1)]).modified)).toEqual(
+    ["0000_t"],
+  );
+});
+
+test("a record without an entry is a warning, and a repeated idx another", () => {
+  const plan = planMigrations(
+    [a, { ...b, idx: 0 }],
+    [recordOf(a, 1), recordOf(b, 2), recordOf(c, 3)],
+  );
+
+  expect(plan.unknown).toMatchObject([{ id: 3 }]);
+  expect(plan.warnings.map(({ code }) => code)).toEqual([
+    "duplicate_idx",
+    "missing",
+  ]);
+});
+
+test("hundreds of migrations are compared in a moment", () => {
+  const many = Array.from({ length: 1000 }, (_, idx) => migration(idx));
+  const records = many.slice(0, 999).map(recordOf).reverse();
+
+  expect(tagsOf(planMigrations(many, records).pending)).toEqual(["000999_t"]);
+});
+
+const journals: [
+  sentence: string,
+  journal: string,
+  code: string | undefined,
+][] = [
+  [
+    "version 5",
+    '{"version":"5","dialect":"pg","entries":[{"idx":0,"version":"5","when":1,"tag":"a","breakpoints":true}]}',
+    undefined,
+  ],
+  [
+    "version 7, with stamps for tags",
+    '{"version":"7","entries":[{"idx":3,"when":1,"tag":"a"}]}',
+    undefined,
+  ],
+  [
+    "an entry without a tag",
+    '{"entries":[{"idx":0,"when":1}]}',
+    "JOURNAL_INVALID",
+  ],
+  [
+    "an entry without a stamp",
+    '{"entries":[{"idx":0,"tag":"a"}]}',
+    "JOURNAL_INVALID",
+  ],
+  [
+    "a tag twice",
+    '{"entries":[{"tag":"a","when":1},{"tag":"a","when":2}]}',
+    "JOURNAL_INVALID",
+  ],
+  ["no entries", "{}", "JOURNAL_INVALID"],
+  ["a merge conflict", '<<<<<<< HEAD\n{"entries":[]}', "JOURNAL_INVALID"],
+  [
+    "a file that is not there",
+    '{"entries":[{"tag":"b","when":1}]}',
+    "FILE_MISSING",
+  ],
+];
+for (const [sentence, journal, code] of journals)
+  test(`${code ? "refuses" : "reads"} a journal of ${sentence}`, () => {
+    const folder = mkdtempSync(join(tmpdir(), "starter-journal-"));
+    mkdirSync(join(folder, "meta"));
+    writeFileSync(join(folder, "meta/_journal.json"), journal);
+    writeFileSync(join(folder, "a.sql"), "select 1;");
+    let found: string | undefined;
+    try {
+      readMigrations(folder);
+    } catch (error) {
+      found = (error as { code: string }).code;
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+
+    expect(found).toBe(code);
+  });
