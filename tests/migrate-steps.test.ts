@@ -1,0 +1,345 @@
+// db:migrate on files that cannot be one transaction, that are cut off, that
+// wait for a lock, and that touch what is not theirs.
+import { describe, expect } from "bun:test";
+import { spawn } from "bun";
+import {
+  listRecords,
+  testMigrations as test,
+  writeMigrations,
+} from "./lib/migrations";
+
+const users = "create table users (id int primary key, email text);";
+
+describe("what cannot be in a transaction", () => {
+  test("is run alone, and the rest around it", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_index": `${users}
+        create index concurrently users_email on users (email);
+        alter table users add column age int;`,
+      "0001_enum": `create type mood as enum ('glad');--> statement-breakpoint
+        create table moods (mood mood);`,
+      "0002_value": `alter type mood add value 'sad';--> statement-breakpoint
+        alter table moods alter column mood set default 'sad';`,
+      "0003_own": `begin; alter table users add column a int; commit;
+        create index concurrently users_a on users (a);
+        begin; alter table users add column gone int; rollback;
+        begin; alter table users add column b int`,
+      "0004_procedure": `create procedure add_users() language plpgsql as $$
+          begin insert into users values (1); commit; insert into users values (2); end $$;
+        call add_users();
+        do $$ begin insert into users values (3); commit; end $$;`,
+      "0005_alone":
+        "-- no-transaction\nvacuum users; alter table users add column c int;",
+    });
+
+    const first = await run("db:migrate");
+    const second = await run("db:migrate");
+
+    expect({ ...first, stdout: "" }).toEqual({
+      exitCode: 0,
+      stdout: "",
+      stderr: "",
+    });
+    expect(second.stdout).toStartWith("Nothing to migrate");
+    expect(await listRecords(sql)).toHaveLength(6);
+    expect(await sql`select * from users order by id`).toMatchObject([
+      { id: 1, email: null, age: null, a: null, b: null, c: null },
+      { id: 2 },
+      { id: 3 },
+    ]);
+    expect(
+      await sql`select from pg_class where relname in ('users_email', 'users_a')`,
+    ).toHaveLength(2);
+    expect(
+      await sql`select from pg_attribute where attname = 'gone'`,
+    ).toHaveLength(0);
+  });
+
+  test("stays committed when a later statement fails, and is not run again", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const write = (end: string) =>
+      writeMigrations(project, {
+        "0000_a": `${users}\ncreate index concurrently users_email on users (email);\n${end}`,
+      });
+    write("alter table nobody add column x int;");
+    const failed = await run("db:migrate");
+    const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    write("alter table users add column x int;");
+    const mended = await run("db:migrate");
+
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain(
+      "0000_a.sql:3:1, statement 3 (SQLSTATE 42P01)",
+    );
+    expect(failed.stderr).toContain(
+      "It was rolled back; its first 2 statements are committed.",
+    );
+    expect(status).toMatchObject({
+      migrations: [{ state: "partial", appliedAt: null }],
+      problems: [{ code: "partial", tag: "0000_a" }],
+    });
+    expect(mended.exitCode).toBe(0);
+    expect(await listRecords(sql)).toHaveLength(1);
+  });
+
+  test("is not gone on with when its committed part was edited, until that is repaired", async ({
+    sql,
+    database,
+    project,
+    run,
+  }) => {
+    const end = "vacuum users; select nonsense;";
+    writeMigrations(project, { "0000_a": `${users} ${end}` });
+    await run("db:migrate");
+    writeMigrations(project, { "0000_a": `create table others (); ${end}` });
+
+    const refused = await run("db:migrate");
+    await sql`drop table users`;
+    writeMigrations(project, { "0000_a": users });
+    const repaired = await run(`db:migrate:repair --confirm ${database.name}`);
+    const migrated = await run("db:migrate");
+
+    expect(refused.exitCode).toBe(1);
+    expect(refused.stderr).toContain(
+      "was edited in its first 2 statements, which are committed already",
+    );
+    expect(repaired.stdout).toBe(
+      "Repaired: partial: 0000_a, 2 statements of its up file are committed -> its next run begins with the first statement\n",
+    );
+    expect(migrated.exitCode).toBe(0);
+  });
+
+  test("is built again where an index was left invalid", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `${users} insert into users values (1, 'x'), (2, 'x');`,
+      "0001_b":
+        "create unique index concurrently if not exists users_email on users (email);",
+    });
+    const failed = await run("db:migrate");
+    await sql`delete from users where id = 2`;
+    const again = await run("db:migrate");
+    const indexes =
+      await sql`select indisvalid from pg_index where indexrelid = 'users_email'::regclass`;
+
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain(
+      "It ran outside of a transaction; nothing of it is committed.",
+    );
+    expect(again.exitCode).toBe(0);
+    expect(indexes).toMatchObject([{ indisvalid: true }]);
+  });
+
+  test("stops where nobody can tell whether a procedure was done", async ({
+    sql,
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create procedure wait() language plpgsql as $$
+        begin commit; perform pg_advisory_lock(7); perform pg_advisory_unlock(7); end $$;
+        call wait();`,
+    });
+    const { PATH } = process.env;
+    await sql.reserve().then(async (holder) => {
+      await holder`select pg_advisory_lock(7)`;
+      const client = spawn([process.execPath, "scripts/migrate.ts"], {
+        cwd: project.folder,
+        env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
+      });
+      let waiting = 0;
+      while (waiting === 0)
+        waiting = (
+          await holder`
+          select from pg_stat_activity where datname = ${database.name}
+            and query = 'call wait()' and wait_event = 'advisory'`
+        ).count;
+      client.kill(9);
+      await client.exited;
+      await holder`select pg_advisory_unlock(7)`;
+      holder.release();
+    });
+
+    const stopped = await run("db:migrate");
+    await run(`db:migrate:repair --confirm ${database.name}`);
+    await sql`drop procedure wait()`;
+    const cleared = await run("db:migrate");
+
+    expect(stopped.exitCode).toBe(1);
+    expect(stopped.stderr).toStartWith(
+      "Error: an earlier run was cut off in `CALL WAIT ( )`, and nobody can tell whether it was done\nHint: ",
+    );
+    expect(cleared.exitCode).toBe(0);
+  });
+
+  test("is done once by twenty at once, with an index pending", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `${users} create index concurrently users_email on users (email);`,
+    });
+
+    const all = await Promise.all(
+      Array.from({ length: 20 }, () => run("db:migrate")),
+    );
+
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(20).fill(0));
+    expect(
+      all.filter(({ stdout }) => stdout.startsWith("Applied")),
+    ).toHaveLength(1);
+    expect(await listRecords(sql)).toHaveLength(1);
+  });
+});
+
+describe("a table that another session has locked", () => {
+  const files = {
+    "0000_a": "create table other (); alter table users add column x int;",
+  };
+
+  test("is tried again, by name of who has it, and given up with nothing changed", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, files);
+    await sql.begin(async (holder) => {
+      await holder`lock table users`;
+      const [row] = await holder`select pg_backend_pid() as pid`;
+
+      const { exitCode, stderr } = await run("db:migrate --lock-timeout 400");
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toContain(
+        `got no lock within 400 ms, held by pid ${row?.pid}, `,
+      );
+      expect(stderr).toContain("again in 640 ms (5 of 5)\n");
+      expect(stderr).toContain("(SQLSTATE 55P03)");
+      expect(await holder`select to_regclass('other') as other`).toMatchObject([
+        { other: null },
+      ]);
+    });
+  });
+
+  test("is waited for while it is tried again", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, files);
+    let migrated: ReturnType<typeof run> | undefined;
+    await sql.begin(async (holder) => {
+      await holder`lock table users`;
+      migrated = run("db:migrate --lock-timeout 100");
+      let tried = 0;
+      while (tried === 0)
+        tried = (
+          await holder`
+          select from pg_locks where relation = 'users'::regclass and not granted`
+        ).count;
+    });
+
+    expect((await migrated)?.exitCode).toBe(0);
+  });
+});
+
+describe("a file", () => {
+  test("that touches drizzle's records leaves each of them once", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const when = 2_000_000_000_001;
+    writeMigrations(project, {
+      "0000_a": "create table a ();",
+      "0001_b": `insert into drizzle.__drizzle_migrations (hash, created_at) values ('by hand', ${when});`,
+      "0002_c": "delete from drizzle.__drizzle_migrations;",
+      "0003_d": "drop schema drizzle cascade;",
+    });
+
+    const first = await run("db:migrate");
+    const second = await run("db:migrate");
+
+    expect(first.exitCode).toBe(0);
+    expect(second.stdout).toStartWith("Nothing to migrate");
+    expect(await listRecords(sql)).toHaveLength(4);
+  });
+
+  test("leaves nothing that it has set to the next one", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const role = `role_${crypto.randomUUID().slice(0, 8)}`;
+    await sql.unsafe(
+      `create role ${role}; grant create on schema public to ${role}`,
+    );
+    writeMigrations(project, {
+      "0000_a": `set search_path = ''; select pg_catalog.set_config('lock_timeout', '1', false); set role ${role}; create table public.theirs ();`,
+      "0001_b": "create table ours ();",
+    });
+
+    const { exitCode } = await run("db:migrate");
+    const owners =
+      await sql`select tableowner = ${role} as theirs from pg_tables where schemaname = 'public' order by tablename`;
+    await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
+
+    expect(exitCode).toBe(0);
+    expect(owners).toMatchObject([{ theirs: false }, { theirs: true }]);
+  });
+
+  test("with a byte-order mark and CRLF runs, and its errors have their place", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a":
+        "\uFEFFcreate table a ();\r\n-- ü 😀\r\nselect '😀', nonsense;\r\n",
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("0000_a.sql:3:14, statement 2 (SQLSTATE 42703)");
+  });
+
+  test("that copies from a client is refused", async ({ project, run }) => {
+    writeMigrations(project, { "0000_a": `${users} copy users from stdin;` });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain(
+      "has a COPY that needs a client at its other end\nHint: ",
+    );
+  });
+
+  test("whose index stays invalid does not count as applied well", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `${users} create index users_email on users (email);
+        update pg_index set indisvalid = false where indexrelid = 'users_email'::regclass;`,
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toStartWith("Error: left invalid: the index users_email\n");
+  });
+});

@@ -1,0 +1,252 @@
+// db:rollback, db:baseline and db:migrate:repair.
+import { describe, expect } from "bun:test";
+import {
+  listRecords,
+  ownMigrations,
+  testMigrations as test,
+  writeMigrations,
+} from "./lib/migrations";
+
+const files = {
+  "0000_users": "create table users (id int primary key, name text);",
+  "0000_users.down": "drop table users;",
+  "0001_bio": "alter table users add column bio text;",
+  "0001_bio.down": "alter table users drop column bio;",
+  "0002_index": "create index concurrently users_bio on users (bio);",
+  "0002_index.down": "drop index concurrently users_bio;",
+};
+
+describe("db:rollback", () => {
+  test("undoes the newest, and it can be applied again", async ({
+    sql,
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+
+    const first = await run("db:rollback");
+    const second = await run("db:rollback --json");
+    const again = await run("db:migrate");
+
+    expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
+    expect(JSON.parse(second.stdout)).toEqual({
+      database: database.name,
+      rolledBack: [{ tag: "0001_bio", ms: expect.any(Number) }],
+      head: "0000_users",
+    });
+    expect(again.stdout).toMatch(/^Applied: 0001_bio .*\nApplied: 0002_index /);
+    expect(await listRecords(sql)).toHaveLength(3);
+  });
+
+  test("goes back to a migration that is kept, or by steps, and then has nothing to do", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+
+    const wrong = await run("db:rollback --to 0009_no");
+    const to = await run("db:rollback --to 0000_users");
+    const steps = await run("db:rollback --steps 5");
+    const nothing = await run("db:rollback");
+
+    expect(wrong.exitCode).toBe(2);
+    expect(to.stdout).toMatch(
+      /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
+    );
+    expect(steps.stdout).toMatch(/^Rolled back: 0000_users .*\n$/);
+    expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(nothing.stdout).toStartWith("Nothing to roll back: ");
+  });
+
+  test("counts what would be lost, and wants consent to it", async ({
+    sql,
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+    await sql`insert into users values (1, 'a', 'b'), (2, 'c', null)`;
+
+    const refused = await run("db:rollback --steps 2");
+    const shown = await run("db:rollback --steps 2 --dry-run");
+    const kept = await sql`select bio from users order by id`;
+    const confirmed = await run(
+      `db:rollback --steps 2 --confirm ${database.name}`,
+    );
+    const table = await run("db:rollback");
+
+    expect(refused).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: `Would be lost: drops users.bio: 1 value\nError: db:rollback wants consent: data would be lost\nHint: if you mean it, add \`--confirm ${database.name}\`\n`,
+    });
+    expect(shown.exitCode).toBe(0);
+    expect(shown.stdout).toContain(
+      "-- 0001_bio\nalter table users drop column bio;\n",
+    );
+    expect(kept).toMatchObject([{ bio: "b" }, { bio: null }]);
+    expect(confirmed.exitCode).toBe(0);
+    expect(table.stderr).toStartWith("Would be lost: drops users: 2 rows\n");
+  });
+
+  test("asks nothing for a rename, and says what a DELETE takes", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0001_more":
+        "insert into users values (7, 'x'); alter table users rename name to title;",
+      "0001_more.down": "alter table users rename title to name;",
+    });
+    await run("db:migrate");
+    const renamed = await run("db:rollback");
+    await run("db:migrate --to 0000_users");
+    await sql`insert into drizzle.__drizzle_migrations (hash, created_at) values ('x', 2000000000001)`;
+    project.write(
+      "src/infrastructure/database/migrations/0001_more.down.sql",
+      "delete from users;",
+    );
+    const deleting = await run("db:rollback --dry-run");
+
+    expect(renamed).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(deleting.stderr).toBe("Would be lost: deletes from users: 1 rows\n");
+  });
+
+  test("undoes nothing where a down file is missing or fails", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const { "0001_bio.down": _down, ...incomplete } = files;
+    writeMigrations(project, incomplete);
+    await run("db:migrate");
+
+    const missing = await run("db:rollback --steps 2");
+    writeMigrations(project, {
+      ...files,
+      "0001_bio.down": "alter table users drop column bio; drop table nobody;",
+    });
+    await run("db:rollback");
+    const failing = await run("db:rollback");
+
+    expect(missing.exitCode).toBe(1);
+    expect(missing.stderr).toContain(
+      "0001_bio.down.sql is not there, and nothing was undone\nHint: ",
+    );
+    expect(failing.exitCode).toBe(1);
+    expect(failing.stderr).toContain(
+      "0001_bio.down.sql:1:36, statement 2 (SQLSTATE 42P01)",
+    );
+    expect(await listRecords(sql)).toHaveLength(2);
+    expect(await sql`select bio from users`).toHaveLength(0);
+  });
+
+  test("wants the name of a protected database, also where nothing is lost", async ({
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate", { NODE_ENV: "production" });
+
+    const refused = await run("db:rollback");
+    const confirmed = await run(`db:rollback --confirm ${database.name}`);
+
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain("it is stamped production");
+    expect(confirmed.exitCode).toBe(0);
+  });
+});
+
+describe("db:baseline", () => {
+  test("records the migrations of a database that has their schema", async ({
+    sql,
+    run,
+  }) => {
+    await run("db:push");
+    const blocked = await run("db:migrate");
+
+    const recorded = await run("db:baseline");
+    const migrated = await run("db:migrate");
+    const again = await run("db:baseline");
+
+    expect(blocked.exitCode).toBe(1);
+    expect(blocked.stderr).toContain("`bun run db:baseline`");
+    expect(recorded).toEqual({
+      exitCode: 0,
+      stdout: ownMigrations.map(({ tag }) => `Recorded: ${tag}\n`).join(""),
+      stderr: "",
+    });
+    expect(migrated.stdout).toStartWith("Nothing to migrate: ");
+    expect(again.stdout).toStartWith("Nothing to record: ");
+    expect(await listRecords(sql)).toHaveLength(ownMigrations.length);
+  });
+
+  test("records nothing where the schema is another, and says what differs", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await sql.unsafe(
+      "create table users (id bigint primary key, name text); create view extra as select 1 as one",
+    );
+
+    const { exitCode, stdout } = await run("db:baseline --to 0000_users");
+    const [table] =
+      await sql`select to_regclass('drizzle.__drizzle_migrations') as records`;
+    const scratch =
+      await sql`select from pg_database where datname like 'scratch%'`;
+
+    expect(exitCode).toBe(3);
+    expect(stdout).toContain(
+      "different: column public.users.id is bigint not null, and the migrations make integer not null\n",
+    );
+    expect(stdout).toContain("not of the migrations: view public.extra, ");
+    expect(table).toEqual({ records: null });
+    expect(scratch).toHaveLength(0);
+  });
+});
+
+describe("db:migrate:repair", () => {
+  test("takes over an edited file and forgets a record, with consent", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+    const { "0002_index": _index, "0002_index.down": _down, ...fewer } = files;
+    writeMigrations(project, {
+      ...fewer,
+      "0001_bio": "alter table users add bio text; select 1;",
+    });
+
+    const refused = await run("db:migrate:repair");
+    const repaired = await run(
+      `db:migrate:repair --confirm ${database.name} --json`,
+    );
+    const status = await run("db:migrate:status");
+    const again = await run("db:migrate:repair");
+
+    expect(refused.exitCode).toBe(2);
+    expect(JSON.parse(repaired.stdout).repaired).toMatchObject([
+      { code: "modified", tag: "0001_bio" },
+      { code: "missing", tag: null },
+    ]);
+    expect(status).toEqual({
+      exitCode: 0,
+      stdout: "applied   0000_users\napplied   0001_bio\n",
+      stderr: "",
+    });
+    expect(again.stdout).toStartWith("Nothing to repair: ");
+    expect(await listRecords(sql)).toHaveLength(2);
+  });
+});
