@@ -5,6 +5,12 @@ import { quoteIdentifier, quoteLiteral } from "./connection";
 import { failure } from "./report";
 import { readWords, type Statement, type Token } from "./sql-statements";
 
+/** A statement that an earlier run has started. */
+export interface Resumed {
+  /** The server has answered that it failed; else its end was not seen. */
+  hasFailed: boolean;
+}
+
 /** An index, as the server has it. */
 interface FoundIndex {
   name: string;
@@ -17,19 +23,20 @@ interface FoundIndex {
  * Whether a statement still has to run. An invalid index that it would build
  * is dropped.
  *
- * @param isResumed it was started before, and its end was not seen.
+ * @param resumed for one that was started before.
  * @throws when it was started and nobody can tell whether it ran.
  */
 export async function lookAgain(
   sql: Sql,
   statement: Statement,
-  isResumed: boolean,
+  resumed: Resumed | undefined,
 ): Promise<"run" | "done"> {
+  const isResumed = resumed !== undefined;
   const words = readWords(statement.tokens, 24);
   const starts = (text: string) => words.join(" ").startsWith(text);
   if (/^CREATE (UNIQUE )?INDEX CONCURRENTLY/.test(words.join(" ")))
     return await lookAtIndex(sql, statement, isResumed);
-  if (!isResumed) return "run";
+  if (!resumed) return "run";
   if (starts("DROP INDEX CONCURRENTLY")) {
     const [name] = readNames(statement, "IF EXISTS", "CONCURRENTLY");
     return (await exists(sql, "to_regclass", name)) ? "run" : "done";
@@ -51,7 +58,8 @@ export async function lookAgain(
     );
     return (row !== undefined) === isCreate ? "done" : "run";
   }
-  if (/^(VACUUM|ALTER SYSTEM|DISCARD)/.test(words.join(" "))) return "run";
+  const isRepeatable = /^(VACUUM|ALTER SYSTEM|DISCARD)/.test(words.join(" "));
+  if (isRepeatable || resumed.hasFailed) return "run";
   throw failure(
     `an earlier run was cut off in \`${words.slice(0, 4).join(" ")}\`, and nobody can tell whether it was done`,
     {

@@ -13,7 +13,7 @@ import {
 } from "./migration-steps";
 import { explainFailure, type PostgresError } from "./migration-failure";
 import { failure, note } from "./report";
-import { lookAgain } from "./resume-statement";
+import { lookAgain, type Resumed } from "./resume-statement";
 import { hashStatements, readWords, type Statement } from "./sql-statements";
 
 /** How to run it. */
@@ -66,7 +66,7 @@ export async function runScript(
   const start = performance.now();
   const learned: Learned = { alone: new Set(), committedBefore: new Set() };
   const isSingle = isWithoutTransaction(script.text);
-  let { done, underWay } = readResumption(script, options.unfinished);
+  let { done, resumed } = readResumption(script, options.unfinished);
   refuseCopy(script);
   await prepareSession(sql, script, done, options.lockTimeout);
   let retries = 0;
@@ -76,13 +76,15 @@ export async function runScript(
         ? nextStep(statements, done, isSingle, learned)
         : { from: done, until: done, isAlone: false, isRolledBack: false };
     try {
-      if (step.isAlone) await runAlone(sql, script, step, underWay === done);
+      if (step.isAlone) await runAlone(sql, script, step, options, resumed);
       else await runTransaction(sql, script, step, options);
     } catch (thrown) {
       const failed = thrown as StepFailure;
       const { error, statement } = failed;
       if (learn(error, statement, step, learned)) continue;
-      if (LOCKED.includes(error.code ?? "") && retries < RETRIES) {
+      const isLocked = LOCKED.includes(error.code ?? "");
+      // A procedure may have committed a part of what it does.
+      if (isLocked && !learned.alone.has(statement) && retries < RETRIES) {
         retries += 1;
         await pause(script, options, retries);
         continue;
@@ -90,7 +92,7 @@ export async function runScript(
       throw await explain(sql, script, failed, step, start);
     }
     retries = 0;
-    underWay = undefined;
+    resumed = undefined;
     // The record is in the transaction that had the last statement.
     if (step.until === statements.length && !step.isAlone && !step.isRolledBack)
       return Math.round(performance.now() - start);
@@ -144,28 +146,30 @@ async function runAlone(
   sql: Sql,
   script: Script,
   { from }: Step,
-  isResumed: boolean,
+  { lockTimeout }: RunOptions,
+  resumed: Resumed | undefined,
 ): Promise<void> {
   const statement = script.statements[from];
   if (!statement) return;
+  // It would count the wait for other people's transactions.
+  const isConcurrent = readWords(statement.tokens, 24).includes("CONCURRENTLY");
+  const setTimeout = (ms: number) =>
+    isConcurrent ? `set lock_timeout = ${ms};` : "";
+  const writeProgress = (timeout: number, ...at: [number, number?]) => {
+    const progress = logProgress(script, progressAt(script, ...at));
+    return sql.unsafe(
+      `begin; ${setTimeout(timeout)} ${asOurselves(script)} ${progress}; commit`,
+    );
+  };
   try {
-    const found = await lookAgain(sql, statement, isResumed);
-    if (found === "run") {
-      await write(
-        sql,
-        script,
-        logProgress(script, progressAt(script, from, from)),
-      );
+    if ((await lookAgain(sql, statement, resumed)) === "run") {
+      await writeProgress(0, from, from);
       await sql.unsafe(statement.text);
     }
-    await write(sql, script, logProgress(script, progressAt(script, from + 1)));
+    await writeProgress(lockTimeout, from + 1);
   } catch (error) {
     throw { error, statement: from };
   }
-}
-
-async function write(sql: Sql, script: Script, text: string): Promise<void> {
-  await sql.unsafe(`begin; ${asOurselves(script)} ${text}; commit`);
 }
 
 function progressAt(
@@ -186,8 +190,13 @@ function progressAt(
  * @throws when what has run of the file was edited since.
  */
 function readResumption(script: Script, unfinished: LogEntry | undefined) {
-  if (!unfinished) return { done: 0, underWay: undefined };
-  const { statementsDone: done, doneHash, statementUnderWay } = unfinished;
+  if (!unfinished) return { done: 0, resumed: undefined };
+  const {
+    statementsDone: done,
+    doneHash,
+    statementUnderWay,
+    error,
+  } = unfinished;
   const { doneHash: now } = progressAt(script, done);
   if (done > script.statements.length || doneHash !== now)
     throw failure(
@@ -198,7 +207,11 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
         details: { tag: script.tag, file: script.file },
       },
     );
-  return { done, underWay: statementUnderWay ?? undefined };
+  const isUnderWay = statementUnderWay === done;
+  return {
+    done,
+    resumed: isUnderWay ? { hasFailed: error !== null } : undefined,
+  };
 }
 
 /** Its rows would follow in the text, where nobody sends them from. */

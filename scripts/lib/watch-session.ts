@@ -100,7 +100,8 @@ async function lookAt(sql: Sql, pid: number): Promise<Look | undefined> {
     select (
         select string_agg(concat_ws(', ', 'pid ' || pid,
           nullif(application_name, ''), coalesce(host(client_addr), 'local')), '; ')
-        from pg_stat_activity where pid = any(pg_blocking_pids(${pid}))
+        from pg_stat_activity
+        where pid = any(pg_blocking_pids(${pid})) and pid <> pg_backend_pid()
       ) as blockers,
       extract(epoch from clock_timestamp() - query_start)::int as waited,
       coalesce(nullif(index_relid, 0)::regclass::text, 'an index') as index,
