@@ -2,9 +2,8 @@
 // transaction of its own. Needs a direct connection. Exits 1 when one fails (it
 // is rolled back), 2 for a bad flag, 75 when another run held the lock.
 import { readEnv } from "../src/env";
-import { type Applied, applyPending } from "./lib/apply-migrations";
+import type { Applied } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
-import { withMigrationLock } from "./lib/migration-lock";
 import {
   type Plan,
   readPlan,
@@ -13,7 +12,7 @@ import {
 } from "./lib/migrations";
 import { isStamped, stampProduction } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
-import { type Watch, watchSession } from "./lib/watch-session";
+import type { Watch } from "./lib/watch-session";
 
 const usage = `bun run db:migrate [flags]
 
@@ -54,6 +53,9 @@ async function migrate(): Promise<void> {
     return finish(first, []);
   }
   await requireDirect(sql, env.direct);
+  // Only now, for most runs have nothing to do.
+  const { withMigrationLock } = await import("./lib/migration-lock");
+  const { watchSession } = await import("./lib/watch-session");
   const watch = await watchSession(sql, env.direct);
   try {
     await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
@@ -64,6 +66,7 @@ async function migrate(): Promise<void> {
 
 /** Reads the records anew: another run may have applied some meanwhile. */
 async function applyUnderLock(watch: Watch): Promise<void> {
+  const { applyPending } = await import("./lib/apply-migrations");
   const plan = await readPlan(sql);
   const applied: Applied[] = [];
   const onApplied = (migration: Applied) => {

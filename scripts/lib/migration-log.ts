@@ -150,12 +150,9 @@ export function logForgotten(tag: string): string {
 }
 
 function describeRun({ tag, hash, bareHash, direction }: Run): string {
-  const run = [tag, hash, bareHash, direction, runBy];
+  const run = [tag, hash, bareHash, direction, `${readUser()}@${hostname()}`];
   return run.map(quoteLiteral).join(", ");
 }
-
-/** Who runs this, and where. */
-const runBy = `${readUser()}@${hostname()}`;
 
 function readUser(): string {
   const { username, uid } = userInfo();
