@@ -3,7 +3,7 @@
 // without consent, 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { toScript } from "./lib/apply-migrations";
-import { openConnection, quoteLiteral, requireDirect } from "./lib/connection";
+import { openConnection, requireDirect } from "./lib/connection";
 import { withMigrationLock } from "./lib/migration-lock";
 import {
   createTables,
@@ -14,6 +14,7 @@ import {
 } from "./lib/migration-log";
 import { type Plan, readPlan } from "./lib/migrations";
 import { requireName } from "./lib/protection";
+import { quoteLiteral } from "./lib/quote-sql";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
 
 const usage = `bun run db:migrate:repair [flags]

@@ -1,7 +1,6 @@
 // Applies pending migrations, each with its own record in drizzle's table, so
 // that drizzle's own migrator can take over at any time; and proves it.
 import type { Sql } from "postgres";
-import { quoteLiteral } from "./connection";
 import { createTables, tablesExist } from "./migration-log";
 import type { Script } from "./migration-steps";
 import {
@@ -11,6 +10,7 @@ import {
   refuseModified,
   selectPending,
 } from "./migrations";
+import { quoteLiteral } from "./quote-sql";
 import { failure } from "./report";
 import { type RunOptions, runScript } from "./run-migration";
 import { hashStatements, splitStatements } from "./sql-statements";

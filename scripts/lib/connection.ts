@@ -265,14 +265,3 @@ export function explainConnectionError(
 function sqlstate({ code }: { code?: string }): string | undefined {
   return code && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }
-
-/** Quotes an identifier. postgres.js' own helper takes a dot for a schema's. */
-export function quoteIdentifier(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`;
-}
-
-/** Quotes a string, whatever the server takes a backslash for. */
-export function quoteLiteral(text: string): string {
-  const quoted = `'${text.replaceAll("'", "''").replaceAll("\\", "\\\\")}'`;
-  return text.includes("\\") ? ` E${quoted}` : quoted;
-}

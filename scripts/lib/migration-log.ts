@@ -4,7 +4,7 @@
 // queries, so that it can travel together with a migration's statements.
 import { hostname, userInfo } from "node:os";
 import type { Sql } from "postgres";
-import { quoteLiteral } from "./connection";
+import { quoteLiteral } from "./quote-sql";
 
 /** What a row is of. */
 export type Direction = "up" | "down" | "baseline" | "repair";

@@ -1,7 +1,7 @@
 // Before a statement that runs outside of a transaction: an earlier run may have
 // been cut off in it, with or without its effect. What can be looked at is.
 import type { Sql } from "postgres";
-import { quoteIdentifier, quoteLiteral } from "./connection";
+import { quoteIdentifier, quoteLiteral } from "./quote-sql";
 import { failure } from "./report";
 import { readWords, type Statement, type Token } from "./sql-statements";
 

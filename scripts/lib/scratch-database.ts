@@ -1,7 +1,8 @@
 // A database to try something in, beside another one, that is always dropped.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, quoteIdentifier } from "./connection";
+import { openConnection } from "./connection";
+import { quoteIdentifier } from "./quote-sql";
 import { refusal } from "./report";
 
 /**

@@ -15,13 +15,7 @@ import {
   startCompose,
   stopCompose,
 } from "./compose";
-import {
-  nameServer,
-  openConnection,
-  type Probe,
-  probe,
-  quoteIdentifier,
-} from "./connection";
+import { nameServer, openConnection, type Probe, probe } from "./connection";
 import {
   diskFull,
   readEmbeddedPort,
@@ -29,6 +23,7 @@ import {
   stopEmbedded,
 } from "./embedded";
 import { withFileLock } from "./file-lock";
+import { quoteIdentifier } from "./quote-sql";
 import { failure } from "./report";
 
 const STARTING_SECONDS = 8;

@@ -5,8 +5,9 @@
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, quoteIdentifier, requireDirect } from "./connection";
+import { openConnection, requireDirect } from "./connection";
 import { withMigrationLock } from "./migration-lock";
+import { quoteIdentifier } from "./quote-sql";
 import { failure, refusal } from "./report";
 
 const TERMINATE_MS = 50;
