@@ -220,13 +220,13 @@ describe("a table that another session has locked", () => {
       await holder`lock table users`;
       const [row] = await holder`select pg_backend_pid() as pid`;
 
-      const { exitCode, stderr } = await run("db:migrate --lock-timeout 400");
+      const { exitCode, stderr } = await run("db:migrate --lock-timeout 300");
 
       expect(exitCode).toBe(1);
       expect(stderr).toContain(
-        `got no lock within 400 ms, held by pid ${row?.pid}, `,
+        `got no lock within 300 ms, held by pid ${row?.pid}, `,
       );
-      expect(stderr).toContain("again in 640 ms (5 of 5)\n");
+      expect(stderr).toContain("again in 480 ms (5 of 5)\n");
       expect(stderr).toContain("(SQLSTATE 55P03)");
       expect(await holder`select to_regclass('other') as other`).toMatchObject([
         { other: null },

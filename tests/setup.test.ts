@@ -1,9 +1,16 @@
 // db:setup in a new clone, on the embedded engine.
 import { expect, test as bunTest } from "bun:test";
-import { existsSync, readFileSync, statSync } from "node:fs";
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { stopEmbedded } from "../scripts/lib/embedded";
-import { copyCluster } from "./lib/cluster";
+import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
+import { clusterAddress, copyCluster } from "./lib/cluster";
 import { ownHead, ownMigrations } from "./lib/migrations";
 import { findFreePort, listen } from "./lib/ports";
 import { copyProject, type Project } from "./lib/project";
@@ -64,27 +71,44 @@ test("makes a working database, and finds nothing to do the second time", async 
   expect(readFileSync(file, "utf8")).toBe(written);
 });
 
-test("takes the next free port where the usual one is taken, and says so", async (clone) => {
-  const { port, close } = await listen((socket) => socket.end());
-  clone.write(
-    ".env.example",
-    `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
-  );
+/** What may have the usual port: takes it, and returns how to let go of it. */
+const occupants = {
+  "another program": async () => await listen((socket) => socket.end()),
+  "another clone's server, which would let us in": async () => {
+    const port = await findFreePort();
+    const dataDir = mkdtempSync(join(tmpdir(), "starter-other-"));
+    await copyCluster(dataDir);
+    await startEmbedded(dataDir, clusterAddress(port));
+    const close = async () => {
+      await stopEmbedded(dataDir);
+      rmSync(dataDir, { recursive: true });
+    };
+    return { port, close };
+  },
+};
 
-  const { exitCode, stdout } = await clone.run("db:setup", variables);
-  await close();
+for (const [occupant, occupy] of Object.entries(occupants))
+  test(`takes the next free port where the usual one is taken by ${occupant}, and says so`, async (clone) => {
+    const { port, close } = await occupy();
+    clone.write(
+      ".env.example",
+      `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
+    );
 
-  const chosen = Number(
-    /^Wrote: \.env\.local, with port (\d+), for localhost:\d+ is taken by something else\n/.exec(
-      stdout,
-    )?.[1],
-  );
-  expect(exitCode).toBe(0);
-  expect(chosen).toBeGreaterThan(port);
-  expect(stdout).toContain(
-    `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,
-  );
-});
+    const { exitCode, stdout } = await clone.run("db:setup", variables);
+    await close();
+
+    const chosen = Number(
+      /^Wrote: \.env\.local, with port (\d+), for localhost:\d+ is taken by something else\n/.exec(
+        stdout,
+      )?.[1],
+    );
+    expect(exitCode).toBe(0);
+    expect(chosen).toBeGreaterThan(port);
+    expect(stdout).toContain(
+      `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,
+    );
+  });
 
 test("works when three run at once", async (clone) => {
   const all = await Promise.all(

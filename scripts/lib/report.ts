@@ -97,15 +97,18 @@ export function note(line: string): void {
 let shown = "";
 
 /**
- * Shows a line on stderr until the next one takes its place, where there is a
- * terminal; an empty one takes it away.
+ * Shows a line on stderr until the next one takes its place; an empty one takes
+ * it away.
+ *
+ * @returns false where there is no terminal, and nothing is shown.
  */
-export function showProgress(line: string): void {
-  if (line === shown) return;
+export function showProgress(line: string): boolean {
   const { isTTY, columns = 80 } = process.stderr;
-  if (!isTTY || process.env.NO_COLOR || process.env.CI) return;
+  if (!isTTY || process.env.NO_COLOR || process.env.CI) return false;
+  if (line === shown) return true;
   shown = line;
   process.stderr.write(`\r\x1b[K${line.slice(0, columns - 1)}`);
+  return true;
 }
 
 /** An error as JSON documents carry it. */

@@ -55,8 +55,9 @@ export async function watchSession(
         if (isStopped) break;
         blockers = look?.blockers ?? undefined;
         const news = look && describe(look);
-        showProgress(news ? `${title}: ${news}` : title);
+        const isShown = showProgress(news ? `${title}: ${news}` : title);
         if (
+          !isShown &&
           blockers &&
           (blockers !== noted.blockers || Date.now() - noted.at > NOTE_MS)
         ) {
