@@ -76,7 +76,7 @@ export async function runScript(
         ? nextStep(statements, done, isSingle, learned)
         : { from: done, until: done, isAlone: false, isRolledBack: false };
     try {
-      if (step.isAlone) await runAlone(sql, script, step, options, resumed);
+      if (step.isAlone) await runAlone(sql, script, step, resumed);
       else await runTransaction(sql, script, step, options);
     } catch (thrown) {
       const failed = thrown as StepFailure;
@@ -146,30 +146,35 @@ async function runAlone(
   sql: Sql,
   script: Script,
   { from }: Step,
-  { lockTimeout }: RunOptions,
   resumed: Resumed | undefined,
 ): Promise<void> {
   const statement = script.statements[from];
   if (!statement) return;
-  // It would count the wait for other people's transactions.
   const isConcurrent = readWords(statement.tokens, 24).includes("CONCURRENTLY");
-  const setTimeout = (ms: number) =>
-    isConcurrent ? `set lock_timeout = ${ms};` : "";
-  const writeProgress = (timeout: number, ...at: [number, number?]) => {
-    const progress = logProgress(script, progressAt(script, ...at));
-    return sql.unsafe(
-      `begin; ${setTimeout(timeout)} ${asOurselves(script)} ${progress}; commit`,
-    );
+  const write = (until: number, underWay?: number) => {
+    const progress = logProgress(script, progressAt(script, until, underWay));
+    return sql.unsafe(`begin; ${asOurselves(script)} ${progress}; commit`);
   };
   try {
     if ((await lookAgain(sql, statement, resumed)) === "run") {
-      await writeProgress(0, from, from);
-      await sql.unsafe(statement.text);
+      await write(from, from);
+      if (isConcurrent) await runWithoutLockTimeout(sql, statement.text);
+      else await sql.unsafe(statement.text);
     }
-    await writeProgress(lockTimeout, from + 1);
+    await write(from + 1);
   } catch (error) {
     throw { error, statement: from };
   }
+}
+
+/** It would count the wait for other people's transactions. */
+async function runWithoutLockTimeout(sql: Sql, text: string): Promise<void> {
+  const [row] = await sql.unsafe<{ before: string }[]>(
+    "select current_setting('lock_timeout') as before",
+  );
+  await sql.unsafe("set lock_timeout = 0");
+  await sql.unsafe(text);
+  await sql.unsafe(`set lock_timeout = '${row?.before}'`);
 }
 
 function progressAt(
