@@ -165,10 +165,10 @@ async function readDefinition(
     for (const token of tokens.slice(name, name + 2)) cut(token);
   tried += text.slice(at);
 
-  await sql.unsafe(
-    `begin; create temporary table ${quoteIdentifier(last)} (like ${table}) on commit drop`,
-  );
   try {
+    await sql.unsafe(
+      `begin; create temporary table ${quoteIdentifier(last)} (like ${table}) on commit drop`,
+    );
     await sql.unsafe(tried);
     const [index] = await readIndexes(sql, `pg_temp.${quoteIdentifier(last)}`);
     return index?.definition ?? "";
