@@ -1,6 +1,5 @@
-// bun run db:generate, db:pull and db:studio: drizzle-kit, in the environment of
-// every other command. Since it exits 0 when it failed, what it wrote is looked
-// at. Exits 1 when it failed, 2 where it had to ask and there is no terminal.
+// bun run db:pull and db:studio: drizzle-kit, in the environment of every other
+// command. Since it exits 0 when it failed, what it wrote is looked at.
 import {
   copyFileSync,
   existsSync,
@@ -13,62 +12,31 @@ import { fileURLToPath } from "node:url";
 import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { migrationsFolder, readMigrations } from "./lib/migrations";
 import { failure, print, printJson, readOptions, refusal } from "./lib/report";
 
-const usage = `bun run db:generate [name] [flags] | db:pull | db:studio [--port <port>]
+const usage = `bun run db:pull [--json] | db:studio [--port <port>]
 
-db:generate   writes the migration that brings the schema to schema.ts
-  --custom    an empty one, for SQL of your own
 db:pull       writes the schema.ts of the database into pulled/
 db:studio     serves Drizzle Studio on this machine
   --port      where (4983)
-  --json      one JSON document on stdout, for db:generate and db:pull`;
+  --json      one JSON document on stdout, for db:pull`;
 
 const { values, positionals } = readOptions(usage, {
   allowPositionals: true,
   options: {
-    custom: { type: "boolean" },
     port: { type: "string", default: "4983" },
     json: { type: "boolean" },
   },
 });
-const [verb, name, ...rest] = positionals;
+const [verb, ...rest] = positionals;
 const pulled = join(root, "pulled");
 
 readEnv(); // or drizzle-kit would be the one to say what is missing
-if (rest.length > 0 || (name && verb !== "generate"))
-  throw refusal(`unexpected argument "${rest[0] ?? name}"`, { code: "USAGE" });
-if (verb === "generate") await generate();
-else if (verb === "pull") await pull();
+if (rest.length > 0)
+  throw refusal(`unexpected argument "${rest[0]}"`, { code: "USAGE" });
+if (verb === "pull") await pull();
 else if (verb === "studio") await serveStudio();
-else throw refusal("drizzle.ts takes generate, pull or studio");
-
-async function generate(): Promise<void> {
-  const before = readTags();
-  const flags = [
-    ...(name ? ["--name", name] : []),
-    ...(values.custom ? ["--custom"] : []),
-  ];
-  const { output } = await runDrizzleKit(["generate", ...flags]);
-  const isAsking = output.includes("TTY");
-  if (isAsking && process.stdin.isTTY)
-    await runDrizzleKit(["generate", ...flags], "inherit");
-
-  const tag = readTags().find((tag) => !before.includes(tag));
-  const file = tag
-    ? relative(root, join(migrationsFolder, `${tag}.sql`))
-    : null;
-  if (file) print(`Generated: ${file}`);
-  else if (output.includes("No schema changes"))
-    print("Nothing to generate: schema.ts is as the newest migration has it");
-  else if (isAsking)
-    throw refusal("drizzle-kit has to ask whether something was renamed", {
-      hint: "run `bun run db:generate` on a terminal, or generate the removal and the addition one after the other",
-    });
-  else throw drizzleKitFailed(output);
-  printJson({ tag: tag ?? null, file });
-}
+else throw refusal("drizzle.ts takes pull or studio");
 
 /** Into a folder of its own first: drizzle-kit adds to what it finds. */
 async function pull(): Promise<void> {
@@ -116,11 +84,6 @@ async function serveStudio(): Promise<void> {
 async function checkServer(): Promise<void> {
   const sql = await openConnection(readEnv().direct, `db:${verb}`);
   await sql.end({ timeout: 5 });
-}
-
-function readTags(): string[] {
-  const isNew = !existsSync(join(migrationsFolder, "meta", "_journal.json"));
-  return isNew ? [] : readMigrations().map(({ tag }) => tag);
 }
 
 /** Its output is empty where it was let speak for itself. */

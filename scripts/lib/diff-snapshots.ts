@@ -263,32 +263,54 @@ function peelViews(from: Snapshot, to: Snapshot): Snapshot[] {
 
 /** Rewrites what drizzle-kit spells so that PostgreSQL would refuse it. */
 function mend(statements: string[], before: Snapshot): string[] {
-  return statements.map((wrong) => {
-    const statement = wrong.replaceAll('"undefined".', "");
-    const value =
-      /^(ALTER TYPE .+ ADD VALUE) '(.+?)'(?:( BEFORE) '(.+)')?;$/s.exec(
-        statement,
-      );
-    if (value) {
-      const [, start, added = "", before = "", next] = value;
-      const place = next === undefined ? "" : `${before} ${quoteLiteral(next)}`;
-      return `${start} ${quoteLiteral(added)}${place};`;
-    }
-    // Only to text is every type cast without being asked.
-    const retyped =
-      /^(ALTER TABLE .+ ALTER COLUMN (".+") SET DATA TYPE (.+?));$/.exec(
-        statement,
-      );
-    const [, start, column, type = ""] = retyped ?? [];
-    if (start && !/^(text|varchar|char)\b[^[]*$| USING /.test(type))
-      return `${start} USING ${column}::${type};`;
-    if (statement.includes('DROP CONSTRAINT "<constraint_name>"')) {
-      const [, schema, table] =
-        /table_schema = '(.*)'\s+AND table_name = '(.*)'/.exec(statement) ?? [];
-      return `ALTER TABLE "${schema}"."${table}" DROP CONSTRAINT "${table}_pkey";`;
-    }
+  return statements
+    .map((statement) => statement.replaceAll('"undefined".', "").trim())
+    .map(quoteEnumValues)
+    .map(castToNewType)
+    .map(dropPrimaryKey)
+    .filter((statement) => !isIdle(statement, before));
+}
+
+function quoteEnumValues(statement: string): string {
+  return statement.replace(
+    /^(ALTER TYPE .+ ADD VALUE) '(.+?)'(?:( BEFORE) '(.+)')?;$/s,
+    (_, start, value, place = "", next) =>
+      `${start} ${quoteLiteral(value)}${place}${next ? ` ${quoteLiteral(next)}` : ""};`,
+  );
+}
+
+/** Only to text is every type cast without being asked. */
+function castToNewType(statement: string): string {
+  return statement.replace(
+    /^(ALTER TABLE .+ ALTER COLUMN (".+") SET DATA TYPE (.+));$/,
+    (whole, start, column, type) =>
+      /^(text|varchar|char)\b[^[]*$| USING /.test(type)
+        ? whole
+        : `${start} USING ${column}::${type};`,
+  );
+}
+
+/** It leaves this one to the reader, in a comment. */
+function dropPrimaryKey(statement: string): string {
+  if (!statement.includes('DROP CONSTRAINT "<constraint_name>"'))
     return statement;
-  });
+  const [, schema, table] =
+    /table_schema = '(.*)'\s+AND table_name = '(.*)'/.exec(statement) ?? [];
+  const qualified =
+    schema === "public" ? `"${table}"` : `"${schema}"."${table}"`;
+  return `ALTER TABLE ${qualified} DROP CONSTRAINT "${table}_pkey";`;
+}
+
+/** Switches row security off where it never was on. */
+function isIdle(statement: string, before: Snapshot): boolean {
+  const [, name] =
+    /^ALTER TABLE (.+) DISABLE ROW LEVEL SECURITY;$/.exec(statement) ?? [];
+  if (!name) return false;
+  return !Object.values(before.tables).some(
+    (table) =>
+      name.endsWith(`"${table.name}"`) &&
+      (table.isRLSEnabled || Object.keys(table.policies).length > 0),
+  );
 }
 
 /** What a foreign key can refer to. */

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { root } from "../../src/env";
+import { type Migration, migrationsFolder } from "./migrations";
 import { failure } from "./report";
 
 /** A schema, as drizzle-kit keeps it beside a migration (version 7). */
@@ -19,6 +20,8 @@ export interface Snapshot {
   schemas: Record<string, string>;
   roles: Record<string, unknown>;
   policies: Record<string, unknown>;
+  /** What it says of renames, drizzle-kit leaves empty. */
+  _meta: { schemas: object; tables: object; columns: object };
 }
 
 export interface SnapshotTable {
@@ -70,4 +73,96 @@ interface SnapshotView {
   definition?: string;
   isExisting: boolean;
   materialized: boolean;
+}
+
+/** The snapshot that the first migration starts from. */
+export const emptySnapshot: Snapshot = {
+  id: "00000000-0000-0000-0000-000000000000",
+  prevId: "",
+  version: "7",
+  dialect: "postgresql",
+  tables: {},
+  enums: {},
+  views: {},
+  sequences: {},
+  schemas: {},
+  roles: {},
+  policies: {},
+  _meta: { schemas: {}, tables: {}, columns: {} },
+};
+
+/** Where the snapshot of a migration is, from the project's root. */
+export function nameSnapshotFile(tag: string): string {
+  const [prefix] = tag.split("_");
+  const file = join(migrationsFolder, "meta", `${prefix}_snapshot.json`);
+  return relative(root, file);
+}
+
+/**
+ * Reads the snapshot of a migration; undefined where it has none.
+ *
+ * @throws when it cannot be read, or is of another version than 7.
+ */
+export function readSnapshot(tag: string): Snapshot | undefined {
+  const file = nameSnapshotFile(tag);
+  if (!existsSync(join(root, file))) return undefined;
+  const invalid = (reason: string) =>
+    failure(`${file} cannot be read: ${reason}`, {
+      code: "SNAPSHOT_INVALID",
+      hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
+      details: { tag, file },
+    });
+  let snapshot: Snapshot;
+  try {
+    snapshot = JSON.parse(readFileSync(join(root, file), "utf8"));
+  } catch (error) {
+    throw invalid((error as Error).message);
+  }
+  if (snapshot.version !== "7" || !snapshot.tables)
+    throw invalid(`it is of version ${snapshot.version}, not of version 7`);
+  return snapshot;
+}
+
+/** Two migrations that were made from the same one. */
+export interface Fork {
+  older: Migration;
+  newer: Migration;
+}
+
+/**
+ * The first two migrations of one parent, as a merge leaves them: with one file
+ * for the snapshots of both, or with the same `prevId`.
+ */
+export function findFork(migrations: Migration[]): Fork | undefined {
+  const known = new Map<string, Migration>();
+  for (const newer of migrations) {
+    const file = nameSnapshotFile(newer.tag);
+    const shared = known.get(file);
+    const parent = shared ? undefined : readSnapshot(newer.tag)?.prevId;
+    const older = shared ?? (parent ? known.get(parent) : undefined);
+    if (older) return { older, newer };
+    known.set(file, newer);
+    if (parent) known.set(parent, newer);
+  }
+  return undefined;
+}
+
+/**
+ * The schema that schema.ts describes.
+ *
+ * @throws when schema.ts cannot be loaded.
+ */
+export async function describeSchema(prevId: string): Promise<Snapshot> {
+  const file = "src/infrastructure/database/schema.ts";
+  const { generateDrizzleJson } = await import("drizzle-kit/api");
+  try {
+    const schema = await import(join(root, file));
+    const { id, prevId: parent, ...rest } = generateDrizzleJson(schema, prevId);
+    return JSON.parse(JSON.stringify({ id, prevId: parent, ...rest }));
+  } catch (error) {
+    throw failure(`${file} cannot be loaded: ${(error as Error).message}`, {
+      code: "SCHEMA_INVALID",
+      hint: "`bun run check` says more",
+    });
+  }
 }

@@ -1,0 +1,343 @@
+// bun run db:generate: writes the migration that leads from the newest one to
+// schema.ts, its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2
+// where it would have to ask whether something was renamed, and has no terminal.
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { spawnSync } from "bun";
+import type { Sql } from "postgres";
+import { readEnv, root } from "../src/env";
+import { openConnection } from "./lib/connection";
+import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
+import { lintMigrations } from "./lib/lint-migrations";
+import {
+  type Migration,
+  planMigrations,
+  readMigrations,
+  readRecords,
+} from "./lib/migrations";
+import {
+  type Ambiguity,
+  answerRenames,
+  applyRename,
+  listAmbiguities,
+  nameOld,
+  readRenames,
+  type Rename,
+} from "./lib/renames";
+import { note, print, printJson, readOptions, refusal } from "./lib/report";
+import {
+  describeSchema,
+  emptySnapshot,
+  findFork,
+  type Fork,
+  nameSnapshotFile,
+  readSnapshot,
+  type Snapshot,
+} from "./lib/snapshots";
+import { splitStatements } from "./lib/sql-statements";
+import {
+  nameDownFile,
+  removeFiles,
+  writeDownFile,
+  writeJournal,
+  writeMigration,
+  writeSnapshot,
+  type WrittenMigration,
+} from "./lib/write-migration";
+
+const usage = `bun run db:generate [name] [flags]
+
+Writes the migration that brings the schema to schema.ts, and its reverse.
+  --rename <old>=<new>   a table or <table>.<column> has a new name; repeatable
+  --no-rename            nothing else was renamed: dropped and made anew
+  --custom               an empty one, for SQL of your own
+  --down [tag]           writes the down files that are missing, or that one
+  --rebase               after a merge: makes the newer of two again, on top
+  --json                 one JSON document on stdout`;
+
+const { values, positionals } = readOptions(usage, {
+  allowPositionals: true,
+  options: {
+    rename: { type: "string", multiple: true, default: [] },
+    "no-rename": { type: "boolean" },
+    custom: { type: "boolean" },
+    down: { type: "boolean" },
+    rebase: { type: "boolean" },
+    json: { type: "boolean" },
+  },
+});
+const [name, ...surplus] = positionals;
+if (surplus.length > 0)
+  throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
+
+readEnv(); // so that a malformed one is said here as everywhere
+const migrations = readMigrationsIfAny();
+const fork = findFork(migrations);
+if (values.down) await writeMissingDownFiles();
+else if (values.rebase) await rebase(fork);
+else if (fork) throw forked(fork);
+else if (values.custom) await generateCustom();
+else await generate(migrations, name);
+
+function readMigrationsIfAny(): Migration[] {
+  const journal = "src/infrastructure/database/migrations/meta/_journal.json";
+  return existsSync(join(root, journal)) ? readMigrations() : [];
+}
+
+async function generate(
+  base: Migration[],
+  title: string | undefined,
+  before = readParent(base),
+): Promise<WrittenMigration | undefined> {
+  const after = await describeSchema(before.id);
+  const renames = await findRenames(before, after);
+  const statements = await diffRenamed(before, after, renames);
+  if (statements.length === 0) {
+    print("Nothing to generate: schema.ts is as the newest migration has it");
+    printJson({ tag: null, file: null, down: null, findings: [] });
+    return undefined;
+  }
+  const text = statements.join(BREAKPOINT);
+  const down = await printDown(before, after, text);
+  const written = writeMigration(base, title ?? nameAfter(statements), {
+    text,
+    down,
+    snapshot: after,
+  });
+  print(`Generated: ${written.file}`);
+  print(`Generated: ${written.down}`);
+  const findings = await lintMigrations([written.file]);
+  for (const { file, line, rule, message } of findings)
+    note(`Lint: ${file}:${line} ${rule}: ${message}`);
+  printJson({ ...written, findings });
+  return written;
+}
+
+/** The newest snapshot, as drizzle-kit takes it. */
+function readParent(base: Migration[]): Snapshot {
+  for (const { tag } of base.toReversed()) {
+    const snapshot = readSnapshot(tag);
+    if (snapshot) return snapshot;
+    note(
+      `Warning: ${nameSnapshotFile(tag)} is not there: the one before it counts`,
+    );
+  }
+  return emptySnapshot;
+}
+
+async function findRenames(
+  before: Snapshot,
+  after: Snapshot,
+): Promise<Rename[]> {
+  const { renames, unused } = answerRenames(before, after, values.rename);
+  if (unused[0] !== undefined)
+    throw refusal(`--rename ${unused[0]} fits nothing that is gone and new`, {
+      code: "USAGE",
+      hint: "it takes `<old table>=<new table>` or `<table>.<old column>=<new column>`",
+    });
+  const renamed = renames.reduce(applyRename, before);
+  const open = listAmbiguities(renamed, after);
+  if (values["no-rename"] || open.length === 0) return renames;
+  const { isTTY } = process.stdin;
+  if (!isTTY || !process.stdout.isTTY || values.json) throw unanswered(open);
+  return [...renames, ...(await askDrizzleKit(renamed, after))];
+}
+
+/** Its questions, with the arrow keys; only of what holds data. */
+async function askDrizzleKit(
+  before: Snapshot,
+  after: Snapshot,
+): Promise<Rename[]> {
+  const { generateMigration } = await import("drizzle-kit/api");
+  const withData = (snapshot: Snapshot) => ({
+    ...snapshot,
+    views: {},
+    roles: {},
+    policies: {},
+    tables: Object.fromEntries(
+      Object.entries(snapshot.tables).map(([key, table]) => [
+        key,
+        { ...table, policies: {} },
+      ]),
+    ),
+  });
+  const statements = await generateMigration(withData(before), withData(after));
+  return readRenames(statements.join("\n"));
+}
+
+function unanswered(open: Ambiguity[]): Error {
+  const lines = open.map(
+    (place) =>
+      `  ${place.kind}: gone ${place.gone.map((old) => nameOld(place, old)).join(", ")}; new ${place.made.map((made) => nameOld(place, made)).join(", ")}`,
+  );
+  const flags = open.map(
+    (place) =>
+      `--rename ${nameOld(place, place.gone[0] ?? "")}=${place.made[0]}`,
+  );
+  return refusal("it cannot be told whether something was renamed", {
+    code: "RENAME_UNANSWERED",
+    lines,
+    hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` where they are different things`,
+    details: { ambiguous: open },
+  });
+}
+
+/** Such as `alter_users`, after the first statement. */
+function nameAfter(statements: string[]): string {
+  const [, verb = "change", object = "schema"] =
+    /^(\w+) [^"]*(?:"public"\.)?"([^"]+)"/.exec(statements[0] ?? "") ?? [];
+  return `${verb.toLowerCase()}_${object}`;
+}
+
+async function generateCustom(): Promise<void> {
+  const before = readParent(migrations);
+  const snapshot = { ...before, id: crypto.randomUUID(), prevId: before.id };
+  const written = writeMigration(migrations, name ?? "custom", {
+    text: "-- Custom SQL migration file, put your code below! --",
+    snapshot,
+  });
+  print(`Generated: ${written.file}`);
+  note(`Hint: write the SQL that undoes it into ${nameDownFile(written.tag)}`);
+  printJson({ ...written, findings: [] });
+}
+
+async function writeMissingDownFiles(): Promise<void> {
+  const wanted = migrations.filter(({ tag }) => !name || tag === name);
+  if (name && wanted.length === 0)
+    throw refusal(`there is no migration ${name}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  const written: string[] = [];
+  for (const { tag, text } of wanted) {
+    const file = nameDownFile(tag);
+    if (existsSync(join(root, file))) continue;
+    const parent = migrations[migrations.findIndex((m) => m.tag === tag) - 1];
+    const before = parent ? readSnapshot(parent.tag) : emptySnapshot;
+    const after = readSnapshot(tag);
+    if (!before || !after) {
+      note(
+        `Not written: ${file}, for there is no snapshot of ${before ? tag : parent?.tag}`,
+      );
+      continue;
+    }
+    writeDownFile(tag, await printDown(before, after, text));
+    written.push(file);
+    print(`Generated: ${file}`);
+  }
+  if (written.length === 0)
+    print("Nothing to generate: no down file is missing that could be made");
+  printJson({ files: written });
+}
+
+function forked({ older, newer }: Fork): Error {
+  return refusal(
+    `${older.tag} and ${newer.tag} were both made from the same migration`,
+    {
+      code: "SNAPSHOT_CHAIN",
+      hint: `make ${newer.tag} again on top of ${older.tag} with \`bun run db:generate --rebase\``,
+    },
+  );
+}
+
+/** Makes the newer of the two again, on top of the other. */
+async function rebase(found: Fork | undefined): Promise<void> {
+  if (!found) {
+    print("Nothing to rebase: each migration has a parent of its own");
+    return printJson({ tag: null, file: null, down: null, findings: [] });
+  }
+  const { older, newer } = found;
+  if (migrations.at(-1) !== newer)
+    throw refusal(`${newer.tag} is not the newest migration`, {
+      hint: "move its entry to the end of `meta/_journal.json`",
+    });
+  await requirePending(newer);
+  const base = migrations.filter((migration) => migration !== newer);
+  const parent = readParent(base.slice(0, base.indexOf(older)));
+  const snapshot = await findSnapshot(parent, older);
+  await findSnapshot(parent, newer); // or an edit of it would be lost
+
+  const isShared = nameSnapshotFile(older.tag) === nameSnapshotFile(newer.tag);
+  const title = newer.tag.replace(/^[^_]*_/, "");
+  const written = await generate(base, title, snapshot);
+  writeSnapshot(older.tag, snapshot);
+  if (!written) writeJournal(base);
+  if (written?.tag !== newer.tag) {
+    removeFiles(newer.tag, isShared);
+    print(`Removed: ${newer.file}, which did not know of ${older.tag}`);
+  }
+}
+
+/** What is applied must not change; where no server answers, that is said. */
+async function requirePending(newer: Migration): Promise<void> {
+  const { direct } = readEnv();
+  let sql: Sql;
+  try {
+    sql = await openConnection(direct, "db:generate");
+  } catch (error) {
+    return note(
+      `Warning: whether ${newer.tag} is applied is not known: ${(error as Error).message}`,
+    );
+  }
+  try {
+    const plan = planMigrations(migrations, await readRecords(sql));
+    if (plan.applied.has(newer))
+      throw refusal(`${newer.tag} is applied on ${direct.database}`, {
+        hint: "undo it there first, with `bun run db:rollback`",
+      });
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+/**
+ * The snapshot that a migration led to, which a merge may have replaced: the
+ * file's, or one that git has of it, that gives the migration's SQL.
+ */
+async function findSnapshot(
+  parent: Snapshot,
+  { tag, file, text }: Migration,
+): Promise<Snapshot> {
+  const { generateMigration } = await import("drizzle-kit/api");
+  const wanted = listSql(text);
+  const renames = readRenames(text);
+  for (const candidate of listVersions(nameSnapshotFile(tag))) {
+    const ways = [
+      await diffRenamed(parent, candidate, renames),
+      await generateMigration(parent, candidate).catch(() => []),
+    ];
+    if (ways.some((way) => Bun.deepEquals(listSql(way.join("\n")), wanted)))
+      return candidate;
+  }
+  throw refusal(`no snapshot gives the SQL of ${file}: it was edited by hand`, {
+    hint: `keep the edit elsewhere, restore \`${file}\` as it was generated, and come back`,
+  });
+}
+
+/** Statements without their spelling or order. */
+function listSql(text: string): string[] {
+  return splitStatements(text)
+    .map(({ tokens }) => tokens.map((token) => token.text).join(" "))
+    .sort();
+}
+
+/** The file as it is, and as git's commits have it. */
+function listVersions(file: string): Snapshot[] {
+  const git = (...args: string[]) => {
+    const { stdout, success } = spawnSync(["git", ...args], { cwd: root });
+    return success ? stdout.toString() : "";
+  };
+  const commits = git("log", "--all", "--format=%H", "--", file).split("\n");
+  const texts = [
+    readFileSync(join(root, file), "utf8"),
+    ...commits
+      .filter(Boolean)
+      .map((commit) => git("show", `${commit}:./${file}`)),
+  ];
+  return texts.flatMap((text) => {
+    try {
+      return [JSON.parse(text) as Snapshot];
+    } catch {
+      return []; // a merge conflict's markers are in it
+    }
+  });
+}
