@@ -52,7 +52,7 @@ export interface SnapshotColumn {
 
 interface SnapshotIndex {
   name: string;
-  columns: { expression: string; isExpression: boolean }[];
+  columns: { expression: string; isExpression: boolean; asc: boolean }[];
   isUnique: boolean;
   concurrently: boolean;
   where?: string;
@@ -65,6 +65,7 @@ interface SnapshotReference {
   schemaTo?: string;
   columnsFrom: string[];
   columnsTo: string[];
+  onDelete?: string;
 }
 
 interface SnapshotView {
@@ -74,6 +75,9 @@ interface SnapshotView {
   isExisting: boolean;
   materialized: boolean;
 }
+
+/** Where the schema is, from the project's root. */
+export const schemaFile = "src/infrastructure/database/schema.ts";
 
 /** The snapshot that the first migration starts from. */
 export const emptySnapshot: Snapshot = {
@@ -153,16 +157,18 @@ export function findFork(migrations: Migration[]): Fork | undefined {
  * @throws when schema.ts cannot be loaded.
  */
 export async function describeSchema(prevId: string): Promise<Snapshot> {
-  const file = "src/infrastructure/database/schema.ts";
   const { generateDrizzleJson } = await import("drizzle-kit/api");
   try {
-    const schema = await import(join(root, file));
+    const schema = await import(join(root, schemaFile));
     const { id, prevId: parent, ...rest } = generateDrizzleJson(schema, prevId);
     return JSON.parse(JSON.stringify({ id, prevId: parent, ...rest }));
   } catch (error) {
-    throw failure(`${file} cannot be loaded: ${(error as Error).message}`, {
-      code: "SCHEMA_INVALID",
-      hint: "`bun run check` says more",
-    });
+    throw failure(
+      `${schemaFile} cannot be loaded: ${(error as Error).message}`,
+      {
+        code: "SCHEMA_INVALID",
+        hint: "`bun run check` says more",
+      },
+    );
   }
 }

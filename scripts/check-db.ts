@@ -1,0 +1,57 @@
+// bun run db:check: the gate for CI. Are the migrations whole, does the database
+// have their schema, and can what is pending be taken back? Writes nothing but
+// scratch databases, which it drops. Exits 3 when it finds an error.
+import { readEnv } from "../src/env";
+import { checkFolder, type Problem } from "./lib/check-folder";
+import { openConnection } from "./lib/connection";
+import { FINDINGS, print, printJson, readOptions } from "./lib/report";
+
+const usage = `bun run db:check [flags]
+
+Checks the migrations, and the database against them.
+  --offline   without a database
+  --strict    a warning counts like an error
+  --json      one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    offline: { type: "boolean" },
+    strict: { type: "boolean" },
+    json: { type: "boolean" },
+  },
+});
+
+const env = readEnv();
+const problems = await checkFolder();
+const isReadable = !problems.some(({ code }) =>
+  ["journal_invalid", "file_missing"].includes(code),
+);
+try {
+  if (!values.offline && isReadable) await checkServer();
+} catch (error) {
+  for (const problem of problems) print(describe(problem));
+  throw Object.assign(error as Error, { document: { problems } });
+}
+for (const problem of problems) print(describe(problem));
+const errors = problems.filter(({ severity }) => severity === "error").length;
+const warnings = problems.length - errors;
+print(
+  `Checked: ${errors} ${errors === 1 ? "error" : "errors"}, ${warnings} ${warnings === 1 ? "warning" : "warnings"}`,
+);
+printJson({ problems });
+if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
+
+async function checkServer(): Promise<void> {
+  const { checkDatabase } = await import("./lib/check-database");
+  const sql = await openConnection(env.direct, "db:check");
+  try {
+    problems.push(...(await checkDatabase(sql, env.test ?? env.direct)));
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+function describe({ code, severity, file, line, message }: Problem): string {
+  const place = file ? `${file}${line ? `:${line}` : ""}: ` : "";
+  return `${severity === "error" ? "Error" : "Warning"}: ${code}: ${place}${message}`;
+}

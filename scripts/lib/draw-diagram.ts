@@ -1,0 +1,168 @@
+// A schema as a page that people read: a Mermaid entity diagram, which GitHub
+// draws, and a table for each table.
+// https://mermaid.js.org/syntax/entityRelationshipDiagram.html
+import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
+
+/** Where `db:diagram` writes, from the project's root. */
+export const diagramFile = "docs/SCHEMA.md";
+
+/** The page, in Markdown. */
+export function drawDiagram({ tables, enums }: Snapshot): string {
+  const sorted = Object.values(tables).sort((one, other) =>
+    one.name.localeCompare(other.name, "en"),
+  );
+  const lines = [
+    "# Schema",
+    "",
+    "Written by `bun run db:diagram` from `src/infrastructure/database/schema.ts`.",
+    "",
+    "```mermaid",
+    "erDiagram",
+    ...sorted.flatMap(drawReferences),
+    ...sorted.flatMap(drawEntity),
+    "```",
+    ...sorted.flatMap(printTable),
+  ];
+  for (const { name, values } of Object.values(enums))
+    lines.push("", `## ${name}`, "", `One of ${values.map(code).join(", ")}.`);
+  return `${lines.join("\n")}\n`;
+}
+
+/** A row of the other table has none, one or many of this one. */
+function drawReferences(table: SnapshotTable): string[] {
+  return Object.values(table.foreignKeys).map(({ tableTo, columnsFrom }) => {
+    const isRequired = columnsFrom.every(
+      (name) => table.columns[name]?.notNull,
+    );
+    const isOne = listUniques(table).some((columns) =>
+      Bun.deepEquals(columns, columnsFrom),
+    );
+    const line = `${isRequired ? "||" : "|o"}--${isOne ? "o|" : "o{"}`;
+    return `  ${entity(tableTo)} ${line} ${entity(table.name)} : "${columnsFrom.join(", ")}"`;
+  });
+}
+
+function drawEntity(table: SnapshotTable): string[] {
+  const keys = listPrimaryKey(table);
+  const referring = Object.values(table.foreignKeys).flatMap(
+    ({ columnsFrom }) => columnsFrom,
+  );
+  const uniques = listUniques(table)
+    .filter((columns) => columns.length === 1)
+    .flat();
+  const columns = Object.values(table.columns).map(({ name, type }) => {
+    const marks = [
+      keys.includes(name) ? "PK" : "",
+      referring.includes(name) ? "FK" : "",
+      uniques.includes(name) && !keys.includes(name) ? "UK" : "",
+    ].filter(Boolean);
+    return `    ${word(type)} ${word(name)} ${marks.join(", ")}`.trimEnd();
+  });
+  return [`  ${entity(table.name)} {`, ...columns, "  }"];
+}
+
+function printTable(table: SnapshotTable): string[] {
+  const rows = Object.values(table.columns).map((column) => [
+    code(column.name),
+    column.type,
+    column.notNull ? "" : "yes",
+    printDefault(column),
+    printReferences(table, column.name),
+  ]);
+  const key = listPrimaryKey(table);
+  const rules = [
+    ...(key.length > 1 ? [`primary key: ${key.map(code).join(", ")}`] : []),
+    ...Object.values(table.uniqueConstraints).map(
+      ({ columns }) => `unique: ${columns.map(code).join(", ")}`,
+    ),
+    ...Object.values(table.checkConstraints).map(
+      ({ value }) => `check: ${code(value)}`,
+    ),
+    ...Object.values(table.indexes).map(({ columns, isUnique, where }) => {
+      const on = columns
+        .map(({ expression, asc }) =>
+          code(asc ? expression : `${expression} desc`),
+        )
+        .join(", ");
+      return `${isUnique ? "unique index" : "index"}: ${on}${where ? ` where ${code(where)}` : ""}`;
+    }),
+  ];
+  return [
+    "",
+    `## ${table.name}`,
+    "",
+    ...alignRows([
+      ["column", "type", "null", "default", "references"],
+      ...rows,
+    ]),
+    ...(rules.length > 0 ? ["", ...rules.map((rule) => `- ${rule}`)] : []),
+  ];
+}
+
+/** As `bun fmt` has it. */
+function alignRows([heading = [], ...rows]: string[][]): string[] {
+  const widths = heading.map((_, index) =>
+    Math.max(
+      ...[heading, ...rows].map((row) => Bun.stringWidth(row[index] ?? "")),
+    ),
+  );
+  const line = (row: string[], fill: string) =>
+    `| ${row.map((cell, index) => cell + fill.repeat((widths[index] ?? 0) - Bun.stringWidth(cell))).join(" | ")} |`;
+  return [
+    line(heading, " "),
+    line(
+      heading.map(() => ""),
+      "-",
+    ),
+    ...rows.map((row) => line(row, " ")),
+  ];
+}
+
+function printDefault({ default: value, generated }: SnapshotColumn): string {
+  if (generated) return code(generated.as);
+  return value === undefined ? "" : code(String(value));
+}
+
+function printReferences(table: SnapshotTable, column: string): string {
+  return Object.values(table.foreignKeys)
+    .filter(({ columnsFrom }) => columnsFrom.includes(column))
+    .map(({ tableTo, onDelete }) => `${tableTo} (${onDelete ?? "no action"})`)
+    .join(", ");
+}
+
+function listPrimaryKey(table: SnapshotTable): string[] {
+  const [composite] = Object.values(table.compositePrimaryKeys);
+  return (
+    composite?.columns ??
+    Object.values(table.columns)
+      .filter(({ primaryKey }) => primaryKey)
+      .map(({ name }) => name)
+  );
+}
+
+function listUniques(table: SnapshotTable): string[][] {
+  return [
+    listPrimaryKey(table),
+    ...Object.values(table.uniqueConstraints).map(({ columns }) => columns),
+    ...Object.values(table.indexes)
+      .filter(({ isUnique, where }) => isUnique && !where)
+      .map(({ columns }) =>
+        columns.map(({ expression, isExpression }) =>
+          isExpression ? "" : expression,
+        ),
+      ),
+  ];
+}
+
+function entity(name: string): string {
+  return /^[A-Za-z_]\w*$/.test(name) ? name : JSON.stringify(name);
+}
+
+/** Mermaid takes letters, digits, `-`, `_`, `()` and `[]` here. */
+function word(text: string): string {
+  return text.replace(/[^\w()[\]-]+/g, "_");
+}
+
+function code(text: string): string {
+  return `\`${text.replaceAll("|", "\\|").replace(/\s+/g, " ")}\``;
+}
