@@ -9,6 +9,7 @@ import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { lintMigrations } from "./lib/lint-migrations";
+import { loadDrizzleKit } from "./lib/load-drizzle-kit";
 import {
   type Migration,
   planMigrations,
@@ -148,7 +149,7 @@ async function askDrizzleKit(
   before: Snapshot,
   after: Snapshot,
 ): Promise<Rename[]> {
-  const { generateMigration } = await import("drizzle-kit/api");
+  const { generateMigration } = await loadDrizzleKit();
   const withData = (snapshot: Snapshot) => ({
     ...snapshot,
     views: {},
@@ -297,7 +298,7 @@ async function findSnapshot(
   parent: Snapshot,
   { tag, file, text }: Migration,
 ): Promise<Snapshot> {
-  const { generateMigration } = await import("drizzle-kit/api");
+  const { generateMigration } = await loadDrizzleKit();
   const wanted = listSql(text);
   const renames = readRenames(text);
   for (const candidate of listVersions(nameSnapshotFile(tag))) {

@@ -45,7 +45,10 @@ try {
 }
 
 async function push(): Promise<void> {
-  const { statements, losses } = await diffSchema(sql);
+  const { statements, losses, left } = await diffSchema(
+    sql,
+    env.test ?? address,
+  );
   for (const statement of statements) print(statement);
   for (const loss of losses) note(`Would be lost: ${loss}`);
   const isChange = statements.length > 0 && !values["dry-run"];
@@ -58,6 +61,7 @@ async function push(): Promise<void> {
     if ((await readRecords(sql)).length > 0)
       note("Hint: make the migration as well, with `bun run db:generate`");
   }
+  for (const difference of left) note(`Left as it is: ${difference}`);
   if (statements.length === 0) print(`Nothing to push: ${database} is current`);
-  printJson({ database, statements, losses, pushed: isChange });
+  printJson({ database, statements, losses, left, pushed: isChange });
 }

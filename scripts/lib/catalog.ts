@@ -112,8 +112,8 @@ export function describeDifference({
   found,
 }: Difference): string {
   if (found === undefined) return `missing: ${flatten(expected)}`;
-  if (expected === undefined) return `not of the migrations: ${flatten(found)}`;
-  return `different: ${object}: ${flatten(found)}, where the migrations make ${flatten(expected)}`;
+  if (expected === undefined) return `surplus: ${flatten(found)}`;
+  return `different: ${object}: ${flatten(found)}, not ${flatten(expected)}`;
 }
 
 function flatten(sql = ""): string {
@@ -219,9 +219,9 @@ select 'sequence ' || name, concat_ws(' ', 'CREATE SEQUENCE', name, 'AS', format
   'MAXVALUE', seqmax, 'CACHE', seqcache, case when seqcycle then 'CYCLE' end), null, null
 from relations join pg_sequence on seqrelid = relations.oid
 union all
-select kind || ' ' || name, concat_ws(' ', 'CREATE', case relkind when 'v' then 'OR REPLACE' end, upper(kind), name,
+select kind || ' ' || name, concat_ws(' ', 'CREATE', upper(kind), name,
   'WITH (' || array_to_string(reloptions, ', ') || ')', 'AS', pg_get_viewdef(oid)),
-  case relkind when 'm' then 'DROP MATERIALIZED VIEW ' || name || ' CASCADE' else 'select' end, null
+  'DROP ' || upper(kind) || ' ' || name || ' CASCADE', null
 from relations where relkind in ('v', 'm')
 union all
 select 'type ' || name, case typtype

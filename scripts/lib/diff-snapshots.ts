@@ -2,7 +2,7 @@
 // writes the statements, and is led over stages of which each only takes away
 // or only adds: so it has nothing to ask, and what depends on something else
 // goes before it and comes after it. Seen with drizzle-kit 0.31.11.
-import { generateMigration } from "drizzle-kit/api";
+import { loadDrizzleKit } from "./load-drizzle-kit";
 import { quoteLiteral } from "./quote-sql";
 import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
 
@@ -53,6 +53,7 @@ export async function diffSnapshots(
     ].map((stage) => keepTypes(stage, before)),
     after,
   ];
+  const { generateMigration } = await loadDrizzleKit();
   const statements: string[] = [];
   let from = before;
   for (const to of stages) {

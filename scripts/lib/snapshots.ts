@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { root } from "../../src/env";
+import { loadDrizzleKit } from "./load-drizzle-kit";
 import { type Migration, migrationsFolder } from "./migrations";
 import { failure } from "./report";
 
@@ -157,18 +158,19 @@ export function findFork(migrations: Migration[]): Fork | undefined {
  * @throws when schema.ts cannot be loaded.
  */
 export async function describeSchema(prevId: string): Promise<Snapshot> {
-  const { generateDrizzleJson } = await import("drizzle-kit/api");
+  const { generateDrizzleJson } = await loadDrizzleKit();
   try {
     const schema = await import(join(root, schemaFile));
     const { id, prevId: parent, ...rest } = generateDrizzleJson(schema, prevId);
     return JSON.parse(JSON.stringify({ id, prevId: parent, ...rest }));
   } catch (error) {
+    // Bun puts what does not parse into a list.
+    const { message, errors = [] } = error as AggregateError;
+    const [first] = errors as (Error & { position?: { line: number } })[];
+    const line = first?.position ? `:${first.position.line}` : "";
     throw failure(
-      `${schemaFile} cannot be loaded: ${(error as Error).message}`,
-      {
-        code: "SCHEMA_INVALID",
-        hint: "`bun run check` says more",
-      },
+      `${schemaFile}${line} cannot be loaded: ${first?.message ?? message}`,
+      { code: "SCHEMA_INVALID", hint: "`bun run check` says more" },
     );
   }
 }

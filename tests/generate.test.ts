@@ -1,0 +1,284 @@
+// db:generate, without a terminal, on a copy of the project.
+import { describe, expect } from "bun:test";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { commit } from "./lib/git";
+import { ownHead, ownMigrations } from "./lib/migrations";
+import {
+  fixture,
+  type Given,
+  image,
+  listMigrations,
+  migrations,
+  testSchema as test,
+} from "./lib/schema-file";
+
+const ownFiles = ownMigrations
+  .flatMap(({ tag }) => [`${tag}.down.sql`, `${tag}.sql`])
+  .sort();
+const number = (after: number) =>
+  String(ownMigrations.length + after).padStart(4, "0");
+const next = `${number(0)}_next`;
+const journal = `${migrations}/meta/_journal.json`;
+
+const readJournal = ({ read }: Given) =>
+  JSON.parse(read(journal)) as { entries: { tag: string; when: number }[] };
+
+describe("db:generate", () => {
+  test(
+    "writes the migration of a change and its reverse, and nothing where there is none",
+    "empty",
+    async ({ run, change, project, read }) => {
+      const unchanged = await run("db:generate");
+      change(image, fixture);
+      const generated = await run("db:generate next");
+      const again = await run("db:generate --json");
+
+      expect(unchanged).toEqual({
+        exitCode: 0,
+        stdout:
+          "Nothing to generate: schema.ts is as the newest migration has it\n",
+        stderr: "",
+      });
+      expect(generated).toEqual({
+        exitCode: 0,
+        stdout: `Generated: ${migrations}/${next}.sql\nGenerated: ${migrations}/${next}.down.sql\n`,
+        stderr: "",
+      });
+      expect(read(`${migrations}/${next}.sql`)).toBe(
+        'ALTER TABLE "users" ADD COLUMN "fixture" text;',
+      );
+      expect(read(`${migrations}/${next}.down.sql`)).toBe(
+        'ALTER TABLE "users" DROP COLUMN "fixture";\n',
+      );
+      expect(JSON.parse(again.stdout).tag).toBeNull();
+      expect(listMigrations(project)).toEqual([
+        ...ownFiles,
+        `${next}.down.sql`,
+        `${next}.sql`,
+      ]);
+    },
+  );
+
+  test(
+    "fails where schema.ts cannot be loaded, and writes nothing",
+    "empty",
+    async ({ run, change, project }) => {
+      change(image, `${fixture} nonsense nonsense`);
+
+      const { exitCode, stdout, stderr } = await run("db:generate");
+
+      expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
+      expect(stderr).toMatch(
+        /^Error: src\/infrastructure\/database\/schema\.ts:\d+ cannot be loaded: /,
+      );
+      expect(listMigrations(project)).toEqual(ownFiles);
+    },
+  );
+
+  test(
+    "takes the answer whether something was renamed from flags, and from nowhere else",
+    "migrated",
+    async ({ run, change, project, read }) => {
+      change(image, 'picture: text("picture"),');
+      const open = await run("db:generate next");
+      const wrong = await run("db:generate next --rename users.imag=picture");
+      const untouched = listMigrations(project);
+      const renamed = await run(
+        "db:generate next --rename users.image=picture",
+      );
+      change('picture: text("picture"),', 'photo: text("photo"),');
+      const anew = await run("db:generate anew --no-rename");
+
+      expect(open).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr:
+          "Error: it cannot be told whether something was renamed\n" +
+          "  column: gone users.image; new users.picture\n" +
+          "Hint: answer with flags such as `--rename users.image=picture`, or `--no-rename` where they are different things\n",
+      });
+      expect(wrong.exitCode).toBe(2);
+      expect(untouched).toEqual(ownFiles);
+      expect(renamed.exitCode).toBe(0);
+      expect(read(`${migrations}/${next}.sql`)).toBe(
+        'ALTER TABLE "users" RENAME COLUMN "image" TO "picture";',
+      );
+      expect(read(`${migrations}/${next}.down.sql`)).toBe(
+        'ALTER TABLE "users" RENAME COLUMN "picture" TO "image";\n',
+      );
+      expect(anew.exitCode).toBe(0);
+      expect(read(`${migrations}/${number(1)}_anew.down.sql`)).toBe(
+        'ALTER TABLE "users" DROP COLUMN "photo";--> statement-breakpoint\n' +
+          "-- The column comes back empty: its values are gone.\n" +
+          'ALTER TABLE "users" ADD COLUMN "picture" text;\n',
+      );
+      expect((await run("db:check")).stdout).toContain("Checked: 0 errors");
+      expect((await run("db:migrate")).exitCode).toBe(0);
+      expect((await run("db:rollback --steps 2")).exitCode).toBe(0);
+      expect((await run("db:migrate")).exitCode).toBe(0);
+    },
+  );
+
+  test(
+    "stamps a migration later than every other, whatever the clock says",
+    "empty",
+    async (given) => {
+      const { run, change, project } = given;
+      const { entries, ...rest } = readJournal(given);
+      const when = Date.now() + 1e9;
+      const late = entries.map((entry) => ({ ...entry, when }));
+      project.write(journal, JSON.stringify({ ...rest, entries: late }));
+      change(image, fixture);
+      await run("db:generate next");
+
+      expect(readJournal(given).entries.at(-1)).toMatchObject({
+        tag: next,
+        when: when + 1,
+      });
+    },
+  );
+
+  test(
+    "says what a new migration does to a live database, on stderr",
+    "empty",
+    async ({ run, change }) => {
+      change(image, "");
+      const { exitCode, stderr } = await run("db:generate next");
+
+      expect(exitCode).toBe(0);
+      expect(stderr).toBe(
+        `Lint: ${migrations}/${next}.sql:1 ban-drop-column: Dropping a column may break existing clients.\n`,
+      );
+    },
+  );
+
+  test(
+    "makes an empty one for SQL of your own, and names the file that undoes it",
+    "empty",
+    async ({ run, read, change }) => {
+      const custom = await run("db:generate next --custom");
+      change(image, fixture);
+      const after = await run("db:generate after");
+
+      expect(custom).toEqual({
+        exitCode: 0,
+        stdout: `Generated: ${migrations}/${next}.sql\n`,
+        stderr: `Hint: write the SQL that undoes it into ${migrations}/${next}.down.sql\n`,
+      });
+      expect(read(`${migrations}/${next}.sql`)).toStartWith("-- Custom SQL");
+      expect(after.exitCode).toBe(0);
+    },
+  );
+
+  test(
+    "writes the down files that are missing, and what they leave undone",
+    "empty",
+    async ({ run, change, project, read }) => {
+      change(image, fixture);
+      await run("db:generate next");
+      const down = `${migrations}/${next}.down.sql`;
+      project.write(
+        `${migrations}/${next}.sql`,
+        `${read(`${migrations}/${next}.sql`)}\nUPDATE users SET fixture = 'x';`,
+      );
+      rmSync(join(project.folder, down));
+      const one = await run(`db:generate --down ${next}`);
+      const none = await run("db:generate --down");
+
+      expect(one.stdout).toBe(`Generated: ${down}\n`);
+      expect(none.stdout).toStartWith("Nothing to generate: ");
+      expect(read(down)).toBe(
+        "-- Not undone here, for snapshots do not know of it:\n" +
+          "--   UPDATE users SET fixture = 'x'\n" +
+          'ALTER TABLE "users" DROP COLUMN "fixture";\n',
+      );
+    },
+  );
+});
+
+describe("after a merge", () => {
+  /** Two branches that each made a migration of the same parent. */
+  async function merge(given: Given, isRenumbered: boolean): Promise<void> {
+    const { run, change, project, read } = given;
+    const before = read(journal);
+    change(image, fixture);
+    await run("db:generate theirs");
+    const theirs = readJournal(given).entries.at(-1);
+    const snapshot = read(`${migrations}/meta/${number(0)}_snapshot.json`);
+    change(fixture, image);
+    change(
+      'logo: text("logo"),',
+      'logo: text("logo"),\n    motto: text("motto"),',
+    );
+    project.write(journal, before);
+    await run("db:generate ours");
+    await commit(project.folder, "ours"); // git is where the snapshot of ours will be
+    const { entries, ...rest } = readJournal(given);
+    const ours = entries.at(-1);
+    change(image, fixture);
+
+    const tag = isRenumbered ? `${number(1)}_ours` : ours?.tag;
+    if (isRenumbered) {
+      const own = `${migrations}/meta/${number(0)}_snapshot.json`;
+      project.write(`${migrations}/meta/${number(1)}_snapshot.json`, read(own));
+      for (const end of [".sql", ".down.sql"]) {
+        project.write(
+          `${migrations}/${tag}${end}`,
+          read(`${migrations}/${ours?.tag}${end}`),
+        );
+        rmSync(join(project.folder, `${migrations}/${ours?.tag}${end}`));
+      }
+    }
+    project.write(`${migrations}/meta/${number(0)}_snapshot.json`, snapshot);
+    const merged = [
+      ...entries.slice(0, -1),
+      theirs,
+      { ...ours, tag, idx: ownMigrations.length + (isRenumbered ? 1 : 0) },
+    ];
+    project.write(journal, JSON.stringify({ ...rest, entries: merged }));
+  }
+
+  for (const isRenumbered of [true, false])
+    test(
+      `names the two of one parent, and makes the newer again${isRenumbered ? "" : ", where they have one number"}`,
+      "empty",
+      async (given) => {
+        const { run, project, read } = given;
+        await merge(given, isRenumbered);
+        const refused = await run("db:generate more");
+        const checked = await run("db:check --offline --json");
+        const rebased = await run("db:generate --rebase");
+        const ours = `${number(1)}_ours`;
+
+        const newer = isRenumbered ? ours : `${number(0)}_ours`;
+        expect(refused.exitCode).toBe(2);
+        expect(refused.stderr).toStartWith(
+          `Error: ${number(0)}_theirs and ${newer} were both made from the same migration\n`,
+        );
+        expect(checked.stdout).toContain('"code":"snapshot_chain"');
+        expect(rebased.stderr).toBe("");
+        expect(rebased.stdout).toStartWith(
+          `Generated: ${migrations}/${ours}.sql\n`,
+        );
+        expect(read(`${migrations}/${ours}.sql`)).toBe(
+          'ALTER TABLE "tenants" ADD COLUMN "motto" text;',
+        );
+        expect(listMigrations(project)).toHaveLength(ownFiles.length + 4);
+        const clean = await run("db:check --offline --strict");
+        expect(clean.stdout).toBe("Checked: 0 errors, 0 warnings\n");
+      },
+    );
+
+  test("makes no migration again that is applied", "empty", async (given) => {
+    const { run, project } = given;
+    await merge(given, true);
+    await run("db:migrate");
+    const files = listMigrations(project);
+    const { exitCode, stderr } = await run("db:generate --rebase");
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain(`${number(1)}_ours is applied on `);
+    expect(listMigrations(project)).toEqual(files);
+  });
+});
