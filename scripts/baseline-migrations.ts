@@ -2,12 +2,13 @@
 // database whose schema is the one that they make. Exits 3 with the differences,
 // and nothing recorded, where it is another; 75 when another run held the lock.
 import { readEnv } from "../src/env";
-import { applyPending, recordOf, toScript } from "./lib/apply-migrations";
+import { recordOf, toScript } from "./lib/apply-migrations";
 import {
   compareCatalogs,
   type Difference,
   describeDifference,
   readCatalog,
+  respell,
 } from "./lib/catalog";
 import { openConnection, requireDirect } from "./lib/connection";
 import { withMigrationLock } from "./lib/migration-lock";
@@ -15,7 +16,6 @@ import { createTables, logDone, logForgotten } from "./lib/migration-log";
 import {
   type Migration,
   type Plan,
-  planMigrations,
   readPlan,
   refuseModified,
   selectPending,
@@ -27,6 +27,7 @@ import {
   readOptions,
   readWhole,
 } from "./lib/report";
+import { replayMigrations } from "./lib/replay-migrations";
 import { withScratchDatabase } from "./lib/scratch-database";
 
 const usage = `bun run db:baseline [flags]
@@ -83,8 +84,9 @@ async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
     env.test ?? address,
     "db:baseline",
     async (scratch) => {
-      await applyPending(scratch, planMigrations(made, []));
-      return compareCatalogs(await readCatalog(scratch), found);
+      await replayMigrations(scratch, made);
+      const expected = await readCatalog(scratch);
+      return await respell(scratch, compareCatalogs(expected, found), found);
     },
   );
 }

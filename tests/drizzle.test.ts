@@ -76,6 +76,43 @@ describe("db:push", () => {
   );
 
   test(
+    "sees what drizzle-kit does not: checks, conditions and views; and then nothing",
+    "empty",
+    async ({ run, change, sql }) => {
+      change(
+        'index("builds_created_by_idx").on(table.createdBy)',
+        `index("builds_created_by_idx").on(table.createdBy).where(sql\`number > 5\`),
+    uniqueIndex("builds_mixed_key").on(table.tenantId, sql\`lower(\${table.name})\`).where(sql\`number > 0\`)`,
+      );
+      change(
+        "export const users =",
+        'export const people = pgView("people", { number: integer("number") }).as(sql`select 1 as number`);\nexport const users =',
+      );
+      change("import {\n", "import {\n  pgView,\n");
+      const first = await run("db:push");
+      const nothing = await run("db:push");
+      change("number > 5", "number > 6");
+      change("number > 0", "number > 1");
+      change("'canceled'", "'canceled', 'other'");
+      change("select 1 as number", "select 2 as number");
+      const changed = await run("db:push");
+      const again = await run("db:push");
+
+      expect(first.stderr).toBe("");
+      expect(nothing.stdout).toStartWith("Nothing to push: ");
+      expect(changed.exitCode).toBe(0);
+      expect(again.stdout).toStartWith("Nothing to push: ");
+      const [row] = await sql`
+        select pg_get_indexdef('builds_created_by_idx'::regclass) as index,
+          pg_get_indexdef('builds_mixed_key'::regclass) as mixed,
+          pg_get_viewdef('people'::regclass) as view`;
+      expect(row?.index).toEndWith("WHERE (number > 6)");
+      expect(row?.mixed).toEndWith("WHERE (number > 1)");
+      expect(row?.view).toContain("SELECT 2 AS number");
+    },
+  );
+
+  test(
     "says that a migration has to follow where migrations were recorded",
     "migrated",
     async ({ run, change }) => {

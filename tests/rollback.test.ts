@@ -206,7 +206,7 @@ describe("db:baseline", () => {
 
     expect(exitCode).toBe(3);
     expect(stdout).toContain(
-      "different: column public.users.id is bigint not null, and the migrations make integer not null\n",
+      "different: column public.users.id: ALTER TABLE public.users ADD COLUMN id bigint NOT NULL, not ALTER TABLE public.users ADD COLUMN id integer NOT NULL\n",
     );
     expect(stdout).toContain("not of the migrations: view public.extra, ");
     expect(table).toEqual({ records: null });

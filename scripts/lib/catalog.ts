@@ -9,7 +9,7 @@ export interface CatalogEntry {
   sql: string;
   /** What takes it away, where it can be made again without loss. */
   drop: string | null;
-  /** The table that it is a part of. */
+  /** The object that it is a part of. */
   parent: string | null;
 }
 
@@ -32,7 +32,7 @@ export async function readCatalog(sql: Sql): Promise<Catalog> {
 
 /**
  * What is not the same in two databases, by the names of the objects. A table
- * that is in one of them only stands for its parts.
+ * or the like that is in one of them only stands for its parts.
  */
 export function compareCatalogs(
   expected: Catalog,
@@ -255,8 +255,8 @@ ${grants("relations", "kind", "name", "relacl", "relowner", "case kind when 'tab
 union all
 ${grants("columns", "'column'", `name || '.' || "column"`, "attacl", "relowner", "'table ' || name")}
 union all
-${grants("routines", "kind", "name", "coalesce(proacl, acldefault('f', proowner))", "proowner")}
+${grants("routines", "kind", "name", "coalesce(proacl, acldefault('f', proowner))", "proowner", "kind || ' ' || name")}
 union all
 ${grants("(select * from schemas where nspname <> 'public') as schemas", "'schema'", "name", "nspacl", "nspowner")}
 union all
-${grants("own_types", "'type'", "name", "coalesce(typacl, acldefault('T', typowner))", "typowner")}`;
+${grants("own_types", "'type'", "name", "coalesce(typacl, acldefault('T', typowner))", "typowner", "'type ' || name")}`;

@@ -167,16 +167,16 @@ async function tryPending(scratch: Sql, plan: Plan): Promise<Problem[]> {
           ),
         ),
       );
+      if (left.length > 0) break; // the ones after it start from another schema
       await replayMigrations(scratch, [migration]);
       const again = compareCatalogs(after, await readCatalog(scratch));
-      if (left.length === 0)
-        problems.push(
-          ...again.map((difference) =>
-            mismatch(
-              `up again after it: ${describeDifference(difference)}; mend \`${down}\``,
-            ),
+      problems.push(
+        ...again.map((difference) =>
+          mismatch(
+            `up again after it: ${describeDifference(difference)}; mend \`${down}\``,
           ),
-        );
+        ),
+      );
     } catch (error) {
       const { message, details } = error as Error & {
         details?: { file?: string };
@@ -188,7 +188,7 @@ async function tryPending(scratch: Sql, plan: Plan): Promise<Problem[]> {
           failed,
         ),
       );
-      break; // the ones after it start from another schema
+      break;
     }
   }
   return problems;

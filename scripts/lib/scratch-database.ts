@@ -16,7 +16,8 @@ export async function withScratchDatabase<T>(
   name: string,
   work: (sql: Sql, scratch: DatabaseAddress) => Promise<T>,
 ): Promise<T> {
-  const database = `scratch_${crypto.randomUUID().slice(0, 8)}`;
+  const suffix = `__scratch_${crypto.randomUUID().slice(0, 8)}`;
+  const database = address.database.slice(0, 63 - suffix.length) + suffix;
   const scratch = { ...address, database };
   const server = await openConnection(address, name);
   try {
