@@ -32,6 +32,7 @@ import {
   findFork,
   type Fork,
   nameSnapshotFile,
+  readParent,
   readSnapshot,
   type Snapshot,
 } from "./lib/snapshots";
@@ -88,7 +89,7 @@ function readMigrationsIfAny(): Migration[] {
 async function generate(
   base: Migration[],
   title: string | undefined,
-  before = readParent(base),
+  before = readNewest(base),
 ): Promise<WrittenMigration | undefined> {
   const after = await describeSchema(before.id);
   const renames = await findRenames(before, after);
@@ -115,7 +116,7 @@ async function generate(
 }
 
 /** The newest snapshot, as drizzle-kit takes it. */
-function readParent(base: Migration[]): Snapshot {
+function readNewest(base: Migration[]): Snapshot {
   for (const { tag } of base.toReversed()) {
     const snapshot = readSnapshot(tag);
     if (snapshot) return snapshot;
@@ -191,7 +192,7 @@ function nameAfter(statements: string[]): string {
 }
 
 async function generateCustom(): Promise<void> {
-  const before = readParent(migrations);
+  const before = readNewest(migrations);
   const snapshot = { ...before, id: crypto.randomUUID(), prevId: before.id };
   const written = writeMigration(migrations, name ?? "custom", {
     text: "-- Custom SQL migration file, put your code below! --",
@@ -212,13 +213,11 @@ async function writeMissingDownFiles(): Promise<void> {
   for (const { tag, text } of wanted) {
     const file = nameDownFile(tag);
     if (existsSync(join(root, file))) continue;
-    const parent = migrations[migrations.findIndex((m) => m.tag === tag) - 1];
-    const before = parent ? readSnapshot(parent.tag) : emptySnapshot;
     const after = readSnapshot(tag);
+    const before = after && readParent(migrations, after);
     if (!before || !after) {
-      note(
-        `Not written: ${file}, for there is no snapshot of ${before ? tag : parent?.tag}`,
-      );
+      const lost = after ? "what it was made from" : "it";
+      note(`Not written: ${file}, for there is no snapshot of ${lost}`);
       continue;
     }
     writeDownFile(tag, await printDown(before, after, text));
@@ -253,7 +252,7 @@ async function rebase(found: Fork | undefined): Promise<void> {
     });
   await requirePending(newer);
   const base = migrations.filter((migration) => migration !== newer);
-  const parent = readParent(base.slice(0, base.indexOf(older)));
+  const parent = readNewest(base.slice(0, base.indexOf(older)));
   const snapshot = await findSnapshot(parent, older);
   await findSnapshot(parent, newer); // or an edit of it would be lost
 

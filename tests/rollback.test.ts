@@ -208,7 +208,7 @@ describe("db:baseline", () => {
     expect(stdout).toContain(
       "different: column public.users.id: ALTER TABLE public.users ADD COLUMN id bigint NOT NULL, not ALTER TABLE public.users ADD COLUMN id integer NOT NULL\n",
     );
-    expect(stdout).toContain("not of the migrations: view public.extra, ");
+    expect(stdout).toContain("surplus: CREATE VIEW public.extra AS ");
     expect(table).toEqual({ records: null });
     expect(scratch).toHaveLength(0);
   });

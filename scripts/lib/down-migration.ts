@@ -39,7 +39,9 @@ export async function printDown(
   text: string,
 ): Promise<string> {
   const renames = readRenames(text).toReversed().map(invertRename);
-  const statements = await diffRenamed(after, before, renames);
+  const statements = (await diffRenamed(after, before, renames)).filter(
+    (statement) => !isKeyLeft(statement, text),
+  );
   const lost = listLostValues(after, before);
   const commented = statements.map((statement) => {
     const comment = describeLoss(statement, lost);
@@ -53,6 +55,15 @@ export async function printDown(
       ? `-- Not undone here, for snapshots do not know of it:\n${foreign.join("")}`
       : "";
   return `${heading}${commented.join(BREAKPOINT)}\n`;
+}
+
+/** drizzle-kit itself leaves dropping a primary key to the reader. */
+function isKeyLeft(statement: string, text: string): boolean {
+  const [, start] = /^(ALTER TABLE .+) ADD PRIMARY KEY /.exec(statement) ?? [];
+  return (
+    start !== undefined &&
+    text.includes(`-- ${start} DROP CONSTRAINT "<constraint_name>"`)
+  );
 }
 
 /** What undoing cannot bring back, or where it cannot succeed. */

@@ -125,7 +125,37 @@ export function readSnapshot(tag: string): Snapshot | undefined {
   }
   if (snapshot.version !== "7" || !snapshot.tables)
     throw invalid(`it is of version ${snapshot.version}, not of version 7`);
-  return snapshot;
+  return fillIn(snapshot);
+}
+
+/** Older versions of drizzle-kit leave out what they did not know. */
+function fillIn(snapshot: Snapshot): Snapshot {
+  const missing = { policies: {}, checkConstraints: {}, isRLSEnabled: false };
+  const tables = Object.entries(snapshot.tables).map(([key, table]) => [
+    key,
+    { ...missing, ...table },
+  ]);
+  return {
+    ...emptySnapshot,
+    ...snapshot,
+    tables: Object.fromEntries(tables),
+  };
+}
+
+/**
+ * The snapshot that another was made from, which after a merge need not be that
+ * of the migration before it; undefined where it is not there.
+ */
+export function readParent(
+  migrations: Migration[],
+  { prevId }: Snapshot,
+): Snapshot | undefined {
+  if (prevId === emptySnapshot.id) return emptySnapshot;
+  for (const { tag } of migrations) {
+    const snapshot = readSnapshot(tag);
+    if (snapshot?.id === prevId) return snapshot;
+  }
+  return undefined;
 }
 
 /** Two migrations that were made from the same one. */
