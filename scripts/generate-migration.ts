@@ -9,7 +9,7 @@ import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { lintMigrations } from "./lib/lint-migrations";
-import { loadDrizzleKit } from "./lib/load-drizzle-kit";
+import { askWith, loadDrizzleKit } from "./lib/load-drizzle-kit";
 import {
   type Migration,
   planMigrations,
@@ -163,7 +163,9 @@ async function askDrizzleKit(
       ]),
     ),
   });
-  const statements = await generateMigration(withData(before), withData(after));
+  const statements = await askWith(() =>
+    generateMigration(withData(before), withData(after)),
+  );
   return readRenames(statements.join("\n"));
 }
 

@@ -17,7 +17,7 @@ import {
 } from "./catalog";
 import { countLosses } from "./count-losses";
 import { diffSnapshots } from "./diff-snapshots";
-import { loadDrizzleKit } from "./load-drizzle-kit";
+import { askWith, loadDrizzleKit } from "./load-drizzle-kit";
 import { refusal } from "./report";
 import { withScratchDatabase } from "./scratch-database";
 import { describeSchema, emptySnapshot, schemaFile } from "./snapshots";
@@ -110,10 +110,12 @@ async function listPushed(sql: Sql): Promise<string[]> {
   });
   const unhush = hushSpinner();
   try {
-    const { statementsToExecute } = await pushSchema(
-      schema,
-      { execute } as unknown as Parameters<typeof pushSchema>[1],
-      ["public", ...Object.values(schemas)],
+    const { statementsToExecute } = await askWith(() =>
+      pushSchema(
+        schema,
+        { execute } as unknown as Parameters<typeof pushSchema>[1],
+        ["public", ...Object.values(schemas)],
+      ),
     );
     // Before it adds a column that may not be null, it would empty the table.
     return statementsToExecute.filter(

@@ -31,3 +31,16 @@ function passParameters(): void {
     },
   });
 }
+
+/** Runs what may ask on a terminal: after Ctrl-C it would exit with 1. */
+export async function askWith<T>(work: () => Promise<T>): Promise<T> {
+  const interrupt = () => {
+    process.exitCode = 130;
+  };
+  process.once("exit", interrupt);
+  try {
+    return await work();
+  } finally {
+    process.off("exit", interrupt);
+  }
+}
