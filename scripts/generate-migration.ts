@@ -212,11 +212,13 @@ async function writeMissingDownFiles(): Promise<void> {
       hint: "`bun run db:migrate:status` lists them",
     });
   const written: string[] = [];
-  for (const { tag, text } of wanted) {
+  for (const migration of wanted) {
+    const { tag, text } = migration;
     const file = nameDownFile(tag);
     if (existsSync(join(root, file))) continue;
     const after = readSnapshot(tag);
-    const before = after && readParent(migrations, after);
+    const earlier = migrations.slice(0, migrations.indexOf(migration));
+    const before = after && readParent(earlier, after);
     if (!before || !after) {
       const lost = after ? "what it was made from" : "it";
       note(`Not written: ${file}, for there is no snapshot of ${lost}`);

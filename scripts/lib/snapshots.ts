@@ -147,11 +147,11 @@ function fillIn(snapshot: Snapshot): Snapshot {
  * of the migration before it; undefined where it is not there.
  */
 export function readParent(
-  migrations: Migration[],
+  earlier: Migration[],
   { prevId }: Snapshot,
 ): Snapshot | undefined {
   if (prevId === emptySnapshot.id) return emptySnapshot;
-  for (const { tag } of migrations) {
+  for (const { tag } of earlier.toReversed()) {
     const snapshot = readSnapshot(tag);
     if (snapshot?.id === prevId) return snapshot;
   }
