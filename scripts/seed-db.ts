@@ -1,6 +1,6 @@
-// bun run db:seed: puts the development rows into the database. Safe to run
-// again. Needs the schema to be current. Exits 2 where the schema is behind or
-// the database is production's, 75 when another command held the lock.
+// bun run db:seed: puts the development rows into the database; db:seed rbac the
+// permissions of each role, in production too. Safe to run again. Exits 2 where
+// the schema is behind, or for development rows the database is production's.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { readProtection, requireDevelopment } from "./lib/protection";
@@ -11,12 +11,14 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { findPending } from "./lib/schema-state";
+import { requireCurrentSchema } from "./lib/schema-state";
 import { describeSeed, seedDevelopment } from "./lib/seed-dev";
+import { seedRbac } from "./lib/seed-rbac";
 
-const usage = `bun run db:seed [dev] [flags]
+const usage = `bun run db:seed [dev|rbac] [flags]
 
-Puts a user, a tenant and a few builds into the database; leaves what is there.
+dev (the default) puts a user, a tenant and a few builds into the database, and
+leaves what is there; rbac gives each role its permissions, and no others.
   --confirm <database>   answers for a database on another host
   --wait <seconds>       how long to wait for another command (60)
   --json                 one JSON document on stdout`;
@@ -31,29 +33,26 @@ const { values, positionals } = readOptions(usage, {
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 const [name = "dev", ...others] = positionals;
-if (name !== "dev" || others.length > 0)
+if (!["dev", "rbac"].includes(name) || others.length > 0)
   throw refusal(`there is no seed "${positionals.join(" ")}"`, {
-    hint: "the one seed is `bun run db:seed dev`",
+    hint: "the seeds are `bun run db:seed dev` and `bun run db:seed rbac`",
   });
 
 const env = readEnv();
 const sql = await openConnection(env.database, "db:seed");
 try {
-  const protection = await readProtection(sql, env, env.database);
-  await requireDevelopment("db:seed", protection, env.database, values.confirm);
-  await requireCurrentSchema();
-  const seeded = await seedDevelopment(sql, waitSeconds);
+  if (name === "dev") await requireConsent();
+  await requireCurrentSchema(sql);
+  const seed = name === "dev" ? seedDevelopment : seedRbac;
+  const seeded = await seed(sql, waitSeconds);
   print(describeSeed(seeded));
   printJson(seeded);
 } finally {
   await sql.end({ timeout: 5 });
 }
 
-async function requireCurrentSchema(): Promise<void> {
-  const pending = await findPending(sql);
-  if (pending.length === 0) return;
-  throw refusal(`the schema is behind: ${pending.join(", ")} pending`, {
-    code: "SCHEMA_BEHIND",
-    hint: "run `bun run db:migrate` first",
-  });
+async function requireConsent(): Promise<void> {
+  const { database } = env;
+  const protection = await readProtection(sql, env, database);
+  await requireDevelopment("db:seed", protection, database, values.confirm);
 }

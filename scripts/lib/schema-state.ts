@@ -4,6 +4,7 @@ import { PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
 import * as schema from "../../src/infrastructure/database/schema";
 import { planMigrations, readMigrations, readRecords } from "./migrations";
+import { refusal } from "./report";
 
 /** Every table of schema.ts. */
 export const tables: Table[] = Object.values(schema).filter((value) =>
@@ -22,6 +23,16 @@ export async function findPending(sql: Sql): Promise<string[]> {
   const records = await readRecords(sql);
   if (records.length === 0 && (await hasEveryTable(sql))) return [];
   return planMigrations(migrations, records).pending.map(({ tag }) => tag);
+}
+
+/** @throws with exit code 2 where the schema is behind. */
+export async function requireCurrentSchema(sql: Sql): Promise<void> {
+  const pending = await findPending(sql);
+  if (pending.length === 0) return;
+  throw refusal(`the schema is behind: ${pending.join(", ")} pending`, {
+    code: "SCHEMA_BEHIND",
+    hint: "run `bun run db:migrate` first",
+  });
 }
 
 async function hasEveryTable(sql: Sql): Promise<boolean> {

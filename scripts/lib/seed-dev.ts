@@ -20,6 +20,8 @@ export interface Seeded {
   seed: string;
   inserted: Counts;
   unchanged: Counts;
+  /** Rows that it took away, where it did. */
+  removed?: Counts;
 }
 
 const exampleBuilds: Omit<NewBuild, "tenantId">[] = [
@@ -116,13 +118,16 @@ export async function seedDevelopment(
 }
 
 /** One line on what a seed has done. */
-export function describeSeed({ seed, inserted, unchanged }: Seeded): string {
+export function describeSeed(seeded: Seeded): string {
+  const { seed, inserted, unchanged, removed = {} } = seeded;
   const list = (counts: Counts) =>
     Object.entries(counts)
       .filter(([, rows]) => rows > 0)
       .map(([table, rows]) => `${table} ${rows}`)
       .join(", ");
-  return list(inserted)
-    ? `Seeded: ${seed} (${list(inserted)})`
+  const changes = [list(inserted), list(removed) && `removed ${list(removed)}`];
+  const changed = changes.filter(Boolean).join("; ");
+  return changed
+    ? `Seeded: ${seed} (${changed})`
     : `Nothing to seed: ${seed} is there (${list(unchanged)})`;
 }
