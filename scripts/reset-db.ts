@@ -8,27 +8,22 @@ import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
 import {
-  isProtected,
-  nameReason,
   type Protection,
   readProtection,
   requireConsent,
   stampProduction,
 } from "./lib/protection";
 import {
-  failure,
-  print,
-  printJson,
-  readOptions,
-  readWhole,
-  refusal,
-} from "./lib/report";
+  requireFlags,
+  requirePrevious,
+  undoSwap,
+} from "./lib/replace-database";
+import { print, printJson, readOptions, readWhole } from "./lib/report";
 import { describeSeed, type Seeded, seedDevelopment } from "./lib/seed-dev";
 import {
   databaseExists,
   makeNext,
   previousOf,
-  swapBack,
   swapIn,
   withSwapLock,
 } from "./lib/swap-databases";
@@ -66,11 +61,13 @@ await withSwapLock(address, waitSeconds, async (server) => {
   const sql = await openConnection(address, "db:reset");
   try {
     const protection = await readProtection(sql, env, address);
-    if (values.undo) requirePrevious(hasPrevious);
-    else requireFlags(protection, hasPrevious);
+    if (values.undo) requirePrevious(hasPrevious, previous);
+    else requireFlags(protection, address, hasPrevious, values, ["no-seed"]);
     await requireConsent("db:reset", protection, address, values.confirm);
     await withMigrationLock(sql, waitSeconds, () =>
-      values.undo ? undo(server, protection) : reset(server, protection),
+      values.undo
+        ? undoSwap(server, address, protection)
+        : reset(server, protection),
     );
   } finally {
     await sql.end({ timeout: 5 });
@@ -99,49 +96,4 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   if (seeded) print(describeSeed(seeded));
   print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
   printJson({ database, previous, head, seeded: seeded ?? null });
-}
-
-async function undo(server: Sql, protection: Protection): Promise<void> {
-  const sql = await openConnection(
-    { ...address, database: previous },
-    "db:reset",
-  );
-  let head: string | null;
-  try {
-    if (protection.isStamped || protection.isProduction)
-      await stampProduction(sql);
-    head = (await readPlan(sql)).head?.tag ?? null;
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
-  await swapBack(server, address);
-  print(`Restored: ${database} from ${previous}`);
-  print(`Kept: ${previous}, the database until now`);
-  printJson({ database, previous, head });
-}
-
-function requirePrevious(hasPrevious: boolean): void {
-  if (hasPrevious) return;
-  throw failure(`there is no ${previous} to go back to`, {
-    hint: "`db:reset` keeps one from its first run on",
-  });
-}
-
-/** What a protected database wants to hear besides its name. */
-function requireFlags(protection: Protection, hasPrevious: boolean): void {
-  if (!isProtected(protection)) return;
-  const missing = [
-    !values["no-seed"] && "--no-seed",
-    hasPrevious && !values["drop-previous"] && "--drop-previous",
-    values.confirm === undefined &&
-      !process.stdin.isTTY &&
-      `--confirm ${database}`,
-  ].filter(Boolean);
-  if (missing.length === 0) return;
-  throw refusal(
-    `${database} is protected: ${nameReason(protection, address)}`,
-    {
-      hint: `if you mean it, add \`${missing.join(" ")}\``,
-    },
-  );
 }

@@ -25,7 +25,8 @@ const psql = findPostgresTool("psql", env, env.direct, engine, found.version);
 process.removeAllListeners("SIGINT");
 process.on("SIGINT", () => {});
 const args = process.argv.slice(2).filter((arg) => arg !== "--");
-const child = spawn([...psql.command, ...args], {
+const login = psql.login(env.direct.database);
+const child = spawn([...psql.command, ...login, ...args], {
   env: psql.variables,
   stdio: ["inherit", "inherit", "inherit"],
 });

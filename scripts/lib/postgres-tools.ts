@@ -1,4 +1,4 @@
-// psql and its kin: from PATH where they are as new as the server, else from
+// psql, pg_dump and pg_restore: from PATH where they are as new as the server, else from
 // the container of the development server. No password is among the arguments.
 import { existsSync } from "node:fs";
 import { spawnSync } from "bun";
@@ -12,6 +12,8 @@ import type { Engine } from "./server";
 export interface PostgresTool {
   command: string[];
   variables: Record<string, string | undefined>;
+  /** The arguments that connect it to a database of the server. */
+  login: (database: string) => string[];
 }
 
 /**
@@ -21,7 +23,7 @@ export interface PostgresTool {
  * @throws when there is none, with what to install.
  */
 export function findPostgresTool(
-  program: "psql",
+  program: "psql" | "pg_dump" | "pg_restore",
   env: Env,
   address: DatabaseAddress,
   engine: Engine,
@@ -30,13 +32,24 @@ export function findPostgresTool(
   const major = Number.parseInt(serverVersion, 10);
   const own = readMajor(program);
   if (own !== undefined && own >= major)
-    return { command: [program], variables: libpqVariables(address) };
+    return {
+      command: [program],
+      variables: libpqVariables(address),
+      login: nameDatabase,
+    };
 
   if (engine === "compose") {
     // Inside the container its socket asks for no password.
-    const login = ["--username", address.user, "--dbname", address.database];
-    const terminal = process.stdin.isTTY ? [] : ["-T"];
-    return composeCommand(env, ["exec", ...terminal, "db", program, ...login]);
+    const isAttended = program === "psql" && process.stdin.isTTY;
+    const terminal = isAttended ? [] : ["-T"];
+    return {
+      ...composeCommand(env, ["exec", ...terminal, "db", program]),
+      login: (database) => [
+        "--username",
+        address.user,
+        ...nameDatabase(database),
+      ],
+    };
   }
   const found = own === undefined ? "not installed" : `version ${own}`;
   throw failure(
@@ -45,6 +58,12 @@ export function findPostgresTool(
       hint: `install PostgreSQL's client programs, version ${major} or newer, for example \`apt-get install postgresql-client-${major}\` or \`brew install libpq\``,
     },
   );
+}
+
+/** As a connection string, for a name may look like one. */
+function nameDatabase(database: string): string[] {
+  const quoted = database.replace(/['\\]/g, "\\$&");
+  return ["--dbname", `dbname='${quoted}'`];
 }
 
 function readMajor(program: string): number | undefined {

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
+import { carrySettings, readLocale } from "./carry-settings";
 import { openConnection, requireDirect } from "./connection";
 import { withMigrationLock } from "./migration-lock";
 import { quoteIdentifier } from "./quote-sql";
@@ -56,8 +57,9 @@ export async function withSwapLock<T>(
 }
 
 /**
- * Makes an empty database beside one, in place of what a run that was cut off
- * may have left, and drops it again where `fill` throws.
+ * Makes an empty database beside one, with its locale, settings and grants, in
+ * place of what a run that was cut off may have left, and drops it again where
+ * `fill` throws.
  */
 export async function makeNext(
   server: Sql,
@@ -67,8 +69,10 @@ export async function makeNext(
   const next = nextOf(address.database);
   const dropNext = `drop database if exists ${quoteIdentifier(next)} with (force)`;
   await server.unsafe(dropNext);
-  await server.unsafe(`create database ${quoteIdentifier(next)}`);
+  const locale = await readLocale(server, address.database);
+  await server.unsafe(`create database ${quoteIdentifier(next)} ${locale}`);
   try {
+    await carrySettings(server, address.database, next);
     await fill({ ...address, database: next });
   } catch (error) {
     await server.unsafe(dropNext);

@@ -1,0 +1,312 @@
+// bun run db:backup: a backup that is proven: dumped in one snapshot together
+// with the counts of its rows, read back to its end, and only then given its
+// name. Exits 1 when that fails, and leaves nothing; 3 where --verify or --drill
+// finds a bad one. Needs pg_dump and pg_restore.
+import { existsSync, rmSync, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import type { Sql } from "postgres";
+import { readEnv } from "../src/env";
+import {
+  dumpDatabase,
+  hashFile,
+  readArchive,
+  restoreArchive,
+} from "./lib/archives";
+import {
+  type Backup,
+  listBackups,
+  type Manifest,
+  namePartial,
+  openFolder,
+  publish,
+  removeBackup,
+  verifyBackup,
+} from "./lib/backups";
+import { openConnection, probe } from "./lib/connection";
+import { compareRows, countRows } from "./lib/count-rows";
+import { readPlan } from "./lib/migrations";
+import { findPostgresTool } from "./lib/postgres-tools";
+import {
+  FINDINGS,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+  showProgress,
+} from "./lib/report";
+import { withScratchDatabase } from "./lib/scratch-database";
+import { findEngine } from "./lib/server";
+
+const usage = `bun run db:backup [flags]
+
+Dumps the database into the folder of BACKUP_DIR, and proves that it can be read.
+  --keep <number>   then delete older ones, but for this many
+  --list            the backups that are there
+  --verify <file>   is it whole?
+  --drill <file>    restore it into a scratch database, compare, say how long
+  --json            one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    keep: { type: "string" },
+    list: { type: "boolean" },
+    verify: { type: "string" },
+    drill: { type: "string" },
+    json: { type: "boolean" },
+  },
+});
+const keep =
+  values.keep === undefined ? undefined : readWhole(values.keep, "--keep");
+if (keep === 0) throw refusal("--keep 0 would keep none", { code: "USAGE" });
+if (
+  [values.list, values.verify, values.drill, values.keep].filter(
+    (value) => value !== undefined,
+  ).length > 1
+)
+  throw refusal("--keep, --list, --verify and --drill are for one at a time", {
+    code: "USAGE",
+  });
+
+/** How long a dump waits for a table that somebody has locked. */
+const LOCK_TIMEOUT_MS = 60_000;
+
+const env = readEnv();
+const { direct: address, backupDir: folder } = env;
+if (values.list) list();
+else if (values.verify !== undefined) await verify(locate(values.verify));
+else if (values.drill !== undefined) await drill(locate(values.drill));
+else await backUp();
+
+async function backUp(): Promise<void> {
+  const start = performance.now();
+  openFolder(folder);
+  const tools = await findTools();
+  const createdAt = new Date().toISOString();
+  const path = nameArchive(createdAt);
+  const partial = namePartial(path);
+  const sql = await openConnection(address, "db:backup");
+  let manifest: Manifest;
+  try {
+    const progress = setInterval(() => {
+      const bytes = existsSync(partial) ? statSync(partial).size : 0;
+      showProgress(`dumping, ${formatBytes(bytes)}`);
+    }, 200);
+    try {
+      // The snapshot lives as long as the transaction that exported it.
+      await sql.unsafe(`
+        begin isolation level repeatable read read only;
+        set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
+      const [row] = await sql.unsafe<{ snapshot: string }[]>(
+        "select pg_export_snapshot() as snapshot",
+      );
+      const head = await readHead(sql);
+      const [tables] = await Promise.all([
+        countRows(sql),
+        dumpDatabase(
+          tools.dump,
+          address,
+          row?.snapshot ?? "",
+          LOCK_TIMEOUT_MS,
+          partial,
+        ),
+      ]);
+      await sql.unsafe("commit");
+      const [sha256] = await Promise.all([
+        hashFile(partial),
+        readArchive(tools.restore, partial),
+      ]);
+      manifest = {
+        file: basename(path),
+        database: address.database,
+        createdAt,
+        bytes: statSync(partial).size,
+        sha256,
+        head,
+        serverVersion: tools.version,
+        tables,
+        verified: true,
+        ms: Math.round(performance.now() - start),
+      };
+    } finally {
+      clearInterval(progress);
+      showProgress("");
+    }
+    publish(path, manifest);
+  } catch (error) {
+    rmSync(partial, { force: true });
+    throw error;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+  print(
+    `Backed up: ${path} (${formatBytes(manifest.bytes)}, ${manifest.ms} ms)`,
+  );
+  if (keep !== undefined) prune(keep);
+  const { database: _, createdAt: __, ...document } = manifest;
+  printJson({ ...document, file: path });
+}
+
+/** Null where there is none; a broken checkout keeps no backup from being made. */
+async function readHead(sql: Sql): Promise<string | null> {
+  await sql.unsafe("savepoint head");
+  try {
+    return (await readPlan(sql)).head?.tag ?? null;
+  } catch (error) {
+    note(
+      `Warning: the newest migration is not known: ${(error as Error).message}`,
+    );
+    return null;
+  } finally {
+    await sql.unsafe("rollback to savepoint head");
+  }
+}
+
+/** Two in one millisecond get two names. */
+function nameArchive(createdAt: string): string {
+  const stamp = createdAt.replace(/[-:.]/g, "");
+  const name = address.database.replace(/[^\w-]/g, "_");
+  for (let count = 0; ; count += 1) {
+    const suffix = count === 0 ? "" : `-${count}`;
+    const path = join(folder, `${name}_${stamp}${suffix}.dump`);
+    if (!existsSync(path) && !existsSync(namePartial(path))) return path;
+  }
+}
+
+/** Older ones of this database; one without a manifest is not ours to delete. */
+function prune(count: number): void {
+  const own = listBackups(folder).filter(
+    ({ database }) => database === address.database,
+  );
+  const newestVerified = own.find(({ verified }) => verified);
+  for (const backup of own.slice(count)) {
+    if (backup === newestVerified) continue;
+    removeBackup(folder, backup.file);
+    print(`Deleted: ${backup.file}`);
+  }
+}
+
+function list(): void {
+  const backups = listBackups(folder);
+  for (const backup of backups) print(describe(backup));
+  if (backups.length === 0) print(`No backups: ${folder}`);
+  printJson({ backups });
+}
+
+function describe(backup: Backup): string {
+  const { file, bytes, createdAt, head, verified } = backup;
+  return [
+    file,
+    formatBytes(bytes).padStart(9),
+    formatAge(Date.now() - Date.parse(createdAt)).padStart(7),
+    head ?? "no migration",
+    verified ? "verified" : "not verified",
+  ].join("  ");
+}
+
+async function verify(path: string): Promise<void> {
+  const start = performance.now();
+  const { restore } = await findTools();
+  const { bytes, sha256, manifest, problem } = await verifyBackup(
+    restore,
+    path,
+  );
+  const document = {
+    file: path,
+    bytes,
+    sha256,
+    head: manifest?.head ?? null,
+    serverVersion: manifest?.serverVersion ?? null,
+    tables: manifest?.tables ?? null,
+    verified: problem === undefined,
+    ms: Math.round(performance.now() - start),
+  };
+  if (problem !== undefined) {
+    process.exitCode = FINDINGS;
+    print(`Bad: ${path}: ${problem}`);
+    return printJson({ ...document, problem });
+  }
+  print(`Verified: ${path}`);
+  if (!manifest) note("It has no manifest: its checksum could not be compared");
+  printJson(document);
+}
+
+async function drill(path: string): Promise<void> {
+  const { restore } = await findTools();
+  const { bytes, sha256, manifest, problem } = await verifyBackup(
+    restore,
+    path,
+  );
+  const head = manifest?.head ?? null;
+  if (problem !== undefined) {
+    process.exitCode = FINDINGS;
+    print(`Bad: ${path}: ${problem}`);
+    return printJson({
+      file: path,
+      bytes,
+      sha256,
+      head,
+      verified: false,
+      problem,
+    });
+  }
+  const start = performance.now();
+  const { tables, ms } = await withScratchDatabase(
+    address,
+    "db:backup",
+    async (sql: Sql, scratch) => {
+      await restoreArchive(restore, path, scratch.database);
+      const ms = Math.round(performance.now() - start);
+      return { tables: await countRows(sql), ms };
+    },
+  );
+  const differences = manifest ? compareRows(manifest.tables, tables) : [];
+  for (const difference of differences) print(`Bad: ${difference}`);
+  if (differences.length > 0) process.exitCode = FINDINGS;
+  else
+    print(
+      `Drilled: ${path}, restored in ${ms} ms, ${Object.keys(tables).length} tables`,
+    );
+  if (!manifest) note("It has no manifest: its rows could not be compared");
+  printJson({
+    file: path,
+    bytes,
+    sha256,
+    head,
+    tables,
+    verified: differences.length === 0,
+    ms,
+  });
+}
+
+/** A path, or the name of a file in the folder of backups. */
+function locate(file: string): string {
+  const inFolder = join(folder, file);
+  return !existsSync(file) && existsSync(inFolder) ? inFolder : resolve(file);
+}
+
+async function findTools() {
+  const found = await probe(address);
+  if (found.state !== "ready") throw found.error;
+  const engine = await findEngine(env);
+  const { version } = found;
+  return {
+    version,
+    dump: findPostgresTool("pg_dump", env, address, engine, version),
+    restore: findPostgresTool("pg_restore", env, address, engine, version),
+  };
+}
+
+function formatBytes(bytes: number): string {
+  return bytes < 1024 * 1024
+    ? `${(bytes / 1024).toFixed(1)} kB`
+    : `${(bytes / 1024 / 1024).toFixed(1)} MB`;
+}
+
+function formatAge(ms: number): string {
+  const minutes = Math.round(ms / 60_000);
+  if (minutes < 120) return `${minutes} min`;
+  const hours = Math.round(minutes / 60);
+  return hours < 48 ? `${hours} h` : `${Math.round(hours / 24)} days`;
+}

@@ -1,0 +1,190 @@
+// The folder of backups: each an archive with a manifest beside it, which says
+// what has to come out of it again.
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { hashFile, readArchive } from "./archives";
+import type { PostgresTool } from "./postgres-tools";
+import { failure } from "./report";
+
+/** What is known of a backup. */
+export interface Manifest {
+  /** The name of the archive in its folder. */
+  file: string;
+  database: string;
+  /** In ISO 8601. */
+  createdAt: string;
+  bytes: number;
+  sha256: string;
+  /** The newest migration that was applied. */
+  head: string | null;
+  /** Such as `18.4`. */
+  serverVersion: string;
+  /** Rows of each table, counted in the snapshot of the archive. */
+  tables: Record<string, number>;
+  /** The archive was read to its end after it was written. */
+  verified: boolean;
+  /** Milliseconds that all of it took. */
+  ms: number;
+}
+
+/** An archive in the folder, with its manifest where it has one. */
+export interface Backup extends Partial<Manifest> {
+  file: string;
+  bytes: number;
+  createdAt: string;
+  verified: boolean;
+}
+
+/** A path without an ending that a backup in the making has. */
+const PARTIAL = /\.partial-(\d+)$/;
+
+/** Makes the folder, which nobody else may enter, and clears what was cut off. */
+export function openFolder(folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const name of readdirSync(folder)) {
+    const [, pid] = PARTIAL.exec(name) ?? [];
+    if (pid && !isAlive(Number(pid))) rmSync(join(folder, name));
+  }
+}
+
+/** Where an archive is written until it is proven. */
+export function namePartial(path: string): string {
+  return `${path}.partial-${process.pid}`;
+}
+
+/** Puts archive and manifest in place: the archive last, for it is what counts. */
+export function publish(path: string, manifest: Manifest): void {
+  const manifestPath = nameManifest(path);
+  const file = openSync(namePartial(manifestPath), "w", 0o600);
+  writeSync(file, `${JSON.stringify(manifest, null, 2)}\n`);
+  fsyncSync(file);
+  closeSync(file);
+  renameSync(namePartial(manifestPath), manifestPath);
+  renameSync(namePartial(path), path);
+  const folder = openSync(dirname(path), "r");
+  fsyncSync(folder);
+  closeSync(folder);
+}
+
+/** The archives of a folder, newest first. */
+export function listBackups(folder: string): Backup[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch {
+    return []; // no such folder
+  }
+  return names
+    .filter((name) => name.endsWith(".dump"))
+    .map((file) => {
+      const { size: bytes, mtime } = statSync(join(folder, file));
+      const manifest = readManifest(join(folder, file));
+      const isWhole = manifest?.bytes === bytes && manifest.verified;
+      return {
+        createdAt: mtime.toISOString(),
+        ...manifest,
+        file,
+        bytes,
+        verified: isWhole,
+      };
+    })
+    .sort((a, b) => b.createdAt.localeCompare(a.createdAt));
+}
+
+/** Removes an archive, and its manifest after it. */
+export function removeBackup(folder: string, file: string): void {
+  rmSync(join(folder, file));
+  rmSync(nameManifest(join(folder, file)), { force: true });
+}
+
+/**
+ * The manifest of an archive; undefined where there is none.
+ *
+ * @throws when it cannot be read.
+ */
+export function readManifest(path: string): Manifest | undefined {
+  let text: string;
+  try {
+    text = readFileSync(nameManifest(path), "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw failure(`${basename(nameManifest(path))} is not a manifest`, {
+      code: "BACKUP_BAD",
+    });
+  }
+}
+
+/** What was found of an archive. */
+export interface Verification {
+  bytes: number;
+  sha256: string;
+  manifest: Manifest | undefined;
+  /** What is wrong with it; undefined where nothing is. */
+  problem: string | undefined;
+}
+
+/**
+ * Compares an archive with its manifest, and reads it to its end.
+ *
+ * @param isReread false leaves out the reading where the checksum tells that it
+ * is the very file that was read when it was made.
+ * @throws when there is no such file.
+ */
+export async function verifyBackup(
+  tool: PostgresTool,
+  path: string,
+  isReread = true,
+): Promise<Verification> {
+  let bytes: number;
+  try {
+    bytes = statSync(path).size;
+  } catch {
+    throw failure(`there is no ${path}`, {
+      code: "FILE_MISSING",
+      hint: "`bun run db:backup --list` lists the backups",
+    });
+  }
+  const manifest = readManifest(path);
+  const isProven = manifest?.verified && !isReread;
+  const reading = isProven
+    ? undefined
+    : readArchive(tool, path).then(
+        () => undefined,
+        (error: Error) => error.message,
+      );
+  const [sha256, unread] = await Promise.all([hashFile(path), reading]);
+  const isOther = manifest !== undefined && manifest.sha256 !== sha256;
+  const problem = isOther
+    ? `it is not the file that its manifest tells of${bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`}`
+    : unread;
+  return { bytes, sha256, manifest, problem };
+}
+
+function nameManifest(path: string): string {
+  return `${path}.json`;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}

@@ -1,0 +1,107 @@
+// What belongs to a database and is in no dump of it: its locale, its settings,
+// its grants, its owner and its connection limit.
+import type { Sql } from "postgres";
+import { quoteIdentifier, quoteLiteral } from "./quote-sql";
+import { note } from "./report";
+
+/** Kept by the server as a list that is quoted already: pg_dump's own list. */
+const LISTS =
+  /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
+
+/** The words of CREATE DATABASE that give a new one the locale of another. */
+export async function readLocale(
+  server: Sql,
+  database: string,
+): Promise<string> {
+  const [row] = await server<
+    {
+      encoding: string;
+      collate: string;
+      ctype: string;
+      provider: string;
+      locale: string | null;
+    }[]
+  >`
+    select pg_encoding_to_char(encoding) as encoding,
+      datcollate as collate, datctype as ctype, datlocprovider as provider,
+      coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale
+    from pg_database as d where datname = ${database}`;
+  if (!row) return "";
+  const words = [
+    "template template0",
+    `encoding ${quoteLiteral(row.encoding)}`,
+    `lc_collate ${quoteLiteral(row.collate)}`,
+    `lc_ctype ${quoteLiteral(row.ctype)}`,
+  ];
+  const locale = quoteLiteral(row.locale ?? "");
+  if (row.provider === "i")
+    words.push("locale_provider icu", `icu_locale ${locale}`);
+  if (row.provider === "b")
+    words.push("locale_provider builtin", `builtin_locale ${locale}`);
+  return words.join(" ");
+}
+
+/**
+ * Gives a database the settings, grants, owner and connection limit of another.
+ * What this role may not give is said on stderr, with its SQL.
+ */
+export async function carrySettings(
+  server: Sql,
+  from: string,
+  to: string,
+): Promise<void> {
+  for (const statement of await listStatements(server, from, to))
+    await server.unsafe(statement).catch((error: Error) => {
+      note(`Warning: not carried over: ${statement}: ${error.message}`);
+    });
+}
+
+async function listStatements(
+  server: Sql,
+  from: string,
+  to: string,
+): Promise<string[]> {
+  const target = quoteIdentifier(to);
+  const [own] = await server<
+    { limit: number; owner: string; isOther: boolean; hasGrants: boolean }[]
+  >`
+    select datconnlimit as limit, rolname as owner,
+      rolname <> current_user as "isOther", datacl is not null as "hasGrants"
+    from pg_database join pg_roles on pg_roles.oid = datdba
+    where datname = ${from}`;
+  if (!own) return [];
+  const settings = await server<{ role: string | null; setting: string }[]>`
+    select rolname as role, unnest(setconfig) as setting
+    from pg_db_role_setting left join pg_roles on pg_roles.oid = setrole
+    where setdatabase = (select oid from pg_database where datname = ${from})`;
+  const grants = await server<
+    { role: string | null; privilege: string; isGrantable: boolean }[]
+  >`
+    select rolname as role, privilege_type as privilege, is_grantable as "isGrantable"
+    from pg_database cross join lateral aclexplode(datacl)
+      left join pg_roles on pg_roles.oid = grantee
+    where datname = ${from} and grantee <> datdba`;
+
+  const statements = settings.map(({ role, setting }) => {
+    const [name = "", ...rest] = setting.split("=");
+    const value = rest.join("=");
+    const written = LISTS.test(name) ? value || "''" : quoteLiteral(value);
+    const parameter = name.split(".").map(quoteIdentifier).join(".");
+    return role === null
+      ? `alter database ${target} set ${parameter} to ${written}`
+      : `alter role ${quoteIdentifier(role)} in database ${target} set ${parameter} to ${written}`;
+  });
+  if (own.hasGrants)
+    statements.push(`revoke all on database ${target} from public`);
+  for (const { role, privilege, isGrantable } of grants)
+    statements.push(
+      `grant ${privilege} on database ${target} to ${role === null ? "public" : quoteIdentifier(role)}${isGrantable ? " with grant option" : ""}`,
+    );
+  if (own.limit !== -1)
+    statements.push(`alter database ${target} connection limit ${own.limit}`);
+  if (own.isOther)
+    statements.push(
+      `alter database ${target} owner to ${quoteIdentifier(own.owner)}`,
+    );
+  return statements;
+}

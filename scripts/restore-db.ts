@@ -1,0 +1,178 @@
+// bun run db:restore <file>: a backup in the place of the database, which is
+// kept; --undo swaps back. The file is proven before anything is touched, and
+// what came out of it before anything is swapped. Needs an owner with CREATEDB.
+// Exits 1 with the old database in place, 2 without consent, 75 when busy.
+import { existsSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import type { Sql } from "postgres";
+import { readEnv } from "../src/env";
+import { restoreArchive } from "./lib/archives";
+import { verifyBackup, type Verification } from "./lib/backups";
+import { openConnection, probe } from "./lib/connection";
+import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
+import { withMigrationLock } from "./lib/migration-lock";
+import { readPlan } from "./lib/migrations";
+import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
+import {
+  type Protection,
+  readProtection,
+  requireConsent,
+  stampProduction,
+} from "./lib/protection";
+import {
+  requireFlags,
+  requirePrevious,
+  undoSwap,
+} from "./lib/replace-database";
+import {
+  failure,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+} from "./lib/report";
+import { findEngine } from "./lib/server";
+import {
+  databaseExists,
+  makeNext,
+  previousOf,
+  swapIn,
+  withSwapLock,
+} from "./lib/swap-databases";
+
+const usage = `bun run db:restore <file> [flags] | db:restore --undo
+
+Puts a backup in the place of the database, which is kept as
+<database>__previous.
+  --undo                 swap back to <database>__previous
+  --confirm <database>   answers for a protected database
+  --drop-previous        drop an older <database>__previous of a protected one
+  --wait <seconds>       how long to wait for another command (60)
+  --json                 one JSON document on stdout`;
+
+const { values, positionals } = readOptions(usage, {
+  allowPositionals: true,
+  options: {
+    undo: { type: "boolean" },
+    confirm: { type: "string" },
+    "drop-previous": { type: "boolean" },
+    wait: { type: "string", default: "60" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+const [file, ...surplus] = positionals;
+if (surplus.length > 0 || (file === undefined) !== (values.undo === true))
+  throw refusal("it takes one file, or --undo", {
+    code: "USAGE",
+    hint: "`bun run db:backup --list` lists the backups",
+  });
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const previous = previousOf(database);
+const path = file === undefined ? "" : locate(file);
+
+await withSwapLock(address, waitSeconds, async (server) => {
+  const hasPrevious = await databaseExists(server, previous);
+  const sql = await openConnection(address, "db:restore");
+  try {
+    const protection = await readProtection(sql, env, address);
+    if (values.undo) requirePrevious(hasPrevious, previous);
+    else requireFlags(protection, address, hasPrevious, values);
+    await requireConsent("db:restore", protection, address, values.confirm);
+    const tool = values.undo ? undefined : await findTool();
+    const proven = tool && (await requireWhole(tool));
+    await withMigrationLock(sql, waitSeconds, () =>
+      tool && proven
+        ? restore(server, protection, tool, proven)
+        : undoSwap(server, address, protection),
+    );
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+});
+
+async function findTool(): Promise<PostgresTool> {
+  const found = await probe(address);
+  if (found.state !== "ready") throw found.error;
+  const engine = await findEngine(env);
+  return findPostgresTool("pg_restore", env, address, engine, found.version);
+}
+
+async function requireWhole(tool: PostgresTool): Promise<Verification> {
+  const verification = await verifyBackup(tool, path, false);
+  const { problem, manifest } = verification;
+  if (problem !== undefined)
+    throw failure(`${path} is bad: ${problem}`, {
+      code: "BACKUP_BAD",
+      hint: "`bun run db:backup --list` lists the others",
+    });
+  if (!manifest)
+    note(
+      "It has no manifest: neither its checksum nor its rows can be compared",
+    );
+  return verification;
+}
+
+async function restore(
+  server: Sql,
+  protection: Protection,
+  tool: PostgresTool,
+  { manifest }: Verification,
+): Promise<void> {
+  let head: string | null = null;
+  let tables: RowCounts = {};
+  await makeNext(server, address, async (next) => {
+    await restoreArchive(tool, path, next.database);
+    const sql = await openConnection(next, "db:restore");
+    try {
+      tables = await countRows(sql);
+      if (manifest) requireSame(manifest.tables, tables);
+      head = await compareHead(sql);
+      if (protection.isStamped || protection.isProduction)
+        await stampProduction(sql);
+    } finally {
+      await sql.end({ timeout: 5 });
+    }
+  });
+  const hasDropped = await swapIn(server, address);
+  if (hasDropped) print(`Dropped: the older ${previous}`);
+  print(
+    `Restored: ${database} from ${basename(path)}, at ${head ?? "no migration"}`,
+  );
+  print(`Kept: ${previous}, which \`bun run db:restore --undo\` brings back`);
+  printJson({ database, previous, file: path, head, tables });
+}
+
+function requireSame(original: RowCounts, copy: RowCounts): void {
+  const differences = compareRows(original, copy);
+  if (differences.length === 0) return;
+  throw failure(`what came out of ${path} is not what its manifest tells of`, {
+    code: "BACKUP_BAD",
+    lines: differences.map((difference) => `  ${difference}`),
+  });
+}
+
+/** Says where the backup is older or newer than this checkout. */
+async function compareHead(sql: Sql): Promise<string | null> {
+  const { head, pending, unknown } = await readPlan(sql);
+  if (pending.length > 0)
+    note(
+      `Warning: the backup is older than this checkout: ${pending.length} pending, for \`bun run db:migrate\``,
+    );
+  if (unknown.length > 0)
+    note(
+      `Warning: the backup is newer than this checkout: ${unknown.length} of its migrations are not in it`,
+    );
+  return head?.tag ?? null;
+}
+
+/** A path, or the name of a file in the folder of backups. */
+function locate(name: string): string {
+  const inFolder = join(env.backupDir, name);
+  return !existsSync(name) && existsSync(inFolder) ? inFolder : resolve(name);
+}
