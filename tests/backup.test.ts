@@ -1,0 +1,431 @@
+// db:backup and db:restore: what is proven, what is refused, and that the old
+// database is in place whatever happens. They need pg_dump as new as the server.
+import { describe, expect } from "bun:test";
+import {
+  chmodSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { spawn } from "bun";
+import type { Sql } from "postgres";
+import { openConnection } from "../scripts/lib/connection";
+import { findPostgresTool } from "../scripts/lib/postgres-tools";
+import { findEngine } from "../scripts/lib/server";
+import { readEnv, root } from "../src/env";
+import {
+  openDatabase,
+  type State,
+  type TestDatabase,
+  testDatabase,
+} from "./lib/database";
+import { ownHead } from "./lib/migrations";
+import { testServer } from "./setup";
+
+interface Given extends TestDatabase {
+  folder: string;
+  /** The archives that are there. */
+  list(): string[];
+}
+
+const engine = await findEngine(readEnv());
+const missing = await findMissingTool();
+if (missing) console.warn(`Left out: backups, for ${missing}`);
+const suite = missing ? () => {} : describe;
+
+async function findMissingTool(): Promise<string | undefined> {
+  const sql = await openConnection(testServer, "tests");
+  const [row] = await sql`select current_setting('server_version') as version`;
+  await sql.end();
+  try {
+    findPostgresTool("pg_dump", readEnv(), testServer, engine, row?.version);
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+function test(
+  sentence: string,
+  state: State,
+  body: (given: Given) => Promise<void>,
+) {
+  testDatabase(sentence, state, async (database) => {
+    const folder = mkdtempSync(join(tmpdir(), "starter-backups-"));
+    chmodSync(folder, 0o755);
+    const run: Given["run"] = (command, variables) =>
+      database.run(command, { BACKUP_DIR: folder, ...variables });
+    const list = () =>
+      readdirSync(folder)
+        .filter((name) => name.endsWith(".dump"))
+        .sort();
+    try {
+      await body({ ...database, run, folder, list });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+}
+
+/** With a connection of its own, for a swap ends those that are open. */
+async function look<T>(
+  { address }: TestDatabase,
+  work: (sql: Sql) => Promise<T>,
+  database = address.database,
+): Promise<T> {
+  const sql = openDatabase({ ...address, database });
+  try {
+    return await work(sql);
+  } finally {
+    await sql.end();
+  }
+}
+
+const countBuilds = (given: Given) =>
+  look(given, async (sql) => (await sql`select from builds`).length);
+
+async function listDatabases(given: Given): Promise<string[]> {
+  const { name } = given;
+  const rows = await look(
+    given,
+    (sql) => sql`
+    select substr(datname, ${name.length + 1}) as suffix from pg_database
+    where starts_with(datname, ${name}) order by 1`,
+  );
+  return rows.map(({ suffix }) => suffix);
+}
+
+/** Waits until a session of the server does what the condition says. */
+async function until(sql: Sql, condition: string): Promise<void> {
+  for (;;) {
+    const [row] = await sql.unsafe(
+      `select count(*)::int as found from pg_stat_activity where ${condition}`,
+    );
+    if (row?.found > 0) return;
+  }
+}
+
+suite("db:backup", () => {
+  test("dumps, proves, lists, verifies and drills", "seeded", async (given) => {
+    const { run, folder, list, name } = given;
+    const first = await run("db:backup --json");
+    const [file = ""] = list();
+    const path = join(folder, file);
+    const listed = await run("db:backup --list");
+    const verified = await run(`db:backup --verify ${file}`);
+    const drilled = await run(`db:backup --drill ${path} --json`);
+
+    const { tables, ...rest } = JSON.parse(first.stdout);
+    expect(rest).toEqual({
+      file: path,
+      bytes: statSync(path).size,
+      sha256: new Bun.CryptoHasher("sha256")
+        .update(readFileSync(path))
+        .digest("hex"),
+      head: ownHead,
+      serverVersion: expect.any(String),
+      verified: true,
+      ms: expect.any(Number),
+    });
+    expect(tables).toMatchObject({ users: 1, builds: 3, sessions: 0 });
+    for (const written of readdirSync(folder))
+      expect(statSync(join(folder, written)).mode & 0o777).toBe(0o600);
+    expect(JSON.parse(readFileSync(`${path}.json`, "utf8"))).toMatchObject({
+      database: name,
+      tables,
+    });
+    expect(listed.stdout).toMatch(
+      new RegExp(`^${file} .* 0 min  ${ownHead}  verified\n$`),
+    );
+    expect(verified).toEqual({
+      exitCode: 0,
+      stdout: `Verified: ${path}\n`,
+      stderr: "",
+    });
+    expect(JSON.parse(drilled.stdout)).toMatchObject({
+      verified: true,
+      tables,
+    });
+    expect(await listDatabases(given)).toEqual([""]);
+  });
+
+  test(
+    "keeps as many as it is told, and deletes no other's",
+    "migrated",
+    async ({ run, folder, list }) => {
+      writeFileSync(join(folder, "other.dump"), "by hand");
+      await run("db:backup");
+      await run("db:backup");
+      const oldest = list().find((file) => file !== "other.dump");
+      const kept = await run("db:backup --keep 2");
+      const none = await run("db:backup --keep 0");
+
+      expect(kept.stdout).toEndWith(`Deleted: ${oldest}\n`);
+      expect(list()).toHaveLength(3);
+      expect(list()).toContain("other.dump");
+      expect(none.exitCode).toBe(2);
+    },
+  );
+
+  test(
+    "leaves nothing that looks like a backup where it was killed",
+    "seeded",
+    async (given) => {
+      const { run, sql, folder, list, url, name } = given;
+      const holder = await sql.reserve();
+      await holder`begin`;
+      await holder`lock table builds in access exclusive mode`;
+      const { PATH, HOME } = process.env;
+      const child = spawn([process.execPath, "scripts/backup-db.ts"], {
+        cwd: root,
+        env: {
+          PATH,
+          HOME,
+          DATABASE_URL: url,
+          DB_ENGINE: "external",
+          BACKUP_DIR: folder,
+        },
+        stdout: "ignore",
+        stderr: "ignore",
+      });
+      await until(
+        sql,
+        `datname = '${name}' and application_name = 'pg_dump' and wait_event_type = 'Lock'`,
+      );
+      child.kill("SIGKILL");
+      await child.exited;
+      const left = list();
+      await holder`rollback`;
+      holder.release();
+      const next = await run("db:backup");
+
+      expect(left).toEqual([]);
+      expect(next.exitCode).toBe(0);
+      expect(readdirSync(folder)).toHaveLength(2);
+    },
+  );
+});
+
+suite("db:restore", () => {
+  test(
+    "brings back a dropped table, with settings and grants, and can be undone",
+    "seeded",
+    async (given) => {
+      const { run, sql, name, list } = given;
+      await sql.unsafe(`
+      alter database ${name} set search_path to public, "other one";
+      alter database ${name} set statement_timeout to '3min'`);
+      await sql.unsafe(`revoke connect on database ${name} from public`);
+      await run("db:backup");
+      const [file] = list();
+      await sql`drop table builds`;
+      const restored = await run(`db:restore ${file}`);
+      const builds = await countBuilds(given);
+      const settings = await look(
+        given,
+        (own) => own`
+      select unnest(setconfig) as setting from pg_db_role_setting
+      where setdatabase = (select oid from pg_database where datname = ${name})`,
+      );
+      const [acl] = await look(
+        given,
+        (own) => own`
+      select has_database_privilege('pg_monitor', ${name}, 'connect') as allowed`,
+      );
+      const undone = await run("db:restore --undo");
+      const [gone] = await look(
+        given,
+        (own) => own`select to_regclass('builds') as table`,
+      );
+      const again = await run(`db:restore ${file} --json`);
+
+      expect(restored).toEqual({
+        exitCode: 0,
+        stdout: `Restored: ${name} from ${file}, at ${ownHead}\nKept: ${name}__previous, which \`bun run db:restore --undo\` brings back\n`,
+        stderr: "",
+      });
+      expect(builds).toBe(3);
+      expect(settings.map(({ setting }) => setting)).toEqual([
+        'search_path=public, "other one"',
+        "statement_timeout=3min",
+      ]);
+      expect(acl?.allowed).toBe(false);
+      expect(undone.exitCode).toBe(0);
+      expect(gone?.table).toBeNull();
+      expect(JSON.parse(again.stdout)).toMatchObject({
+        database: name,
+        previous: `${name}__previous`,
+        head: ownHead,
+        tables: { builds: 3 },
+      });
+      expect(await listDatabases(given)).toEqual(["", "__previous"]);
+    },
+  );
+
+  test(
+    "refuses an archive that was cut or changed, before it touches anything",
+    "seeded",
+    async (given) => {
+      const { run, folder, list } = given;
+      await run("db:backup");
+      const [file = ""] = list();
+      const path = join(folder, file);
+      const whole = readFileSync(path);
+      const bad = [
+        whole.subarray(0, whole.length - 1),
+        whole.subarray(0, 100),
+        new Uint8Array(),
+        whole.map((byte, index) => (index === 60 ? byte ^ 1 : byte)),
+        whole.map((byte, index) =>
+          index === whole.length - 9 ? byte ^ 1 : byte,
+        ),
+      ];
+      for (const bytes of bad) {
+        writeFileSync(path, bytes);
+        const verified = await run(`db:backup --verify ${file}`);
+        const restored = await run(`db:restore ${file}`);
+
+        expect(verified.exitCode).toBe(3);
+        expect(restored.exitCode).toBe(1);
+        expect(restored.stderr).toStartWith(`Error: ${path} is bad: `);
+      }
+      const absent = await run("db:restore absent.dump");
+
+      expect(absent.exitCode).toBe(1);
+      expect(await listDatabases(given)).toEqual([""]);
+    },
+  );
+
+  test(
+    "takes a dump without a manifest, says so, and keeps the old one where it fails",
+    "seeded",
+    async (given) => {
+      const { run, sql, folder, list, name } = given;
+      await run("db:backup");
+      const [file = ""] = list();
+      rmSync(join(folder, `${file}.json`));
+      const restored = await run(`db:restore ${file}`);
+      const role = `${name}_gone`;
+      await look(given, async (own) => {
+        await own.unsafe(
+          `create role ${role}; create table owned (); alter table owned owner to ${role}`,
+        );
+      });
+      await run("db:backup");
+      const broken = list().at(-1);
+      await look(given, async (own) => {
+        await own.unsafe(`drop table owned; drop role ${role}`);
+      });
+      const failed = await run(`db:restore ${broken}`);
+
+      expect(sql).toBeDefined();
+      expect(restored.exitCode).toBe(0);
+      expect(restored.stderr).toContain("It has no manifest: ");
+      expect(failed.exitCode).toBe(1);
+      expect(failed.stderr).toContain(`role "${role}" does not exist`);
+      expect(await countBuilds(given)).toBe(3);
+      expect(await listDatabases(given)).toEqual(["", "__previous"]);
+    },
+  );
+
+  test(
+    "leaves the old database in place where it is killed, and the next run works",
+    "seeded",
+    async (given) => {
+      const { run, sql, folder, list, url, name } = given;
+      await sql.unsafe(`
+      create function wait() returns int language plpgsql as $$ begin
+        if current_database() like '%next' then perform pg_sleep(60); end if;
+        return 1;
+      end $$;
+      create materialized view slow as select wait()`);
+      await run("db:backup");
+      const slow = list().at(-1);
+      await sql.unsafe("drop materialized view slow");
+      await run("db:backup");
+      const good = list().at(-1);
+      const { PATH, HOME } = process.env;
+      const child = spawn(
+        [process.execPath, "scripts/restore-db.ts", `${slow}`],
+        {
+          cwd: root,
+          env: {
+            PATH,
+            HOME,
+            DATABASE_URL: url,
+            DB_ENGINE: "external",
+            BACKUP_DIR: folder,
+          },
+          stdout: "ignore",
+          stderr: "ignore",
+        },
+      );
+      await until(
+        sql,
+        `datname = '${name}__next' and query ilike '%refresh materialized%'`,
+      );
+      child.kill("SIGKILL");
+      await child.exited;
+      const builds = await countBuilds(given);
+      const next = await run(`db:restore ${good}`);
+
+      expect(builds).toBe(3);
+      expect(next.exitCode).toBe(0);
+      expect(await countBuilds(given)).toBe(3);
+      expect(await listDatabases(given)).toEqual(["", "__previous"]);
+    },
+  );
+
+  test(
+    "wants the name of a stamped database, and stamps what takes its place",
+    "empty",
+    async (given) => {
+      const { run, list, name, sql } = given;
+      await run("db:migrate", { NODE_ENV: "production" });
+      await run("db:backup");
+      const [file] = list();
+      const refused = await run(`db:restore ${file}`);
+      const restored = await run(`db:restore ${file} --confirm ${name}`);
+      const previous = await run(`db:restore ${file} --confirm ${name}`);
+      const dropped = await run(
+        `db:restore ${file} --confirm ${name} --drop-previous`,
+      );
+      const status = await run("db:status --json");
+
+      expect(sql).toBeDefined();
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toContain(`\`--confirm ${name}\``);
+      expect(restored.exitCode).toBe(0);
+      expect(previous.exitCode).toBe(2);
+      expect(previous.stderr).toContain("--drop-previous");
+      expect(dropped.exitCode).toBe(0);
+      expect(JSON.parse(status.stdout).environment).toBe("production");
+    },
+  );
+});
+
+// In Docker it would be the container's.
+if (engine !== "compose")
+  test(
+    "says what to install where pg_dump is older than the server",
+    "empty",
+    async ({ run, folder }) => {
+      writeFileSync(
+        join(folder, "pg_dump"),
+        "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6'\n",
+        { mode: 0o755 },
+      );
+      const { exitCode, stderr } = await run("db:backup", {
+        PATH: `${folder}:${dirname(process.execPath)}:/bin`,
+      });
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toMatch(
+        /^Error: pg_dump is version 9, and the server is PostgreSQL \d+\nHint: install /,
+      );
+    },
+  );

@@ -1,0 +1,136 @@
+// db:seed rbac and db:bootstrap, on databases of their own.
+import { describe, expect } from "bun:test";
+import type { Sql } from "postgres";
+import { testDatabase as test } from "./lib/database";
+
+const email = "admin@example.com";
+
+async function readAdmins(sql: Sql) {
+  return await sql`
+    select email, accounts.password, provider_id, account_id = users.id::text as linked,
+      slug, role, email_verified
+    from users join accounts on accounts.user_id = users.id
+      join tenant_members on tenant_members.user_id = users.id
+      join tenants on tenants.id = tenant_id`;
+}
+
+describe("db:seed rbac", () => {
+  test(
+    "gives each role its permissions, and takes away what is no longer granted",
+    "migrated",
+    async ({ run, sql }) => {
+      await sql`
+        insert into role_permissions (role, permission)
+        values ('member', 'everything'), ('auditor', 'build:read')`;
+      const first = await run("db:seed rbac");
+      const rows = await sql`select * from role_permissions order by 1, 2`;
+      const second = await run("db:seed:rbac --json");
+      const many = await Promise.all(
+        Array.from({ length: 6 }, () => run("db:seed rbac")),
+      );
+      const after = await sql`select * from role_permissions order by 1, 2`;
+
+      expect(first.exitCode).toBe(0);
+      expect(first.stdout).toMatch(
+        /^Seeded: rbac \(role_permissions \d+; removed role_permissions 1\)\n$/,
+      );
+      expect(JSON.parse(second.stdout)).toEqual({
+        seed: "rbac",
+        inserted: { role_permissions: 0 },
+        unchanged: { role_permissions: rows.length - 1 },
+      });
+      expect(many.map(({ exitCode }) => exitCode)).toEqual(many.map(() => 0));
+      expect([...after]).toEqual([...rows]);
+      const roles = new Set(rows.map(({ role }) => role));
+      expect([...roles]).toEqual(["admin", "auditor", "member", "owner"]);
+    },
+  );
+
+  test(
+    "asks nothing in production, and refuses while the schema is behind",
+    "empty",
+    async ({ run }) => {
+      const behind = await run("db:seed rbac", { NODE_ENV: "production" });
+      await run("db:migrate", { NODE_ENV: "production" });
+      const seeded = await run("db:seed rbac", { NODE_ENV: "production" });
+
+      expect(behind.exitCode).toBe(2);
+      expect(behind.stderr).toStartWith("Error: the schema is behind: ");
+      expect(seeded.exitCode).toBe(0);
+    },
+  );
+});
+
+describe("db:bootstrap", () => {
+  test(
+    "makes the permissions and one administrator, twenty at once too",
+    "migrated",
+    async ({ run, sql }) => {
+      const runs = await Promise.all(
+        Array.from({ length: 20 }, () =>
+          run(`db:bootstrap --email ${email} --json`, {
+            NODE_ENV: "production",
+          }),
+        ),
+      );
+      const documents = runs.map(({ stdout }) => JSON.parse(stdout));
+      const [created, ...others] = documents.sort(
+        (a, b) => b.created - a.created,
+      );
+      const [admin, ...more] = await readAdmins(sql);
+
+      expect(runs.map(({ exitCode }) => exitCode)).toEqual(runs.map(() => 0));
+      expect(others).toEqual(others.map(() => ({ email, created: false })));
+      expect(more).toEqual([]);
+      expect(admin).toMatchObject({
+        email,
+        provider_id: "credential",
+        linked: true,
+        slug: "administration",
+        role: "owner",
+        email_verified: true,
+      });
+      expect(created.password.length).toBeGreaterThanOrEqual(22);
+      expect(admin?.password).toStartWith("$argon2id$");
+      expect(await Bun.password.verify(created.password, admin?.password)).toBe(
+        true,
+      );
+      expect(await sql`select from role_permissions`).not.toHaveLength(0);
+    },
+  );
+
+  test(
+    "leaves an administrator alone, and gives a new password when asked",
+    "migrated",
+    async ({ run, sql }) => {
+      const first = await run(`db:bootstrap:admin --email ${email} --name Ada`);
+      await sql`
+      insert into sessions (user_id, token, expires_at)
+      select id, 'token', now() + interval '1 day' from users`;
+      const [before] = await readAdmins(sql);
+      const again = await run(`db:bootstrap:admin --email ADMIN@example.com`);
+      const [left] = await readAdmins(sql);
+      const reset = await run(
+        `db:bootstrap:admin --email ${email} --reset-password`,
+      );
+      const [after] = await readAdmins(sql);
+      const unnamed = await run("db:bootstrap");
+
+      const password = /^Password: (.+)$/m.exec(first.stdout)?.[1] ?? "";
+      expect(first.stdout).toBe(
+        `Created: the administrator ${email}\nPassword: ${password}\n`,
+      );
+      expect(await sql`select from role_permissions`).toHaveLength(0);
+      expect(again.stdout).toBe(
+        "Nothing to create: ADMIN@example.com is there\n",
+      );
+      expect(left).toEqual(before);
+      const next = /^Password: (.+)$/m.exec(reset.stdout)?.[1] ?? "";
+      expect(await Bun.password.verify(next, after?.password)).toBe(true);
+      expect(await Bun.password.verify(password, after?.password)).toBe(false);
+      expect(await sql`select from sessions`).toHaveLength(0);
+      expect(unnamed).toMatchObject({ exitCode: 2, stdout: "" });
+      expect(unnamed.stderr).toContain("`--email <email>`");
+    },
+  );
+});
