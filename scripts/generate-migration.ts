@@ -1,13 +1,13 @@
 // bun run db:generate: writes the migration that leads from the newest one to
 // schema.ts, its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2
 // where it would have to ask whether something was renamed, and has no terminal.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { spawnSync } from "bun";
 import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
+import { findSnapshot } from "./lib/find-snapshot";
 import { lintMigrations } from "./lib/lint-migrations";
 import { askWith, loadDrizzleKit } from "./lib/load-drizzle-kit";
 import {
@@ -36,7 +36,6 @@ import {
   readSnapshot,
   type Snapshot,
 } from "./lib/snapshots";
-import { splitStatements } from "./lib/sql-statements";
 import {
   nameDownFile,
   removeFiles,
@@ -291,57 +290,4 @@ async function requirePending(newer: Migration): Promise<void> {
   } finally {
     await sql.end({ timeout: 5 });
   }
-}
-
-/**
- * The snapshot that a migration led to, which a merge may have replaced: the
- * file's, or one that git has of it, that gives the migration's SQL.
- */
-async function findSnapshot(
-  parent: Snapshot,
-  { tag, file, text }: Migration,
-): Promise<Snapshot> {
-  const { generateMigration } = await loadDrizzleKit();
-  const wanted = listSql(text);
-  const renames = readRenames(text);
-  for (const candidate of listVersions(nameSnapshotFile(tag))) {
-    const ways = [
-      await diffRenamed(parent, candidate, renames),
-      await generateMigration(parent, candidate).catch(() => []),
-    ];
-    if (ways.some((way) => Bun.deepEquals(listSql(way.join("\n")), wanted)))
-      return candidate;
-  }
-  throw refusal(`no snapshot gives the SQL of ${file}: it was edited by hand`, {
-    hint: `keep the edit elsewhere, restore \`${file}\` as it was generated, and come back`,
-  });
-}
-
-/** Statements without their spelling or order. */
-function listSql(text: string): string[] {
-  return splitStatements(text)
-    .map(({ tokens }) => tokens.map((token) => token.text).join(" "))
-    .sort();
-}
-
-/** The file as it is, and as git's commits have it. */
-function listVersions(file: string): Snapshot[] {
-  const git = (...args: string[]) => {
-    const { stdout, success } = spawnSync(["git", ...args], { cwd: root });
-    return success ? stdout.toString() : "";
-  };
-  const commits = git("log", "--all", "--format=%H", "--", file).split("\n");
-  const texts = [
-    readFileSync(join(root, file), "utf8"),
-    ...commits
-      .filter(Boolean)
-      .map((commit) => git("show", `${commit}:./${file}`)),
-  ];
-  return texts.flatMap((text) => {
-    try {
-      return [JSON.parse(text) as Snapshot];
-    } catch {
-      return []; // a merge conflict's markers are in it
-    }
-  });
 }

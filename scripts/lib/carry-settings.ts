@@ -52,7 +52,8 @@ export async function carrySettings(
 ): Promise<void> {
   for (const statement of await listStatements(server, from, to))
     await server.unsafe(statement).catch((error: Error) => {
-      note(`Warning: not carried over: ${statement}: ${error.message}`);
+      const own = statement.replace(quoteIdentifier(to), quoteIdentifier(from));
+      note(`Warning: not carried over: ${own}: ${error.message}`);
     });
 }
 
