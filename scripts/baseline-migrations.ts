@@ -27,7 +27,10 @@ import {
   readOptions,
   readWhole,
 } from "./lib/report";
-import { replayMigrations } from "./lib/replay-migrations";
+import {
+  copyDefaultPrivileges,
+  replayMigrations,
+} from "./lib/replay-migrations";
 import { withScratchDatabase } from "./lib/scratch-database";
 
 const usage = `bun run db:baseline [flags]
@@ -84,6 +87,7 @@ async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
     env.test ?? address,
     "db:baseline",
     async (scratch) => {
+      await copyDefaultPrivileges(sql, scratch);
       await replayMigrations(scratch, made);
       const expected = await readCatalog(scratch);
       return await respell(scratch, compareCatalogs(expected, found), found);

@@ -216,13 +216,13 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
 
 describe("with a database", () => {
   test(
-    "is silent where it has the schema of the migrations",
-    "migrated",
+    "is silent where it has the schema of the migrations, also by default privileges",
+    "empty",
     async (given) => {
-      const { sql } = given;
-      await sql.unsafe(`
-      alter table users add constraint spelled check (name::varchar(9) in ('a', 'b'))`);
-      await sql.unsafe("alter table users drop constraint spelled");
+      await given.sql.unsafe(`
+        alter default privileges revoke all on functions from public;
+        alter default privileges in schema public grant select on tables to pg_monitor`);
+      await given.run("db:migrate");
       const { exitCode, stdout } = await given.run("db:check --strict");
 
       expect({ exitCode, stdout }).toEqual({

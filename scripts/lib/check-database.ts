@@ -22,7 +22,7 @@ import {
   planMigrations,
   readPlan,
 } from "./migrations";
-import { replayMigrations } from "./replay-migrations";
+import { copyDefaultPrivileges, replayMigrations } from "./replay-migrations";
 import { runScript } from "./run-migration";
 import { withScratchDatabase } from "./scratch-database";
 import { nameDownFile } from "./write-migration";
@@ -47,6 +47,7 @@ export async function checkDatabase(
     "db:check",
     async (scratch) => {
       const applied = plan.migrations.filter((m) => plan.applied.has(m));
+      await copyDefaultPrivileges(sql, scratch);
       await replayMigrations(scratch, applied);
       const drift = isComparable ? await findDrift(sql, scratch, plan) : [];
       return [...drift, ...(await tryPending(scratch, plan))];
