@@ -1,13 +1,14 @@
 // bun run db:generate: writes the migration that leads from the newest one to
 // schema.ts, its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2
 // where it would have to ask whether something was renamed, and has no terminal.
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { findSnapshot } from "./lib/find-snapshot";
+import { compareWithDefaultBranch } from "./lib/git-base";
 import { lintMigrations } from "./lib/lint-migrations";
 import { askWith, loadDrizzleKit } from "./lib/load-drizzle-kit";
 import {
@@ -89,6 +90,7 @@ async function generate(
   base: Migration[],
   title: string | undefined,
   before = readNewest(base),
+  prepare = () => {},
 ): Promise<WrittenMigration | undefined> {
   const after = await describeSchema(before.id);
   const renames = await findRenames(before, after);
@@ -100,7 +102,8 @@ async function generate(
   }
   const text = statements.join(BREAKPOINT);
   const down = await printDown(before, after, text);
-  const written = writeMigration(base, title ?? nameAfter(statements), {
+  prepare();
+  const written = writeMigration(base, title || nameAfter(statements), {
     text,
     down,
     snapshot: after,
@@ -195,7 +198,7 @@ function nameAfter(statements: string[]): string {
 async function generateCustom(): Promise<void> {
   const before = readNewest(migrations);
   const snapshot = { ...before, id: crypto.randomUUID(), prevId: before.id };
-  const written = writeMigration(migrations, name ?? "custom", {
+  const written = writeMigration(migrations, name || "custom", {
     text: "-- Custom SQL migration file, put your code below! --",
     snapshot,
   });
@@ -242,52 +245,91 @@ function forked({ older, newer }: Fork): Error {
   );
 }
 
-/** Makes the newer of the two again, on top of the other. */
+/** Makes the newer of the two again, on top of everything else. */
 async function rebase(found: Fork | undefined): Promise<void> {
   if (!found) {
     print("Nothing to rebase: each migration has a parent of its own");
     return printJson({ tag: null, file: null, down: null, findings: [] });
   }
-  const { older, newer } = found;
-  if (migrations.at(-1) !== newer)
-    throw refusal(`${newer.tag} is not the newest migration`, {
-      hint: "move its entry to the end of `meta/_journal.json`",
+  const redone = await choosePending(found);
+  const other = redone === found.newer ? found.older : found.newer;
+  const base = migrations.filter((migration) => migration !== redone);
+  const parent = readNewest(base.slice(0, migrations.indexOf(found.older)));
+  const own = await findSnapshot(parent, redone);
+  await requireUnedited(parent, own, redone);
+  const child = base.find(({ tag }) => readSnapshot(tag)?.prevId === own.id);
+  if (child)
+    throw refusal(`${child.tag} was made on top of ${redone.tag}`, {
+      hint: "restore the folder of the branch that you merge, and generate one migration for all that is yours",
     });
-  await requirePending(newer);
-  const base = migrations.filter((migration) => migration !== newer);
-  const parent = readNewest(base.slice(0, base.indexOf(older)));
-  const snapshot = await findSnapshot(parent, older);
-  await findSnapshot(parent, newer); // or an edit of it would be lost
 
-  const isShared = nameSnapshotFile(older.tag) === nameSnapshotFile(newer.tag);
-  const title = newer.tag.replace(/^[^_]*_/, "");
-  const written = await generate(base, title, snapshot);
-  writeSnapshot(older.tag, snapshot);
+  const snapshot = await findSnapshot(parent, other);
+  const isShared = nameSnapshotFile(other.tag) === nameSnapshotFile(redone.tag);
+  const before = other === base.at(-1) ? snapshot : readNewest(base);
+  const title = redone.tag.replace(/^[^_]*_/, "");
+  const restore = () => writeSnapshot(other.tag, snapshot);
+  const written = await generate(base, title, before, restore);
   if (!written) writeJournal(base);
-  if (written?.tag !== newer.tag) {
-    removeFiles(newer.tag, isShared);
-    print(`Removed: ${newer.file}, which did not know of ${older.tag}`);
+  if (written?.tag !== redone.tag) {
+    removeFiles(redone.tag, isShared);
+    print(`Removed: ${redone.file}, which did not know of ${other.tag}`);
   }
 }
 
-/** What is applied must not change; where no server answers, that is said. */
-async function requirePending(newer: Migration): Promise<void> {
+/** The newer one, unless it is applied or on the default branch; then the older. */
+async function choosePending({ older, newer }: Fork): Promise<Migration> {
+  const branch = compareWithDefaultBranch(dirname(newer.file));
+  const applied = await readApplied(newer);
   const { direct } = readEnv();
+  const taken = [newer, older].map((migration) => {
+    if (applied.has(migration)) return `applied on ${direct.database}`;
+    return branch?.has(migration.file) ? `on ${branch.branch}` : undefined;
+  });
+  if (!taken[0]) return newer;
+  if (!taken[1]) return older;
+  throw refusal(
+    `${newer.tag} is ${taken[0]}, and ${older.tag} is ${taken[1]}: neither may change`,
+    {
+      hint: "where it is applied on a database of yours only, undo it there first, with `bun run db:rollback`",
+    },
+  );
+}
+
+/** Where no server answers, that is said. */
+async function readApplied(newer: Migration): Promise<Set<Migration>> {
   let sql: Sql;
   try {
-    sql = await openConnection(direct, "db:generate");
+    sql = await openConnection(readEnv().direct, "db:generate");
   } catch (error) {
-    return note(
+    note(
       `Warning: whether ${newer.tag} is applied is not known: ${(error as Error).message}`,
     );
+    return new Set();
   }
   try {
     const plan = planMigrations(migrations, await readRecords(sql));
-    if (plan.applied.has(newer))
-      throw refusal(`${newer.tag} is applied on ${direct.database}`, {
-        hint: "undo it there first, with `bun run db:rollback`",
-      });
+    return new Set(plan.applied.keys());
   } finally {
     await sql.end({ timeout: 5 });
   }
+}
+
+/** What was written by hand would be lost, comments too. */
+async function requireUnedited(
+  before: Snapshot,
+  after: Snapshot,
+  { tag, file, text }: Migration,
+): Promise<void> {
+  const down = nameDownFile(tag);
+  const isReversed = existsSync(join(root, down));
+  const isOwn =
+    !isReversed ||
+    readFileSync(join(root, down), "utf8") ===
+      (await printDown(before, after, text));
+  const isCommented = /^\s*--(?!> statement-breakpoint)/m.test(text);
+  if (isOwn && !isCommented) return;
+  const edited = isOwn ? file : down;
+  throw refusal(`${edited} was edited by hand, and would be made anew`, {
+    hint: `keep the edit elsewhere, restore \`${edited}\` as it was generated, and come back`,
+  });
 }

@@ -121,6 +121,33 @@ describe("db:generate", () => {
   );
 
   test(
+    "moves a table to another schema, rather than dropping it",
+    "seeded",
+    async ({ run, change, read }) => {
+      change(
+        "export const builds = pgTable(",
+        'export const ci = pgSchema("ci");\n\nexport const builds = ci.table(',
+      );
+      change("  pgTable,\n", "  pgSchema,\n  pgTable,\n");
+      const open = await run("db:generate next");
+      const moved = await run("db:generate next --rename builds=ci.builds");
+      const applied = await run("db:migrate");
+      const undone = await run("db:rollback");
+
+      expect(open.exitCode).toBe(2);
+      expect(open.stderr).toContain("`--rename builds=ci.builds`");
+      expect(moved.exitCode).toBe(0);
+      expect(read(`${migrations}/${next}.sql`)).toBe(
+        'CREATE SCHEMA "ci";--> statement-breakpoint\nALTER TABLE "builds" SET SCHEMA "ci";',
+      );
+      expect({ applied, undone }).toMatchObject({
+        applied: { exitCode: 0 },
+        undone: { exitCode: 0, stderr: "" },
+      });
+    },
+  );
+
+  test(
     "stamps a migration later than every other, whatever the clock says",
     "empty",
     async (given) => {
@@ -269,6 +296,91 @@ describe("after a merge", () => {
         expect(clean.stdout).toBe("Checked: 0 errors, 0 warnings\n");
       },
     );
+
+  test(
+    "makes the older again where the newer is on the default branch",
+    "empty",
+    async (given) => {
+      const { run, read, project } = given;
+      await merge(given, true);
+      const ours = `${migrations}/${number(1)}_ours.sql`;
+      const theirs = `${migrations}/${number(0)}_theirs.sql`;
+      // The default branch has `ours`, which stands last in the journal.
+      const text = read(theirs);
+      rmSync(join(project.folder, theirs));
+      await commit(project.folder, "main");
+      project.write(theirs, text);
+      const { exitCode, stdout } = await run("db:generate --rebase");
+
+      expect(exitCode).toBe(0);
+      expect(stdout).toContain(`Removed: ${theirs}, which did not know of `);
+      expect(read(ours)).toContain('"motto"');
+      expect(read(`${migrations}/${number(2)}_theirs.sql`)).toBe(
+        'ALTER TABLE "users" ADD COLUMN "fixture" text;',
+      );
+    },
+  );
+
+  test(
+    "makes it again on top of all that the other branch has, and loses no edit",
+    "empty",
+    async (given) => {
+      const { run, read, change, project } = given;
+      const before = read(journal);
+      change(
+        'logo: text("logo"),',
+        'logo: text("logo"),\n    motto: text("motto"),',
+      );
+      await run("db:generate ours");
+      const { entries } = readJournal(given);
+      const ours = {
+        ...entries.at(-1),
+        tag: `${number(2)}_ours`,
+        idx: ownMigrations.length + 2,
+      };
+      for (const end of [".sql", ".down.sql"])
+        project.write(
+          `${migrations}/${ours.tag}${end}`,
+          read(`${migrations}/${number(0)}_ours${end}`),
+        );
+      project.write(
+        `${migrations}/meta/${number(2)}_snapshot.json`,
+        read(`${migrations}/meta/${number(0)}_snapshot.json`),
+      );
+      for (const end of [".sql", ".down.sql"])
+        rmSync(join(project.folder, `${migrations}/${number(0)}_ours${end}`));
+      change('    motto: text("motto"),', "");
+      project.write(journal, before);
+      change(image, fixture);
+      await run("db:generate one");
+      change(fixture, `${fixture}\n    second: text("second"),`);
+      await run("db:generate two");
+      change(
+        'logo: text("logo"),',
+        'logo: text("logo"),\n    motto: text("motto"),',
+      );
+      const theirs = JSON.parse(read(journal));
+      theirs.entries.push(ours);
+      project.write(journal, JSON.stringify(theirs));
+      const down = `${migrations}/${ours.tag}.down.sql`;
+      const generated = read(down);
+      project.write(down, `-- reviewed\n${generated}`);
+      const refused = await run("db:generate --rebase");
+      const kept = read(down);
+      project.write(down, generated);
+      const rebased = await run("db:generate --rebase");
+      const checked = await run("db:check --strict --offline");
+
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toStartWith(`Error: ${down} was edited by hand`);
+      expect(kept).toStartWith("-- reviewed");
+      expect(rebased.exitCode).toBe(0);
+      expect(read(`${migrations}/${number(2)}_ours.sql`)).toBe(
+        'ALTER TABLE "tenants" ADD COLUMN "motto" text;',
+      );
+      expect(checked.stdout).toBe("Checked: 0 errors, 0 warnings\n");
+    },
+  );
 
   test("makes no migration again that is applied", "empty", async (given) => {
     const { run, project } = given;

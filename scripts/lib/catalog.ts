@@ -236,7 +236,8 @@ select kind || ' ' || name,
 from routines
 union all
 select 'trigger ' || quote_ident(tgname) || ' on ' || name, pg_get_triggerdef(pg_trigger.oid)
-    || case tgenabled when 'O' then '' else ' -- ' || tgenabled::text end,
+    || case tgenabled when 'O' then '' when 'D' then format('; ALTER TABLE %s DISABLE TRIGGER %I', name, tgname)
+      else format('; ALTER TABLE %s ENABLE %s TRIGGER %I', name, case tgenabled when 'R' then 'REPLICA' else 'ALWAYS' end, tgname) end,
   'DROP TRIGGER ' || quote_ident(tgname) || ' ON ' || name, 'table ' || name
 from relations join pg_trigger on tgrelid = relations.oid where not tgisinternal
 union all

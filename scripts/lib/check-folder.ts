@@ -59,13 +59,13 @@ export async function checkFolder(): Promise<Problem[]> {
   const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
   if (!branch) note("Not compared: there is no default branch of git");
+  if (problems.length > 0) return problems;
   return [
-    ...problems,
     ...checkOrder(entries, text),
     ...checkFiles(entries, tags),
     ...checkSnapshots(entries),
     ...(branch ? checkEdits(tags, branch) : []),
-    ...(problems.length === 0 ? await checkSchema(entries) : []),
+    ...(await checkSchema(entries)),
     ...(branch ? await lintNew(entries, branch) : []),
   ];
 }
@@ -212,6 +212,9 @@ function checkSnapshots(entries: Entry[]): Problem[] {
     if (owner !== undefined) {
       const message = `${tag} and ${owner} have one snapshot, as a merge leaves it: \`bun run db:generate --rebase\``;
       problems.push(problem("snapshot_chain", message, place));
+    } else if (!snapshot && existsSync(join(root, file))) {
+      const message = `it cannot be read, as a merge conflict leaves it: take either side, and then \`bun run db:generate --rebase\``;
+      problems.push(problem("snapshot_chain", message, place));
     } else if (!snapshot) {
       const isNewest = index === entries.length - 1;
       const missing = problem(
@@ -279,7 +282,7 @@ function readTags(journal: string): string[] {
 /** Does schema.ts lead to a migration or a diagram that is not there? */
 async function checkSchema(entries: Entry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
-  const before = newest ? readSnapshot(newest.tag) : emptySnapshot;
+  const before = newest ? readWhole(newest.tag) : emptySnapshot;
   const after = await describeSchema(before?.id ?? "");
   const statements = before ? await diffSnapshots(before, after) : [];
   const found: Problem[] = [];
@@ -303,6 +306,15 @@ async function checkSchema(entries: Entry[]): Promise<Problem[]> {
       ),
     );
   return found;
+}
+
+/** Undefined where it cannot be read, which is a problem of its own. */
+function readWhole(tag: string): Snapshot | undefined {
+  try {
+    return readSnapshot(tag);
+  } catch {
+    return undefined;
+  }
 }
 
 async function lintNew(

@@ -3,7 +3,7 @@
 // or only adds: so it has nothing to ask, and what depends on something else
 // goes before it and comes after it. Seen with drizzle-kit 0.31.11.
 import { loadDrizzleKit } from "./load-drizzle-kit";
-import { quoteLiteral } from "./quote-sql";
+import { quoteIdentifier, quoteLiteral } from "./quote-sql";
 import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
 
 /** Names of columns, by the key of their table, such as `public.users`. */
@@ -16,23 +16,22 @@ type ColumnNames = Record<string, string[]>;
  * @returns SQL in the order in which it has to run; none where they are the same.
  */
 export async function diffSnapshots(
-  before: Snapshot,
-  after: Snapshot,
+  from: Snapshot,
+  to: Snapshot,
 ): Promise<string[]> {
+  const before = plain(from, to);
+  const after = plain(to, from);
   const rebuilt = listRebuilt(before, after);
   const remade = mapValues(rebuilt, (names, key) =>
     names.filter((name) => after.tables[key]?.columns[name]?.generated),
   );
-  const strip = (from: Snapshot, other: Snapshot) => {
-    const detached = detach(from, other, rebuilt);
+  const isEnumRemade = (column: SnapshotColumn) =>
+    losesValues(column, before, after);
+  const strip = (snapshot: Snapshot, other: Snapshot) => {
+    const detached = detach(snapshot, other, rebuilt);
     const thinned = thin(detached, other, rebuilt);
-    const isEnumRemade = (column: SnapshotColumn) =>
-      losesValues(column, before, after);
-    return {
-      detached,
-      thinned,
-      bare: bare(thinned, other, rebuilt, remade, isEnumRemade),
-    };
+    const stripped = bare(thinned, other, rebuilt, remade, isEnumRemade);
+    return { detached, thinned, stripped };
   };
   const old = strip(before, after);
   const next = strip(withoutNewReferences(after, before), before);
@@ -40,10 +39,10 @@ export async function diffSnapshots(
     ...peelViews(before, old.detached),
     old.detached,
     old.thinned,
-    old.bare,
-    intersect(old.bare, after),
+    old.stripped,
+    intersect(old.stripped, after),
     ...[
-      next.bare,
+      next.stripped,
       next.thinned,
       next.detached,
       ...peelViews(
@@ -55,13 +54,84 @@ export async function diffSnapshots(
   ];
   const { generateMigration } = await loadDrizzleKit();
   const statements: string[] = [];
-  let from = before;
-  for (const to of stages) {
-    if (isSame(from, to)) continue;
-    statements.push(...(await generateMigration(from, to)));
-    from = to;
+  let current = before;
+  for (const stage of stages) {
+    if (isSame(current, stage)) continue;
+    statements.push(...(await generateMigration(current, stage)));
+    current = stage;
   }
-  return mend(statements, before);
+  return [
+    ...dropSerials(from, to),
+    ...mend(statements, before),
+    ...makeSerials(from, to),
+  ];
+}
+
+/**
+ * What drizzle-kit's snapshots leave unsaid, or it cannot change: a key's
+ * columns are not null, and a serial that comes or goes is an integer here.
+ */
+function plain(snapshot: Snapshot, other: Snapshot): Snapshot {
+  return mapShared(snapshot, other, (table, same) => {
+    const keys = Object.values(table.compositePrimaryKeys).flatMap(
+      ({ columns }) => columns,
+    );
+    return {
+      columns: mapValues(table.columns, (column) => {
+        const { name, type, notNull, primaryKey } = column;
+        const isChanged =
+          name in same.columns && same.columns[name]?.type !== type;
+        return {
+          ...column,
+          type: isChanged ? (SERIALS[type] ?? type) : type,
+          notNull: notNull || primaryKey || keys.includes(name),
+        };
+      }),
+    };
+  });
+}
+
+/** What they are short for. */
+const SERIALS: Record<string, string> = {
+  smallserial: "smallint",
+  serial: "integer",
+  bigserial: "bigint",
+};
+
+function dropSerials(from: Snapshot, to: Snapshot): string[] {
+  return listSerials(from, to).flatMap(({ table, column, sequence }) => [
+    `ALTER TABLE ${table} ALTER COLUMN ${column} DROP DEFAULT;`,
+    `DROP SEQUENCE IF EXISTS ${sequence};`,
+  ]);
+}
+
+/** https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-SERIAL */
+function makeSerials(from: Snapshot, to: Snapshot): string[] {
+  return listSerials(to, from).flatMap(({ table, column, sequence, type }) => [
+    `CREATE SEQUENCE ${sequence} AS ${SERIALS[type]} OWNED BY ${table}.${column};`,
+    `SELECT setval(${quoteLiteral(sequence)}, coalesce((SELECT max(${column}) FROM ${table}), 0) + 1, false);`,
+    `ALTER TABLE ${table} ALTER COLUMN ${column} SET DEFAULT nextval(${quoteLiteral(sequence)});`,
+  ]);
+}
+
+/** Columns of a serial type that have another one in the other snapshot. */
+function listSerials(snapshot: Snapshot, other: Snapshot) {
+  return Object.entries(snapshot.tables).flatMap(([key, table]) =>
+    Object.values(table.columns)
+      .filter(({ name, type }) => {
+        const same = other.tables[key]?.columns[name];
+        return type in SERIALS && same !== undefined && same.type !== type;
+      })
+      .map(({ name, type }) => {
+        const schema = table.schema ? `${quoteIdentifier(table.schema)}.` : "";
+        return {
+          type,
+          table: `${schema}${quoteIdentifier(table.name)}`,
+          column: quoteIdentifier(name),
+          sequence: `${schema}${quoteIdentifier(`${table.name}_${name}_seq`)}`,
+        };
+      }),
+  );
 }
 
 /**
@@ -112,7 +182,7 @@ function detach(
   const names = everyName.length > 0 ? [...everyName, "*"] : [];
   return {
     ...mapShared(snapshot, other, (table, same, key) => ({
-      policies: filterSame(table.policies, same.policies, rebuilt[key]),
+      policies: filterSame(table.policies, same.policies, everyName),
       foreignKeys: filter(
         filterSame(table.foreignKeys, same.foreignKeys, rebuilt[key]),
         ({ tableTo, schemaTo, columnsTo }) => {
@@ -194,11 +264,15 @@ function bare(
         return !generated && !isEnumRemade(column);
       }),
       (column) => {
-        const { name, identity } = column;
+        const { name, type, typeSchema, identity } = column;
         const isRebuilt = rebuilt[key]?.includes(name);
-        const isIdentity = identity && same.columns[name]?.identity;
+        const other = same.columns[name];
+        const isIdentity = identity && other?.identity;
+        // It does not see that an enum of the same name is in another schema.
+        const isMoved = other?.type === type && other.typeSchema !== typeSchema;
         return {
           ...column,
+          ...(isMoved && { type: "text", typeSchema: undefined }),
           default: isRebuilt ? undefined : column.default,
           identity: isIdentity ? identity : undefined,
         };
@@ -269,6 +343,7 @@ function mend(statements: string[], before: Snapshot): string[] {
     .map(quoteEnumValues)
     .map(castToNewType)
     .map(dropPrimaryKey)
+    .map(endCycle)
     .filter((statement) => !isIdle(statement, before));
 }
 
@@ -291,15 +366,27 @@ function castToNewType(statement: string): string {
   );
 }
 
-/** It leaves this one to the reader, in a comment. */
+/**
+ * It leaves this one to the reader, in a comment, for it does not know the
+ * name: a table that was renamed has kept that of its key.
+ */
 function dropPrimaryKey(statement: string): string {
   if (!statement.includes('DROP CONSTRAINT "<constraint_name>"'))
     return statement;
-  const [, schema, table] =
+  const [, schema = "", table = ""] =
     /table_schema = '(.*)'\s+AND table_name = '(.*)'/.exec(statement) ?? [];
-  const qualified =
-    schema === "public" ? `"${table}"` : `"${schema}"."${table}"`;
-  return `ALTER TABLE ${qualified} DROP CONSTRAINT "${table}_pkey";`;
+  const name = `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`;
+  return `DO $$ BEGIN
+  EXECUTE (SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
+    FROM pg_constraint WHERE contype = 'p' AND conrelid = ${quoteLiteral(name)}::regclass);
+END $$;`;
+}
+
+/** It leaves out that a sequence is to end. */
+function endCycle(statement: string): string {
+  return /^ALTER SEQUENCE .* CACHE \d+;$/s.test(statement)
+    ? statement.replace(/;$/, " NO CYCLE;")
+    : statement;
 }
 
 /** Switches row security off where it never was on. */

@@ -4,7 +4,7 @@ import { diffSnapshots } from "./diff-snapshots";
 import {
   applyRename,
   invertRename,
-  printRename,
+  printRenames,
   type Rename,
   readRenames,
 } from "./renames";
@@ -22,7 +22,7 @@ export async function diffRenamed(
 ): Promise<string[]> {
   const renamed = renames.reduce(applyRename, before);
   return [
-    ...renames.map(printRename),
+    ...printRenames(before, renames),
     ...(await diffSnapshots(renamed, after)),
   ];
 }
@@ -47,8 +47,10 @@ export async function printDown(
     const comment = describeLoss(statement, lost);
     return comment ? `-- ${comment}\n${statement}` : statement;
   });
+  // One for SQL of one's own leads to the snapshot that it starts from.
+  const isCustom = (await diffSnapshots(before, after)).length === 0;
   const foreign = splitStatements(text)
-    .filter(({ tokens }) => !isOfSnapshots(readWords(tokens, 3)))
+    .filter(({ tokens }) => isCustom || !isOfSnapshots(readWords(tokens, 3)))
     .map((statement) => `--   ${statement.text.replace(/\s+/g, " ")}\n`);
   const heading =
     foreign.length > 0

@@ -30,7 +30,8 @@ export function drawDiagram({ tables, enums }: Snapshot): string {
 
 /** A row of the other table has none, one or many of this one. */
 function drawReferences(table: SnapshotTable): string[] {
-  return Object.values(table.foreignKeys).map(({ tableTo, columnsFrom }) => {
+  return Object.values(table.foreignKeys).map((reference) => {
+    const { tableTo, schemaTo = "", columnsFrom } = reference;
     const isRequired = columnsFrom.every(
       (name) => table.columns[name]?.notNull,
     );
@@ -38,7 +39,7 @@ function drawReferences(table: SnapshotTable): string[] {
       Bun.deepEquals(columns, columnsFrom),
     );
     const line = `${isRequired ? "||" : "|o"}--${isOne ? "o|" : "o{"}`;
-    return `  ${entity(tableTo)} ${line} ${entity(table.name)} : "${columnsFrom.join(", ")}"`;
+    return `  ${entity(nameTable({ name: tableTo, schema: schemaTo }))} ${line} ${entity(nameTable(table))} : "${columnsFrom.join(", ")}"`;
   });
 }
 
@@ -58,7 +59,7 @@ function drawEntity(table: SnapshotTable): string[] {
     ].filter(Boolean);
     return `    ${word(type)} ${word(name)} ${marks.join(", ")}`.trimEnd();
   });
-  return [`  ${entity(table.name)} {`, ...columns, "  }"];
+  return [`  ${entity(nameTable(table))} {`, ...columns, "  }"];
 }
 
 function printTable(table: SnapshotTable): string[] {
@@ -89,7 +90,7 @@ function printTable(table: SnapshotTable): string[] {
   ];
   return [
     "",
-    `## ${table.name}`,
+    `## ${nameTable(table)}`,
     "",
     ...alignRows([
       ["column", "type", "null", "default", "references"],
@@ -152,6 +153,10 @@ function listUniques(table: SnapshotTable): string[][] {
         ),
       ),
   ];
+}
+
+function nameTable({ name, schema }: { name: string; schema: string }): string {
+  return !schema || schema === "public" ? name : `${schema}.${name}`;
 }
 
 function entity(name: string): string {

@@ -16,7 +16,7 @@ export interface Rename {
   toSchema?: string;
 }
 
-/** Of one kind and in one place something is gone and something is new. */
+/** Of one kind something is gone and something is new; of columns, in one table. */
 export interface Ambiguity {
   kind: Rename["kind"];
   schema: string;
@@ -25,7 +25,10 @@ export interface Ambiguity {
   made: string[];
 }
 
-/** Where a name may have become another; none where there is nothing to ask. */
+/**
+ * Where a name may have become another; none where there is nothing to ask.
+ * Names outside of `public` have their schema in front.
+ */
 export function listAmbiguities(
   before: Snapshot,
   after: Snapshot,
@@ -43,18 +46,15 @@ export function listAmbiguities(
       found.push({ ...place, gone, made });
   };
 
-  const schemas = [before, after].map((snapshot) =>
-    Object.values(snapshot.schemas),
-  );
-  compare(schemas[0] ?? [], schemas[1] ?? [], { kind: "schema", schema: "" });
-  for (const schema of ["public", ...(schemas[0] ?? [])])
-    for (const [kind, part] of PARTS) {
-      const names = (snapshot: Snapshot) =>
-        Object.values(snapshot[part])
-          .filter((object) => (object.schema || "public") === schema)
-          .map(({ name }) => name);
-      compare(names(before), names(after), { kind, schema });
-    }
+  compare(Object.values(before.schemas), Object.values(after.schemas), {
+    kind: "schema",
+    schema: "",
+  });
+  for (const [kind, part] of PARTS) {
+    const names = (snapshot: Snapshot) =>
+      Object.values(snapshot[part]).map(qualify);
+    compare(names(before), names(after), { kind, schema: "public" });
+  }
   for (const [key, { name, schema, columns }] of Object.entries(before.tables))
     compare(
       Object.keys(columns),
@@ -70,14 +70,15 @@ const PARTS = [
   ["table", "tables"],
 ] as const;
 
+function qualify({ schema, name }: { schema: string; name: string }): string {
+  return !schema || schema === "public" ? name : `${schema}.${name}`;
+}
+
 /** What `--rename` would take for it: `users`, or `users.bio`. */
-export function nameOld(
-  { schema, table }: Ambiguity | Rename,
-  name: string,
-): string {
-  return [schema === "public" ? "" : schema, table, name]
-    .filter(Boolean)
-    .join(".");
+export function nameOld({ schema, table }: Ambiguity, name: string): string {
+  return table === undefined
+    ? name
+    : `${qualify({ schema, name: table })}.${name}`;
 }
 
 /**
@@ -97,36 +98,76 @@ export function answerRenames(
   for (let last = -1; unused.length !== last;) {
     last = unused.length;
     unused = unused.filter((answer) => {
-      const rename = listAmbiguities(renamed, after)
-        .flatMap(listRenames)
-        .find((choice) => spell(choice, renames).includes(answer));
-      if (!rename) return true;
-      renames.push(rename);
-      renamed = applyRename(renamed, rename);
+      const choice = listAmbiguities(renamed, after)
+        .flatMap((place) => listChoices(place, renamed, after))
+        .find(({ steps, labels }) => spell(steps, labels, renames).has(answer));
+      if (!choice) return true;
+      renames.push(...choice.steps);
+      renamed = choice.steps.reduce(applyRename, renamed);
       return false;
     });
   }
   return { renames, unused };
 }
 
-function listRenames({ gone, made, ...place }: Ambiguity): Rename[] {
-  return gone.flatMap((from) => made.map((to) => ({ ...place, from, to })));
+interface Choice {
+  /** A new name, a new schema, or both in turn. */
+  steps: Rename[];
+  labels: [from: string, to: string];
+}
+
+function listChoices(
+  { gone, made, ...place }: Ambiguity,
+  before: Snapshot,
+  after: Snapshot,
+): Choice[] {
+  const pairs = gone.flatMap((from) =>
+    made.map((to): [string, string] => [from, to]),
+  );
+  const part = PARTS.find(([kind]) => kind === place.kind)?.[1];
+  return pairs.map(([from, to]) => {
+    if (!part) return { steps: [{ ...place, from, to }], labels: [from, to] };
+    const find = (snapshot: Snapshot, label: string) =>
+      Object.values(snapshot[part]).find((object) => qualify(object) === label);
+    const [old, current] = [find(before, from), find(after, to)];
+    const schema = old?.schema || "public";
+    const toSchema = current?.schema || "public";
+    const [oldName, name] = [old?.name ?? from, current?.name ?? to];
+    const { kind } = place;
+    const steps: Rename[] = [];
+    if (oldName !== name) steps.push({ kind, schema, from: oldName, to: name });
+    if (schema !== toSchema)
+      steps.push({ kind, schema, from: name, to: name, toSchema });
+    return { steps, labels: [from, to] };
+  });
 }
 
 /** Every way in which an answer may be written. */
-function spell(rename: Rename, earlier: Rename[]): string[] {
-  const { schema, table, from, to } = rename;
+function spell(
+  [step]: Rename[],
+  [from, to]: Choice["labels"],
+  earlier: Rename[],
+): Set<string> {
+  if (!step) return new Set();
+  const { kind, schema, table, from: name, to: next } = step;
+  if (kind === "schema") return new Set([`${from}=${to}`]);
+  if (table === undefined) {
+    const full = `${schema}.${name}`;
+    const both = to.includes(".") ? to : `${schema}.${next}`;
+    return new Set([`${from}=${to}`, `${full}=${to}`, `${full}=${both}`]);
+  }
   const old = earlier.find(
-    ({ kind, to: name }) => kind === "table" && name === table,
+    (other) => other.kind === "table" && other.to === table,
   );
-  const tables =
-    table === undefined ? [undefined] : [table, old?.from ?? table];
-  return tables.flatMap((name) =>
-    ["", schema].flatMap((place) => {
-      const start = [place, name].filter(Boolean).map((part) => `${part}.`);
-      const prefix = start.join("");
-      return [`${prefix}${from}=${to}`, `${prefix}${from}=${prefix}${to}`];
-    }),
+  const prefixes = [table, old?.from ?? table].flatMap((of) => [
+    `${of}.`,
+    `${schema}.${of}.`,
+  ]);
+  return new Set(
+    prefixes.flatMap((prefix) => [
+      `${prefix}${from}=${to}`,
+      `${prefix}${from}=${prefix}${to}`,
+    ]),
   );
 }
 
@@ -161,6 +202,10 @@ export function applyRename(snapshot: Snapshot, rename: Rename): Snapshot {
   const stored = part === "tables" && toSchema === "public" ? "" : toSchema;
   const changed = {
     ...snapshot,
+    schemas:
+      toSchema === "public"
+        ? snapshot.schemas
+        : { ...snapshot.schemas, [toSchema]: toSchema },
     [part]: { ...others, [newKey]: { ...object, name: to, schema: stored } },
   };
   if (kind === "sequence") return changed;
@@ -189,7 +234,12 @@ function redirect(
   { schema, from, to, toSchema = schema }: Rename,
   isOwn: boolean,
 ): SnapshotTable {
-  const changed = isOwn ? requote(table, `"${from}".`, `"${to}".`) : table;
+  const place = (name: string) => (name === "public" ? "" : `"${name}".`);
+  const [old, next] = [
+    `${place(schema)}"${from}".`,
+    `${place(toSchema)}"${to}".`,
+  ];
+  const changed = isOwn ? requote(table, old, next) : table;
   const references = Object.entries(changed.foreignKeys).map(
     ([key, reference]) => {
       const isTarget =
@@ -308,21 +358,37 @@ export function invertRename(rename: Rename): Rename {
     : inverse;
 }
 
-/** The SQL of it, as drizzle-kit writes it. */
-export function printRename(rename: Rename): string {
+/**
+ * The SQL of renames, in their order, as drizzle-kit writes it.
+ *
+ * @param before the snapshot that they start from: a schema that it does not
+ * have is made.
+ */
+export function printRenames(before: Snapshot, renames: Rename[]): string[] {
+  const schemas = new Set(["public", ...Object.values(before.schemas)]);
+  return renames.flatMap((rename) => {
+    const { toSchema = "public" } = rename;
+    const isMade = !schemas.has(toSchema);
+    schemas.add(toSchema);
+    const made = isMade ? [`CREATE SCHEMA ${quoteIdentifier(toSchema)};`] : [];
+    return [...made, printRename(rename)];
+  });
+}
+
+function printRename(rename: Rename): string {
   const { kind, schema, table, from, to, toSchema } = rename;
-  const qualify = (name: string) =>
+  const qualified = (name: string) =>
     schema === "public"
       ? quoteIdentifier(name)
       : `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
   if (kind === "schema")
     return `ALTER SCHEMA ${quoteIdentifier(from)} RENAME TO ${quoteIdentifier(to)};`;
   if (kind === "column")
-    return `ALTER TABLE ${qualify(table ?? "")} RENAME COLUMN ${quoteIdentifier(from)} TO ${quoteIdentifier(to)};`;
+    return `ALTER TABLE ${qualified(table ?? "")} RENAME COLUMN ${quoteIdentifier(from)} TO ${quoteIdentifier(to)};`;
   const change = toSchema
     ? `SET SCHEMA ${quoteIdentifier(toSchema)}`
     : `RENAME TO ${quoteIdentifier(to)}`;
-  return `ALTER ${kind.toUpperCase()} ${qualify(from)} ${change};`;
+  return `ALTER ${kind.toUpperCase()} ${qualified(from)} ${change};`;
 }
 
 /** The renames in the SQL of a migration, in their order. */

@@ -77,6 +77,15 @@ interface SnapshotView {
   materialized: boolean;
 }
 
+/** drizzle-kit leaves a quote inside of a JSON or array default as it is. */
+function quoteDefault(key: string, value: unknown): unknown {
+  if (key !== "default" || typeof value !== "string") return value;
+  return value.replace(
+    /^'([[{].*[\]}])'(?=$|::)/s,
+    (_, inner: string) => `'${inner.replaceAll("'", "''")}'`,
+  );
+}
+
 /** Where the schema is, from the project's root. */
 export const schemaFile = "src/infrastructure/database/schema.ts";
 
@@ -173,13 +182,23 @@ export function findFork(migrations: Migration[]): Fork | undefined {
   for (const newer of migrations) {
     const file = nameSnapshotFile(newer.tag);
     const shared = known.get(file);
-    const parent = shared ? undefined : readSnapshot(newer.tag)?.prevId;
+    const parent = shared ? undefined : readPrevId(newer.tag);
     const older = shared ?? (parent ? known.get(parent) : undefined);
     if (older) return { older, newer };
     known.set(file, newer);
     if (parent) known.set(parent, newer);
   }
   return undefined;
+}
+
+/** Undefined where a merge conflict's markers are in the file, too. */
+function readPrevId(tag: string): string | undefined {
+  try {
+    return JSON.parse(readFileSync(join(root, nameSnapshotFile(tag)), "utf8"))
+      .prevId;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -192,7 +211,10 @@ export async function describeSchema(prevId: string): Promise<Snapshot> {
   try {
     const schema = await import(join(root, schemaFile));
     const { id, prevId: parent, ...rest } = generateDrizzleJson(schema, prevId);
-    return JSON.parse(JSON.stringify({ id, prevId: parent, ...rest }));
+    return JSON.parse(
+      JSON.stringify({ id, prevId: parent, ...rest }),
+      quoteDefault,
+    );
   } catch (error) {
     // Bun puts what does not parse into a list.
     const { message, errors = [] } = error as AggregateError;

@@ -11,6 +11,7 @@ import {
 import { dirname, join, relative } from "node:path";
 import { root } from "../../src/env";
 import { type Migration, migrationsFolder } from "./migrations";
+import { failure } from "./report";
 import { nameSnapshotFile, type Snapshot } from "./snapshots";
 
 /** Paths from the project's root. */
@@ -33,7 +34,8 @@ export function writeMigration(
   // Whatever the clock says: drizzle's own migrator skips what is stamped earlier.
   const when = Math.max(Date.now(), ...base.map((m) => m.when + 1));
   const idx = Math.max(-1, ...base.map((migration) => migration.idx)) + 1;
-  const tag = `${nameNext(base, idx, when)}_${title.replace(/[^\p{L}\p{N}_-]+/gu, "_")}`;
+  const words = title.replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 100);
+  const tag = `${nameNext(base, idx, when)}_${words}`;
   const file = nameUpFile(tag);
   writeSnapshot(tag, parts.snapshot);
   write(file, parts.text);
@@ -99,6 +101,11 @@ function nameNext(base: Migration[], idx: number, when: number): string {
 function write(file: string, text: string): void {
   const path = join(root, file);
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(`${path}.partial`, text);
-  renameSync(`${path}.partial`, path);
+  try {
+    writeFileSync(`${path}.partial`, text);
+    renameSync(`${path}.partial`, path);
+  } catch (error) {
+    rmSync(`${path}.partial`, { force: true });
+    throw failure(`${file} cannot be written: ${(error as Error).message}`);
+  }
 }

@@ -2,9 +2,10 @@ import { $ } from "bun";
 
 const author = ["-c", "user.name=test", "-c", "user.email=test@localhost"];
 
-/** Commits what is in `src`, on a branch of a new repository. */
+/** Commits what is in `src`, on that branch; makes the repository. */
 export async function commit(folder: string, branch: string): Promise<void> {
   await $`git init --quiet --initial-branch=${branch}`.cwd(folder);
+  await $`git checkout --quiet -B ${branch}`.cwd(folder);
   await $`git add --all -- src`.cwd(folder);
   await $`git ${author} commit --quiet --message=test`.cwd(folder);
 }
