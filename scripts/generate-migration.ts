@@ -5,27 +5,18 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
+import { askRenames } from "./lib/ask-renames";
 import { openConnection } from "./lib/connection";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { findSnapshot } from "./lib/find-snapshot";
 import { compareWithDefaultBranch } from "./lib/git-base";
 import { lintMigrations } from "./lib/lint-migrations";
-import { askWith, loadDrizzleKit } from "./lib/load-drizzle-kit";
 import {
   type Migration,
   planMigrations,
   readMigrations,
   readRecords,
 } from "./lib/migrations";
-import {
-  type Ambiguity,
-  answerRenames,
-  applyRename,
-  listAmbiguities,
-  nameOld,
-  readRenames,
-  type Rename,
-} from "./lib/renames";
 import { note, print, printJson, readOptions, refusal } from "./lib/report";
 import {
   describeSchema,
@@ -93,7 +84,14 @@ async function generate(
   prepare = () => {},
 ): Promise<WrittenMigration | undefined> {
   const after = await describeSchema(before.id);
-  const renames = await findRenames(before, after);
+  const { isTTY } = process.stdin;
+  const renames = await askRenames(before, after, {
+    renames: values.rename,
+    isComplete: values["no-rename"] === true,
+    isAttended: isTTY && process.stdout.isTTY && !values.json,
+    explain: (flags) =>
+      `answer with flags such as \`${flags}\`, or \`--no-rename\` where they are different things`,
+  });
   const statements = await diffRenamed(before, after, renames);
   if (statements.length === 0) {
     print("Nothing to generate: schema.ts is as the newest migration has it");
@@ -127,65 +125,6 @@ function readNewest(base: Migration[]): Snapshot {
     );
   }
   return emptySnapshot;
-}
-
-async function findRenames(
-  before: Snapshot,
-  after: Snapshot,
-): Promise<Rename[]> {
-  const { renames, unused } = answerRenames(before, after, values.rename);
-  if (unused[0] !== undefined)
-    throw refusal(`--rename ${unused[0]} fits nothing that is gone and new`, {
-      code: "USAGE",
-      hint: "it takes `<old table>=<new table>` or `<table>.<old column>=<new column>`",
-    });
-  const renamed = renames.reduce(applyRename, before);
-  const open = listAmbiguities(renamed, after);
-  if (values["no-rename"] || open.length === 0) return renames;
-  const { isTTY } = process.stdin;
-  if (!isTTY || !process.stdout.isTTY || values.json) throw unanswered(open);
-  return [...renames, ...(await askDrizzleKit(renamed, after))];
-}
-
-/** Its questions, with the arrow keys; only of what holds data. */
-async function askDrizzleKit(
-  before: Snapshot,
-  after: Snapshot,
-): Promise<Rename[]> {
-  const { generateMigration } = await loadDrizzleKit();
-  const withData = (snapshot: Snapshot) => ({
-    ...snapshot,
-    views: {},
-    roles: {},
-    policies: {},
-    tables: Object.fromEntries(
-      Object.entries(snapshot.tables).map(([key, table]) => [
-        key,
-        { ...table, policies: {} },
-      ]),
-    ),
-  });
-  const statements = await askWith(() =>
-    generateMigration(withData(before), withData(after)),
-  );
-  return readRenames(statements.join("\n"));
-}
-
-function unanswered(open: Ambiguity[]): Error {
-  const lines = open.map(
-    (place) =>
-      `  ${place.kind}: gone ${place.gone.map((old) => nameOld(place, old)).join(", ")}; new ${place.made.map((made) => nameOld(place, made)).join(", ")}`,
-  );
-  const flags = open.map(
-    (place) =>
-      `--rename ${nameOld(place, place.gone[0] ?? "")}=${place.made[0]}`,
-  );
-  return refusal("it cannot be told whether something was renamed", {
-    code: "RENAME_UNANSWERED",
-    lines,
-    hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` where they are different things`,
-    details: { ambiguous: open },
-  });
 }
 
 /** Such as `alter_users`, after the first statement. */

@@ -48,6 +48,7 @@ async function push(): Promise<void> {
   const { statements, losses, left } = await diffSchema(
     sql,
     env.test ?? address,
+    process.stdin.isTTY && process.stdout.isTTY && !values.json,
   );
   for (const statement of statements) print(statement);
   for (const loss of losses) note(`Would be lost: ${loss}`);

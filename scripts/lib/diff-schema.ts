@@ -1,11 +1,10 @@
-// What would bring a database to schema.ts? drizzle-kit's pushSchema knows most
-// of it, once some of its bugs are out of the way (seen in drizzle-kit 0.31.11).
-// What it does not see, the catalogs tell: the database's, and that of a scratch
-// database which is made from schema.ts.
-import { join } from "node:path";
+// What would bring a database to schema.ts? The catalogs tell what is different,
+// the database's and that of a scratch database which is made from schema.ts:
+// drizzle-kit's own comparison sees no checks, conditions or views, and takes
+// the server's spelling for a change. The SQL is drizzle-kit's.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { root } from "../../src/env";
+import { askRenames } from "./ask-renames";
 import { toScript } from "./apply-migrations";
 import {
   type Catalog,
@@ -17,10 +16,17 @@ import {
 } from "./catalog";
 import { countLosses } from "./count-losses";
 import { diffSnapshots } from "./diff-snapshots";
-import { askWith, loadDrizzleKit } from "./load-drizzle-kit";
-import { refusal } from "./report";
+import { diffRenamed } from "./down-migration";
+import { introspect } from "./load-drizzle-kit";
+import { failure } from "./report";
 import { withScratchDatabase } from "./scratch-database";
-import { describeSchema, emptySnapshot, schemaFile } from "./snapshots";
+import {
+  describeSchema,
+  emptySnapshot,
+  schemaFile,
+  type Snapshot,
+  type SnapshotTable,
+} from "./snapshots";
 
 /** The way from a database to schema.ts. */
 export interface SchemaDifference {
@@ -43,126 +49,214 @@ const KINDS =
  * something that is gone and something that is new are the same, renamed.
  *
  * @param scratchAddress the server for the scratch database.
- * @throws with exit code 2 where it would ask and there is no terminal; for a
+ * @param isAttended whether a person can be asked.
+ * @throws with exit code 2 where it would ask and nobody is there; for a
  * statement that fails, which was tried and rolled back.
  */
 export async function diffSchema(
   sql: Sql,
   scratchAddress: DatabaseAddress,
+  isAttended: boolean,
 ): Promise<SchemaDifference> {
+  const after = await describeSchema("");
   return await withScratchDatabase(
     scratchAddress,
     "db:push",
     async (scratch) => {
-      await makeSchema(sql, scratch);
-      return await compareWith(sql, scratch);
+      await makeSchema(sql, scratch, after);
+      const expected = await readCatalog(scratch);
+      const compare = async () => {
+        const found = await readCatalog(sql);
+        const differences = compareCatalogs(expected, found);
+        return await respell(
+          scratch,
+          differences.filter(({ object }) => KINDS.test(object)),
+          found,
+        );
+      };
+      const differences = await compare();
+      if (differences.length === 0)
+        return { statements: [], losses: [], left: [] };
+
+      const schemas = ["public", ...Object.values(after.schemas)];
+      const found = await introspect(sql, schemas);
+      const before = align(found, after, differences, await readCatalog(sql));
+      await knowRoles(sql, before, after);
+      const renames = await askRenames(before, after, {
+        renames: [],
+        isComplete: false,
+        isAttended,
+        explain: () =>
+          "run `bun run db:push` on a terminal, or push the removal and the addition one after the other",
+      });
+      const statements = (await diffRenamed(before, after, renames)).map(
+        (text) =>
+          text.replace(/^((?:CREATE|DROP).* INDEX) CONCURRENTLY /, "$1 "),
+      );
+      const left = await inTrial(sql, statements, compare);
+      return {
+        statements,
+        losses: await listLosses(sql, statements),
+        left: left.map(describeDifference),
+      };
     },
   );
 }
 
-async function compareWith(sql: Sql, scratch: Sql): Promise<SchemaDifference> {
-  const expected = await readCatalog(scratch);
-  const compare = async () => {
-    const found = await readCatalog(sql);
-    const differences = compareCatalogs(expected, found).filter(({ object }) =>
-      KINDS.test(object),
-    );
-    return await respell(scratch, differences, found);
-  };
-  const differences = await compare();
-  if (differences.length === 0) return { statements: [], losses: [], left: [] };
-  const statements = (await listPushed(sql)).filter((statement) =>
-    isReal(statement, differences, expected),
-  );
-  const unseen = await inTrial(sql, statements, compare);
-  statements.push(...unseen.flatMap((left) => mend(left, expected)));
-  const left = await inTrial(sql, statements, compare);
-  const script = toScript(
-    { tag: "db:push", file: schemaFile, text: statements.join("\n"), hash: "" },
-    "up",
-  );
-  return {
-    statements,
-    losses: await countLosses(sql, [script], LOCK_TIMEOUT_MS),
-    left: left.map(describeDifference),
-  };
-}
-
 /** Makes what schema.ts describes, with the extensions that it may use. */
-async function makeSchema(sql: Sql, scratch: Sql): Promise<void> {
+async function makeSchema(
+  sql: Sql,
+  scratch: Sql,
+  after: Snapshot,
+): Promise<void> {
   const extensions = await sql.unsafe<{ name: string }[]>(
     "select quote_ident(extname) as name from pg_extension",
   );
   for (const { name } of extensions)
     await scratch.unsafe(`create extension if not exists ${name}`);
-  const after = await describeSchema("");
-  for (const statement of await diffSnapshots(emptySnapshot, after))
-    await scratch.unsafe(statement);
-}
-
-/** What pushSchema would run. */
-async function listPushed(sql: Sql): Promise<string[]> {
-  const { pushSchema } = await loadDrizzleKit();
-  const schema = await import(join(root, schemaFile));
-  const { schemas } = await describeSchema("");
-  const execute = async (query: string, parameters: string[] = []) => ({
-    rows: await sql.unsafe(orderColumns(query), parameters),
-  });
-  const unhush = hushSpinner();
-  try {
-    const { statementsToExecute } = await askWith(() =>
-      pushSchema(
-        schema,
-        { execute } as unknown as Parameters<typeof pushSchema>[1],
-        ["public", ...Object.values(schemas)],
-      ),
-    );
-    // Before it adds a column that may not be null, it would empty the table.
-    return statementsToExecute.filter(
-      (statement) => !/^\s*truncate\b/i.test(statement),
-    );
-  } catch (error) {
-    if (!(error as Error).message.includes("TTY")) throw error;
-    throw refusal("drizzle-kit has to ask whether something was renamed", {
-      hint: "run `bun run db:push` on a terminal, or push the removal and the addition one after the other",
+  // Roles are the server's, not the scratch database's.
+  const own = { ...after, roles: {} };
+  for (const statement of await diffSnapshots(emptySnapshot, own))
+    await scratch.unsafe(statement).catch((error: Error) => {
+      throw failure(`${schemaFile} cannot be made: ${error.message}`, {
+        lines: [`  ${statement}`],
+        hint: /^role /.test(error.message)
+          ? "make the role first, in `bun run db:shell`"
+          : undefined,
+      });
     });
-  } finally {
-    unhush();
-  }
 }
 
-/** It shows an index or constraint of several columns as new for ever. */
-function isReal(
-  statement: string,
+/**
+ * The database's snapshot in the words of schema.ts, wherever the catalogs say
+ * that both are the same; and never in its words where they say otherwise.
+ */
+function align(
+  found: Snapshot,
+  after: Snapshot,
   differences: Difference[],
-  expected: Catalog,
-): boolean {
-  const [, indexSchema = "public", index] =
-    /^(?:DROP|CREATE(?: UNIQUE)?) INDEX (?:CONCURRENTLY )?(?:IF (?:NOT )?EXISTS )?(?:"([^"]+)"\.)?"([^"]+)"/.exec(
-      statement,
-    ) ?? [];
-  const [, schema = "public", table, constraint] =
-    /^ALTER TABLE (?:"([^"]+)"\.)?"([^"]+)" (?:ADD|DROP) CONSTRAINT "([^"]+)"/.exec(
-      statement,
-    ) ?? [];
-  const object = index
-    ? `index ${indexSchema}.${index}`
-    : `constraint ${constraint} on ${schema}.${table}`;
-  const isNamed = (name: string) => name.replaceAll('"', "") === object;
-  return (
-    ![...expected.keys()].some(isNamed) ||
-    differences.some((difference) => isNamed(difference.object))
-  );
+  catalog: Catalog,
+): Snapshot {
+  const unquoted = (object: string) => object.replaceAll('"', "");
+  const differing = new Set(differences.map(({ object }) => unquoted(object)));
+  const known = new Set([...catalog.keys()].map(unquoted));
+  const change =
+    <T extends object>(name: (key: string) => string, mark: Partial<T>) =>
+    (parts: Record<string, T>, others: Record<string, T> = {}) =>
+      Object.fromEntries(
+        Object.entries(parts)
+          // What an extension brought along is not in the catalog.
+          .filter(([key]) => known.has(name(key)))
+          .map(([key, part]): [string, T] => {
+            const other = others[key];
+            if (!other) return [key, part];
+            const isOther = differing.has(name(key));
+            return [key, isOther ? { ...part, ...mark } : other];
+          }),
+      );
+
+  const alignTable = (key: string, table: SnapshotTable): SnapshotTable => {
+    const other = after.tables[key];
+    if (!other) return table;
+    const constraint = (name: string) => `constraint ${name} on ${key}`;
+    const isKeyOther = differences.some(
+      ({ object, expected = "", found = "" }) =>
+        unquoted(object).endsWith(` on ${key}`) &&
+        `${expected}${found}`.includes(" PRIMARY KEY "),
+    );
+    const columns = Object.entries(table.columns).map(([name, column]) => {
+      const same = other.columns[name];
+      if (!same) return [name, column];
+      const isOther = differing.has(`column ${key}.${name}`);
+      const isDefaultOther = differing.has(`default of ${key}.${name}`);
+      return [
+        name,
+        {
+          ...(isOther ? column : same),
+          default: isDefaultOther ? column.default : same.default,
+          primaryKey: isKeyOther ? column.primaryKey : same.primaryKey,
+        },
+      ];
+    });
+    return {
+      ...table,
+      columns: Object.fromEntries(columns),
+      indexes: change<SnapshotTable["indexes"][string]>(
+        (name) => `index ${table.schema || "public"}.${name}`,
+        { where: "other" },
+      )(table.indexes, other.indexes),
+      foreignKeys: change<SnapshotTable["foreignKeys"][string]>(constraint, {
+        onDelete: "other",
+      })(table.foreignKeys, other.foreignKeys),
+      uniqueConstraints: change<SnapshotTable["uniqueConstraints"][string]>(
+        constraint,
+        { columns: [] },
+      )(table.uniqueConstraints, other.uniqueConstraints),
+      checkConstraints: change<SnapshotTable["checkConstraints"][string]>(
+        constraint,
+        { value: "other" },
+      )(table.checkConstraints, other.checkConstraints),
+      compositePrimaryKeys: isKeyOther
+        ? table.compositePrimaryKeys
+        : other.compositePrimaryKeys,
+      policies: change<object>((name) => `policy ${name} on ${key}`, {
+        using: "other",
+      } as object)(
+        table.policies as Record<string, object>,
+        other.policies as Record<string, object>,
+      ),
+      isRLSEnabled: differing.has(`row security of ${key}`)
+        ? table.isRLSEnabled
+        : other.isRLSEnabled,
+    };
+  };
+
+  const isKnown = (key: string) => known.has(`table ${key}`);
+  const view = (key: string) =>
+    `${found.views[key]?.materialized ? "materialized view" : "view"} ${key}`;
+  return {
+    ...emptySnapshot,
+    ...found,
+    tables: Object.fromEntries(
+      Object.entries(found.tables)
+        .filter(([key]) => isKnown(key))
+        .map(([key, table]) => [key, alignTable(key, table)]),
+    ),
+    enums: Object.fromEntries(
+      Object.entries(found.enums).filter(([key]) => known.has(`type ${key}`)),
+    ),
+    views: change<Snapshot["views"][string]>(view, { definition: "other" })(
+      found.views,
+      after.views,
+    ),
+    sequences: change<Snapshot["sequences"][string]>(
+      (key) => `sequence ${key}`,
+      { cache: "other" } as object,
+    )(found.sequences, after.sequences),
+    roles: {},
+    policies: after.policies,
+  };
 }
 
-/** What it does not look at: checks, views, conditions of indexes. */
-function mend({ object, found }: Difference, expected: Catalog): string[] {
-  const entry = expected.get(object);
-  if (!entry?.drop) return [];
-  const drop = entry.drop.replace(/ CASCADE$/, "");
-  return found === undefined
-    ? [`${entry.sql};`]
-    : [`${drop};`, `${entry.sql};`];
+/** A role that is there is not made. */
+async function knowRoles(
+  sql: Sql,
+  before: Snapshot,
+  after: Snapshot,
+): Promise<void> {
+  const rows = await sql<{ name: string }[]>`
+    select rolname as name from pg_roles`;
+  for (const { name } of rows)
+    if (name in after.roles) before.roles[name] = after.roles[name];
+}
+
+async function listLosses(sql: Sql, statements: string[]): Promise<string[]> {
+  const text = statements.join("\n");
+  const script = toScript(
+    { tag: "db:push", file: schemaFile, text, hash: "" },
+    "up",
+  );
+  return await countLosses(sql, [script], LOCK_TIMEOUT_MS);
 }
 
 /** Looks at the database as it would be, and rolls back. */
@@ -183,28 +277,4 @@ async function inTrial<T>(
   } finally {
     await sql.unsafe("rollback");
   }
-}
-
-/** It reads the columns of a constraint in the order of the table's. */
-function orderColumns(query: string): string {
-  if (!query.includes("constraint_column_usage")) return query;
-  return query.replace(
-    /;\s*$/,
-    ` order by (
-      select ordinal_position from information_schema.key_column_usage as key
-      where key.constraint_schema = tc.constraint_schema
-        and key.constraint_name = tc.constraint_name
-        and key.table_name = tc.table_name
-        and key.column_name = c.column_name)`,
-  );
-}
-
-/** Its spinner goes to stdout, which without a terminal is for results. */
-function hushSpinner(): () => void {
-  if (process.stdout.isTTY) return () => {};
-  const write = process.stdout.write;
-  process.stdout.write = () => true;
-  return () => {
-    process.stdout.write = write;
-  };
 }
