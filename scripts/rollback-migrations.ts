@@ -77,6 +77,7 @@ try {
 
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
+  refusePartial(plan);
   const wanted = selectApplied(plan);
   const scripts = wanted.map(readDownScript);
   const rolledBack: Applied[] = [];
@@ -98,6 +99,19 @@ async function rollBack(): Promise<void> {
     }
   }
   printJson(document());
+}
+
+/** What is committed of it may need what would be undone. */
+function refusePartial({ partial }: Plan): void {
+  for (const { tag, file } of partial.keys())
+    throw failure(
+      `${tag} was cut off after a part of it was committed, and nothing was undone`,
+      {
+        code: "PARTIAL",
+        hint: "finish it with `bun run db:migrate`; or undo its part by hand and run `bun run db:migrate:repair`",
+        details: { tag, file },
+      },
+    );
 }
 
 /** The newest in the journal come first. */
@@ -154,10 +168,10 @@ async function run(
       const { tag } = migration;
       watch.setTitle(tag);
       const script = scripts[index];
-      const record = plan.applied.get(migration);
-      if (!script || !record) throw new Error(`${tag} is not in the plan`);
+      if (!script) throw new Error(`${tag} has no script`);
+      const ids = selectRecords(plan, migration).map(({ id }) => id);
       const ms = await runScript(sql, script, {
-        record: `delete from drizzle.__drizzle_migrations where id = ${record.id}`,
+        record: `delete from drizzle.__drizzle_migrations where id in (${ids})`,
         unfinished: findUnfinished(log, tag, "down"),
         lockTimeout,
         nameBlockers: watch.nameBlockers,
@@ -168,6 +182,29 @@ async function run(
   } finally {
     await watch.stop();
   }
+  await proveForgotten(wanted);
+}
+
+/** Its own, and any by which it would count as applied without that. */
+function selectRecords({ applied, unknown }: Plan, migration: Migration) {
+  const { when, hash } = migration;
+  const others = unknown.filter(
+    (record) => record.when === when || record.hash === hash,
+  );
+  return [applied.get(migration), ...others].filter(
+    (record) => record !== undefined,
+  );
+}
+
+async function proveForgotten(wanted: Migration[]): Promise<void> {
+  const { applied } = await readPlan(sql);
+  const tags = [...applied.keys()].map(({ tag }) => tag);
+  const left = wanted.filter(({ tag }) => tags.includes(tag));
+  if (left.length > 0)
+    throw failure(
+      `undone, and still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
+      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+    );
 }
 
 function nameHead({ migrations, applied }: Plan, undone: Applied[]) {

@@ -7,6 +7,7 @@ import {
   testMigrations as test,
   writeMigrations,
 } from "./lib/migrations";
+import { withRoles } from "./lib/roles";
 
 const users = "create table users (id int primary key, email text);";
 
@@ -279,6 +280,44 @@ describe("a file", () => {
     expect(await listRecords(sql)).toHaveLength(4);
   });
 
+  test("that only speaks of drizzle adds its own record alone", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0000_a": "create table a ();\n" });
+    await run("db:migrate");
+    writeMigrations(project, {
+      "0000_a": "create table a ();\r\n",
+      "0001_b": "-- by drizzle-kit\ncreate table b ();",
+    });
+
+    const { exitCode } = await run("db:migrate");
+
+    expect(exitCode).toBe(0);
+    expect(await listRecords(sql)).toHaveLength(2);
+  });
+
+  test("with a comment that has no end is refused by the server", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a":
+        "create table a ();\n/* see packages/*/src */\ncreate table b ();",
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("unterminated /* comment");
+    expect(stderr).toContain("0000_a.sql:2:1, statement 2 (SQLSTATE 42601)");
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
+  });
+
   test("leaves nothing that it has set to the next one", async ({
     sql,
     project,
@@ -326,6 +365,45 @@ describe("a file", () => {
     expect(stderr).toContain(
       "has a COPY that needs a client at its other end\nHint: ",
     );
+  });
+
+  test("whose index stays invalid is found out while others build one", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await withRoles(database, 1, async (role) => {
+      await sql.unsafe(`
+        grant create on database ${database.name} to ${role?.name};
+        grant create on schema public to ${role?.name};
+        create table a (i int); create index a_i on a (i); create table big ();
+        alter table a owner to ${role?.name};
+        update pg_index set indisvalid = false where indexrelid = 'a_i'::regclass`);
+      writeMigrations(project, {
+        "0000_a": "create index if not exists a_i on a (i);",
+      });
+      const holder = await sql.reserve();
+      await holder.unsafe("begin; lock table big in row exclusive mode");
+      const building = sql`create index concurrently on big ((1))`.execute();
+      let waiting = 0;
+      while (waiting === 0) {
+        await holder`select pg_stat_clear_snapshot()`;
+        waiting = (
+          await holder`
+          select from pg_stat_progress_create_index
+          where phase like 'waiting%' and datname = current_database()`
+        ).count;
+      }
+
+      const { exitCode, stderr } = await run("db:migrate", role?.variables);
+      await holder`rollback`;
+      holder.release();
+      await building;
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith("Error: left invalid: the index a_i\n");
+    });
   });
 
   test("whose index stays invalid does not count as applied well", async ({

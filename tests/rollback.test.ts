@@ -147,6 +147,65 @@ describe("db:rollback", () => {
     expect(await sql`select bio from users`).toHaveLength(0);
   });
 
+  test("undoes nothing while another is applied in part", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": files["0000_users.down"],
+      "0001_half": "create table half (); commit; select nonsense;",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toStartWith(
+      "Error: 0001_half was cut off after a part of it was committed, and nothing was undone\nHint: finish it with `bun run db:migrate`; ",
+    );
+    expect(await listRecords(sql)).toHaveLength(1);
+  });
+
+  test("forgets a migration that is recorded twice", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+    await sql`
+      insert into drizzle.__drizzle_migrations (hash, created_at)
+      select hash, created_at from drizzle.__drizzle_migrations`;
+
+    const undone = await run("db:rollback");
+    const again = await run("db:migrate");
+
+    expect(undone.stdout).toStartWith("Rolled back: 0002_index ");
+    expect(again.stdout).toStartWith("Applied: 0002_index ");
+    expect(await listRecords(sql)).toHaveLength(5);
+  });
+
+  test("fails where the down file leaves a record", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": `drop table users;
+        insert into drizzle.__drizzle_migrations (hash, created_at) values ('by hand', 2000000000000);`,
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toStartWith(
+      "Error: undone, and still recorded: 0000_users\n",
+    );
+  });
+
   test("wants the name of a protected database, also where nothing is lost", async ({
     database,
     project,

@@ -5,6 +5,7 @@ import { createTables, tablesExist } from "./migration-log";
 import type { Script } from "./migration-steps";
 import {
   type Migration,
+  type MigrationRecord,
   type Plan,
   readPlan,
   refuseModified,
@@ -53,11 +54,11 @@ export async function applyPending(
   if (!(await tablesExist(sql))) await sql.unsafe(createTables);
   const invalid = await listInvalidIndexes(sql);
   const applied: Applied[] = [];
-  const recorded = new Set(plan.applied.keys());
+  const recorded: Recorded[] = [...plan.applied.values()];
   for (const migration of wanted) {
     const script = toScript(migration, "up");
     onStart?.(migration.tag);
-    recorded.add(migration);
+    recorded.push(migration);
     const ms = await runScript(sql, script, {
       record: recordOf(migration, recorded),
       unfinished: plan.partial.get(migration),
@@ -82,27 +83,28 @@ export function toScript(
   return { tag, file, text, hash, bareHash, direction, statements };
 }
 
+/** What a record holds: a migration's, or what was recorded before an edit. */
+export type Recorded = Pick<MigrationRecord, "hash" | "when">;
+
 /**
  * SQL that adds the record of a migration, unless its file has done so itself.
  * A file that touches drizzle's table gets those of the others put back too.
  *
- * @param recorded those that are to have a record afterwards.
+ * @param recorded the records that are to be there afterwards.
  */
-export function recordOf(
-  migration: Migration,
-  recorded: Set<Migration>,
-): string {
+export function recordOf(migration: Migration, recorded: Recorded[]): string {
   const isMeddling = /drizzle/i.test(migration.text);
-  const entries = isMeddling ? [...recorded] : [migration];
+  const entries = isMeddling ? recorded : [migration];
   const inserts = entries.map(({ when, hash }) => {
-    const twins = [...recorded].filter(
+    const twins = recorded.filter(
       (other) => other.when === when && other.hash === hash,
     );
     return `
       insert into drizzle.__drizzle_migrations (hash, created_at)
       select ${quoteLiteral(hash)}, ${when} where ${twins.length} > (
         select count(*) from drizzle.__drizzle_migrations
-        where hash = ${quoteLiteral(hash)} and created_at = ${when})`;
+        where hash = ${quoteLiteral(hash)}
+          and created_at is not distinct from ${when})`;
   });
   return [...(isMeddling ? [createTables] : []), ...inserts].join(";");
 }
@@ -140,7 +142,8 @@ async function listInvalidIndexes(sql: Sql): Promise<string[]> {
   const rows = await sql.unsafe<{ name: string }[]>(`
     select indexrelid::regclass::text as name
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where not indisvalid and relkind = 'i'
-      and indexrelid not in (select index_relid from pg_stat_progress_create_index)`);
+    where not indisvalid and relkind = 'i' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
   return rows.map(({ name }) => name);
 }

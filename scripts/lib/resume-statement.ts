@@ -207,8 +207,9 @@ async function dropLeftovers(sql: Sql): Promise<void> {
   const rows = await sql.unsafe<{ name: string }[]>(`
     select indexrelid::regclass::text as name
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where not indisvalid and relname ~ '_cc(new|old)[0-9]*$'
-      and indexrelid not in (select index_relid from pg_stat_progress_create_index)`);
+    where not indisvalid and relname ~ '_cc(new|old)[0-9]*$' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
   for (const { name } of rows)
     await sql.unsafe(`drop index concurrently if exists ${name}`);
 }

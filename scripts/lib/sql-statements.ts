@@ -112,10 +112,12 @@ function readComment(text: string, at: number): string | undefined {
     depth += found[0] === "/*" ? 1 : -1;
     if (depth === 0) return text.slice(at, fence.lastIndex);
   }
-  return text.slice(at);
+  return undefined;
 }
 
 function readToken(text: string, at: number): string {
+  // A comment without its end is the server's to refuse.
+  if (text.startsWith("/*", at)) return text.slice(at);
   const character = text[at] ?? "";
   if (character === "'" || character === '"')
     return match(QUOTED[character], text, at) ?? character;
