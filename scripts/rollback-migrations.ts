@@ -31,7 +31,7 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { runScript } from "./lib/run-migration";
+import { resetSession, runScript } from "./lib/run-migration";
 import { watchSession } from "./lib/watch-session";
 
 const usage = `bun run db:rollback [flags]
@@ -182,6 +182,7 @@ async function run(
   } finally {
     await watch.stop();
   }
+  await resetSession(sql);
   await proveForgotten(wanted);
 }
 

@@ -205,6 +205,87 @@ describe("what cannot be in a transaction", () => {
   });
 });
 
+describe("a file that lets go of the migration lock", () => {
+  test("is done once by several at once all the same", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    // Each of them would let another run in while it waits for the holder.
+    const wait =
+      "select pg_advisory_lock_shared(7), pg_advisory_unlock_shared(7);";
+    writeMigrations(project, {
+      "0000_a": `create table a (i int); select pg_advisory_unlock_all(); ${wait}`,
+      "0001_b": `discard all; insert into a values (1); ${wait} vacuum a;`,
+      "0002_c": `insert into a values (2); commit;
+        select pg_advisory_unlock_all(); rollback; insert into a values (3);`,
+    });
+    const holder = await sql.reserve();
+    await holder`select pg_advisory_lock(7)`;
+    const running = Promise.all(
+      Array.from({ length: 4 }, () => run("db:migrate")),
+    );
+    let asking = 0;
+    while (asking < 4)
+      asking = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and application_name = 'db:migrate'
+          and query ~ 'advisory|create table'`
+      ).count;
+
+    await holder`select pg_advisory_unlock(7)`;
+    holder.release();
+    const all = await running;
+
+    expect(all.map(({ exitCode }) => exitCode)).toEqual([0, 0, 0, 0]);
+    expect(
+      all.filter(({ stdout }) => stdout.startsWith("Applied")),
+    ).toHaveLength(1);
+    expect(await listRecords(sql)).toHaveLength(3);
+    expect(await sql`select i from a order by i`).toMatchObject([
+      { i: 1 },
+      { i: 2 },
+      { i: 3 },
+    ]);
+  });
+
+  test("outside of a transaction stops where another was quicker", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create procedure unlock() language plpgsql as $$
+        begin perform pg_advisory_unlock_all(); commit; perform pg_advisory_lock(7); end $$;
+        call unlock(); create table a ();`,
+    });
+    const holder = await sql.reserve();
+    await holder`select pg_advisory_lock(7)`;
+    const running = run("db:migrate");
+    let locked = 0;
+    while (locked === 0)
+      locked = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and query like '%call unlock()'
+          and pg_try_advisory_lock(28273295023041637)`
+      ).count;
+    await holder`select pg_advisory_unlock(7)`;
+
+    const { exitCode, stderr } = await running;
+    holder.release();
+
+    expect(exitCode).toBe(75);
+    expect(stderr).toStartWith(
+      "Error: the migration lock was let go of, and another command has it\n",
+    );
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
+  });
+});
+
 describe("a table that another session has locked", () => {
   const files = {
     "0000_a": "create table other (); alter table users add column x int;",
@@ -329,16 +410,41 @@ describe("a file", () => {
     );
     writeMigrations(project, {
       "0000_a": `set search_path = ''; select pg_catalog.set_config('lock_timeout', '1', false); set role ${role}; create table public.theirs ();`,
-      "0001_b": "create table ours ();",
+      "0001_b": `create table ours (); create temp table mine (i int);
+        prepare p as table ours; declare c cursor with hold for table ours;`,
+      "0002_c": `create table mine (i int); insert into mine values (1);
+        prepare p as table mine; declare c cursor with hold for table mine;`,
+      "0003_d": `set session authorization ${role};`,
     });
 
-    const { exitCode } = await run("db:migrate");
+    const { exitCode, stderr } = await run("db:migrate");
     const owners =
-      await sql`select tableowner = ${role} as theirs from pg_tables where schemaname = 'public' order by tablename`;
+      await sql`select tableowner = ${role} as theirs from pg_tables where tablename in ('ours', 'theirs') order by tablename`;
     await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
 
-    expect(exitCode).toBe(0);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     expect(owners).toMatchObject([{ theirs: false }, { theirs: true }]);
+    expect(await sql`select i from mine`).toMatchObject([{ i: 1 }]);
+  });
+
+  test("that mentions roles is recorded as the role that the login has", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await withRoles(database, 2, async (login, owner) => {
+      await sql.unsafe(`
+        alter role ${login?.name} noinherit; grant ${owner?.name} to ${login?.name};
+        alter role ${login?.name} set role = ${owner?.name};
+        grant create on database ${database.name} to ${owner?.name};
+        grant create on schema public to ${owner?.name}`);
+      writeMigrations(project, { "0000_a": "create table roles ();" });
+
+      const { exitCode, stderr } = await run("db:migrate", login?.variables);
+
+      expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    });
   });
 
   test("with a byte-order mark and CRLF runs, and its errors have their place", async ({

@@ -13,7 +13,7 @@ import {
 } from "./migrations";
 import { quoteLiteral } from "./quote-sql";
 import { failure } from "./report";
-import { type RunOptions, runScript } from "./run-migration";
+import { resetSession, type RunOptions, runScript } from "./run-migration";
 import { hashStatements, splitStatements } from "./sql-statements";
 
 /** A migration that was applied, and how long that took. */
@@ -68,6 +68,7 @@ export async function applyPending(
     applied.push({ tag: migration.tag, ms });
     onApplied?.({ tag: migration.tag, ms });
   }
+  await resetSession(sql);
   await proveRecorded(sql, wanted);
   await proveValid(sql, invalid, wanted);
   return applied;

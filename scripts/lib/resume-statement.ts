@@ -58,7 +58,7 @@ export async function lookAgain(
     );
     return (row !== undefined) === isCreate ? "done" : "run";
   }
-  const isRepeatable = /^(VACUUM|ALTER SYSTEM|DISCARD)/.test(words.join(" "));
+  const isRepeatable = /^(VACUUM|ALTER SYSTEM)/.test(words.join(" "));
   if (isRepeatable || resumed.hasFailed) return "run";
   throw failure(
     `an earlier run was cut off in \`${words.slice(0, 4).join(" ")}\`, and nobody can tell whether it was done`,

@@ -12,6 +12,11 @@ import {
   type Step,
 } from "./migration-steps";
 import { explainFailure, type PostgresError } from "./migration-failure";
+import {
+  keepMigrationLock,
+  lockOnceMore,
+  lockTransaction,
+} from "./migration-lock";
 import { failure, note } from "./report";
 import { lookAgain, type Resumed } from "./resume-statement";
 import { hashStatements, readWords, type Statement } from "./sql-statements";
@@ -43,11 +48,26 @@ const NOT_IN_TRANSACTION = ["25001", "2D000"];
 /** unsafe_new_enum_value_usage */
 const UNCOMMITTED_VALUE = "55P04";
 
-/** What is written must not depend on a role that the file has set. */
+/** What is written must not depend on a role that the file has set; the default
+ * may be one that the administrator has set. */
 const asOurselves = ({ text }: Script) =>
   /role|authorization/i.test(text)
-    ? "set local session authorization default; set local role none;"
+    ? "set local session authorization default; set local role to default;"
     : "";
+
+/** What a file has set, and what it has left in the session. */
+const forgetSettings = "reset session authorization; reset role; reset all;";
+const forgetSession = `${forgetSettings}
+  close all; unlisten *; discard temp; discard sequences;
+  do $$ declare prepared text; begin
+    for prepared in select name from pg_prepared_statements where from_sql loop
+      execute format('deallocate %I', prepared);
+    end loop;
+  end $$;`;
+
+const setUp = (lockTimeout: number) => `
+  set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
+  ${noticeLostClient}`;
 
 /**
  * Runs what is left of a file, on the one session of `sql`, which holds the
@@ -81,6 +101,9 @@ export async function runScript(
     } catch (thrown) {
       const failed = thrown as StepFailure;
       const { error, statement } = failed;
+      // What this project says itself is no answer of the server's to log.
+      if ("exitCode" in error) throw error;
+      if (isUnlocking(script)) await keepMigrationLock(sql);
       if (learn(error, statement, step, learned)) continue;
       const isLocked = LOCKED.includes(error.code ?? "");
       // A procedure may have committed a part of what it does.
@@ -110,15 +133,15 @@ async function runTransaction(
   sql: Sql,
   script: Script,
   { from, until, isRolledBack }: Step,
-  { record, unfinished }: RunOptions,
+  { record, unfinished, lockTimeout }: RunOptions,
 ): Promise<void> {
   const { statements } = script;
-  const own = statements
-    .slice(from, until)
-    .map((statement, index) => ({ statement, index: from + index }))
-    .filter(({ statement }) =>
-      ["plain", "alone"].includes(classify(statement)),
-    );
+  const own = statements.slice(from, until).flatMap((statement, index) =>
+    textsOf(statement, lockTimeout).map((text) => ({
+      text,
+      index: from + index,
+    })),
+  );
   const isLast = until === statements.length;
   const hasProgress = from > 0 || unfinished !== undefined;
   const written =
@@ -127,7 +150,8 @@ async function runTransaction(
       : logProgress(script, progressAt(script, until));
   const texts = [
     "begin",
-    ...own.map(({ statement }) => statement.text),
+    ...own.map(({ text }) => text),
+    ...(isUnlocking(script) ? [lockOnceMore] : []),
     ...(isRolledBack ? ["rollback", "begin"] : []),
     `${asOurselves(script)} ${written}; commit`,
   ];
@@ -140,6 +164,23 @@ async function runTransaction(
   await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
   throw { error: reason, statement: own[at - 1]?.index ?? until - 1 };
+}
+
+/** What is sent for a statement of a transaction. */
+function textsOf(statement: Statement, lockTimeout: number): string[] {
+  const { text, tokens } = statement;
+  const kind = classify(statement);
+  // Without the unlocking that DISCARD ALL does as well.
+  if (kind === "discard") return [forgetSession, setUp(lockTimeout)];
+  if (!["plain", "alone"].includes(kind)) return [];
+  if (readWords(tokens, 2).join(" ") === "RESET ALL")
+    return [text, setUp(lockTimeout)];
+  return isUnlocking(statement) ? [lockTransaction, text] : [text];
+}
+
+/** Whether it may let go of the migration lock. */
+function isUnlocking({ text }: { text: string }): boolean {
+  return /advisory/i.test(text);
 }
 
 async function runAlone(
@@ -160,6 +201,7 @@ async function runAlone(
       await write(from, from);
       if (isConcurrent) await runWithoutLockTimeout(sql, statement.text);
       else await sql.unsafe(statement.text);
+      if (isUnlocking(script)) await keepMigrationLock(sql);
     }
     await write(from + 1);
   } catch (error) {
@@ -234,8 +276,9 @@ function refuseCopy({ statements, tag, file }: Script): void {
 
 /** The lock timeout of sessions in which nothing else was set since. */
 const prepared = new WeakMap<Sql, number>();
-/** What may set something for the session, by itself or in what it calls. */
-const SETTING = /\b(set|reset|set_config|select|perform|call|do|discard)\b/i;
+/** What may leave something in the session, by itself or in what it calls. */
+const SETTING =
+  /\b(set|reset|set_config|select|perform|call|do|discard|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
 
 /** Every file begins with a session as new, but for what it has set itself. */
 async function prepareSession(
@@ -245,14 +288,18 @@ async function prepareSession(
   lockTimeout: number,
 ): Promise<void> {
   if (prepared.get(sql) !== lockTimeout)
-    await sql.unsafe(`
-      reset session authorization; reset role; reset all;
-      set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
-      ${noticeLostClient}`);
+    await sql.unsafe(forgetSession + setUp(lockTimeout));
   if (SETTING.test(text)) prepared.delete(sql);
   else prepared.set(sql, lockTimeout);
   for (const statement of statements.slice(0, done))
-    if (isSetting(statement)) await sql.unsafe(statement.text);
+    if (isSetting(statement))
+      for (const text of textsOf(statement, lockTimeout))
+        await sql.unsafe(text);
+}
+
+/** Undoes what the last file has set, roles included. */
+export async function resetSession(sql: Sql): Promise<void> {
+  await sql.unsafe(forgetSettings);
 }
 
 function isSetting({ tokens }: Statement): boolean {
@@ -261,7 +308,7 @@ function isSetting({ tokens }: Statement): boolean {
     return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
   const isCall =
     first === "SELECT" && [second, ...words].includes("SET_CONFIG");
-  return isCall || first === "RESET";
+  return isCall || first === "RESET" || first === "DISCARD";
 }
 
 /** Whether the step can be divided so that the statement fares better. */
