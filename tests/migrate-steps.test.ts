@@ -117,28 +117,165 @@ describe("what cannot be in a transaction", () => {
     expect(migrated.exitCode).toBe(0);
   });
 
-  test("is built again where an index was left invalid", async ({
+  test("is built again where an index was left invalid, also without the right to try it", async ({
+    database,
     sql,
     project,
     run,
   }) => {
-    writeMigrations(project, {
-      "0000_a": `${users} insert into users values (1, 'x'), (2, 'x');`,
-      "0001_b":
-        "create unique index concurrently if not exists users_email on users (email);",
-    });
-    const failed = await run("db:migrate");
-    await sql`delete from users where id = 2`;
-    const again = await run("db:migrate");
-    const indexes =
-      await sql`select indisvalid from pg_index where indexrelid = 'users_email'::regclass`;
+    await withRoles(database, 1, async (role) => {
+      await sql.unsafe(`
+        revoke temporary on database ${database.name} from public;
+        grant create on database ${database.name} to ${role?.name};
+        grant create on schema public to ${role?.name}`);
+      // The server makes small letters of it, and cuts it.
+      const name = `Users_Ü_${"Email".repeat(20)}`;
+      writeMigrations(project, {
+        "0000_a": `${users} insert into users values (1, 'x'), (2, 'x');`,
+        "0001_b": `create unique index concurrently if not exists ${name} on users (email);`,
+      });
+      const failed = await run("db:migrate", role?.variables);
+      await sql`delete from users where id = 2`;
+      const again = await run("db:migrate", role?.variables);
+      const indexes =
+        await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`;
 
-    expect(failed.exitCode).toBe(1);
+      expect(failed.exitCode).toBe(1);
+      expect(failed.stderr).toContain(
+        "It ran outside of a transaction; nothing of it is committed.",
+      );
+      expect(again).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(indexes).toMatchObject([{ indisvalid: true }]);
+    });
+  });
+
+  test("fails again where the server has refused it before", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      create table parts (i int) partition by list (i); create table part (i int);
+      create index part_i on part (i)`);
+    for (const [statement, message] of [
+      ["drop index concurrently typo", 'index "typo" does not exist'],
+      [
+        "create index concurrently part_i on part (i)",
+        'relation "part_i" already exists',
+      ],
+      [
+        "alter table parts detach partition part concurrently",
+        'relation "part" is not a partition of relation "parts"',
+      ],
+    ] as const) {
+      writeMigrations(project, { "0000_a": statement });
+      await run("db:migrate");
+      const again = await run("db:migrate");
+
+      expect(again.exitCode).toBe(1);
+      expect(again.stderr).toStartWith(`Error: 0000_a failed: ${message}\n`);
+    }
+  });
+
+  test("waits for others without a limit where it drops what was left behind", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      ${users} create index users_email on users (email);
+      update pg_index set indisvalid = false where indexrelid = 'users_email'::regclass`);
+    writeMigrations(project, {
+      "0000_a": "create index concurrently users_email on users (email);",
+    });
+    const holder = await sql.reserve();
+    await holder.unsafe("begin; lock table users in row exclusive mode");
+    let isOver = false;
+    const migrated = run("db:migrate --lock-timeout 50").finally(() => {
+      isOver = true;
+    });
+    for (let waiting = 0; waiting === 0 && !isOver;) {
+      await holder`select pg_stat_clear_snapshot()`;
+      waiting = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and query ilike 'drop index%'
+          and clock_timestamp() - query_start > interval '200 ms'`
+      ).count;
+    }
+    await holder`rollback`;
+    holder.release();
+
+    expect((await migrated).exitCode).toBe(0);
+  });
+
+  test("is built once after a deadlock, and the lock timeout holds again", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, {
+      "0000_a": `create index concurrently on users (email);
+        do $$ begin assert current_setting('lock_timeout') = '100ms'; end $$;`,
+    });
+    const holder = await sql.reserve();
+    await holder.unsafe(`
+      set deadlock_timeout = '30s'; begin isolation level repeatable read;
+      select from users`);
+    const migrated = run("db:migrate --lock-timeout 100");
+    let waiting = 0;
+    while (waiting === 0)
+      waiting = (
+        await holder`
+        select from pg_locks where locktype = 'virtualxid' and not granted
+          and pid in (select pid from pg_locks where relation = 'users'::regclass)`
+      ).count;
+    await holder.unsafe("lock table users in share mode; commit");
+    holder.release();
+
+    const { exitCode, stderr } = await migrated;
+
+    expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+    expect(stderr).toContain("again in 10 ms (1 of 5)");
+    expect(
+      await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`,
+    ).toMatchObject([{ indisvalid: true }]);
+  });
+
+  test("stops where a procedure has failed after a commit, until the file is edited", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const write = (end = "") =>
+      writeMigrations(project, {
+        "0000_a": `${users}
+        create procedure fill() language plpgsql as $$ begin
+          insert into users values (1); commit; perform 1 / 0; end $$;
+        call fill();${end}`,
+      });
+    write();
+
+    const failed = await run("db:migrate");
+    const stopped = await run("db:migrate");
+    const again = await run("db:migrate");
+    await sql`delete from users`;
+    await sql.unsafe(`create or replace procedure fill() language plpgsql as $$
+      begin insert into users values (2); commit; end $$`);
+    write(" -- begins again");
+    const mended = await run("db:migrate");
+
     expect(failed.stderr).toContain(
-      "It ran outside of a transaction; nothing of it is committed.",
+      "It ran outside of a transaction; what it has committed itself stays; its first 2 statements are committed.\n",
     );
-    expect(again.exitCode).toBe(0);
-    expect(indexes).toMatchObject([{ indisvalid: true }]);
+    expect(stopped.exitCode).toBe(1);
+    expect(stopped.stderr).toStartWith(
+      "Error: `CALL FILL ( )` failed before, and what it had committed until then is there\nHint: look at what it changes, ",
+    );
+    expect(again).toEqual(stopped);
+    expect(mended.exitCode).toBe(0);
+    expect(await sql`select id from users`).toMatchObject([{ id: 2 }]);
   });
 
   test("stops where nobody can tell whether a procedure was done", async ({
@@ -277,7 +414,7 @@ describe("a file that lets go of the migration lock", () => {
     holder.release();
 
     expect(exitCode).toBe(75);
-    expect(stderr).toStartWith(
+    expect(stderr).toContain(
       "Error: the migration lock was let go of, and another command has it\n",
     );
     expect(await sql`select to_regclass('a') as a`).toMatchObject([

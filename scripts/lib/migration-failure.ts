@@ -1,6 +1,6 @@
 // Says where in a file a statement failed, in PostgreSQL's own words, what is
 // committed, and what to type next.
-import type { Script } from "./migration-steps";
+import { mayCommit, type Script } from "./migration-steps";
 import { type FailureFields, failure } from "./report";
 
 /** What the server sends of an error. */
@@ -39,10 +39,11 @@ export function explainFailure(
   const command = direction === "down" ? "db:rollback" : "db:migrate";
   const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
   const { detail, hint } = error;
-  const committed =
-    done > 0
-      ? `its first ${done} statements are committed`
-      : "nothing of it is committed";
+  const own = isAlone && statement && mayCommit(statement);
+  const before = done > 0 ? `its first ${done} statements are committed` : "";
+  const committed = own
+    ? ["what it has committed itself stays", before].filter(Boolean).join("; ")
+    : before || "nothing of it is committed";
   return failure(
     isLost
       ? `the connection to the server was lost in ${tag}`

@@ -57,6 +57,11 @@ export function classify({ tokens }: Statement): Kind {
   return ALONE.test(words.join(" ")) ? "alone" : "plain";
 }
 
+/** A procedure or block: outside of a transaction it may commit a part. */
+export function mayCommit({ tokens }: Statement): boolean {
+  return ["CALL", "DO"].includes(readWords(tokens, 1)[0] ?? "");
+}
+
 /** Whether the first line asks for a transaction around no two statements. */
 export function isWithoutTransaction(text: string): boolean {
   const [first = ""] = text.replace(/^\uFEFF/, "").split(/\r?\n/);

@@ -7,6 +7,7 @@ import {
   classify,
   isWithoutTransaction,
   type Learned,
+  mayCommit,
   nextStep,
   type Script,
   type Step,
@@ -87,6 +88,7 @@ export async function runScript(
   const learned: Learned = { alone: new Set(), committedBefore: new Set() };
   const isSingle = isWithoutTransaction(script.text);
   let { done, resumed } = readResumption(script, options.unfinished);
+  if (resumed && !resumed.isEdited) learned.alone.add(done);
   refuseCopy(script);
   await prepareSession(sql, script, done, options.lockTimeout);
   let retries = 0;
@@ -106,10 +108,12 @@ export async function runScript(
       if (isUnlocking(script)) await keepMigrationLock(sql);
       if (learn(error, statement, step, learned)) continue;
       const isLocked = LOCKED.includes(error.code ?? "");
-      // A procedure may have committed a part of what it does.
-      if (isLocked && !learned.alone.has(statement) && retries < RETRIES) {
+      const failing = statements[statement];
+      const isRepeatable = !step.isAlone || !failing || !mayCommit(failing);
+      if (isLocked && isRepeatable && retries < RETRIES) {
         retries += 1;
         await pause(script, options, retries);
+        if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
         continue;
       }
       throw await explain(sql, script, failed, step, start);
@@ -196,13 +200,14 @@ async function runAlone(
     const progress = logProgress(script, progressAt(script, until, underWay));
     return sql.unsafe(`begin; ${asOurselves(script)} ${progress}; commit`);
   };
+  const work = async () => {
+    if ((await lookAgain(sql, statement, resumed)) === "done") return;
+    await write(from, from);
+    await sql.unsafe(statement.text);
+    if (isUnlocking(script)) await keepMigrationLock(sql);
+  };
   try {
-    if ((await lookAgain(sql, statement, resumed)) === "run") {
-      await write(from, from);
-      if (isConcurrent) await runWithoutLockTimeout(sql, statement.text);
-      else await sql.unsafe(statement.text);
-      if (isUnlocking(script)) await keepMigrationLock(sql);
-    }
+    await (isConcurrent ? withoutLockTimeout(sql, work) : work());
     await write(from + 1);
   } catch (error) {
     throw { error, statement: from };
@@ -210,13 +215,22 @@ async function runAlone(
 }
 
 /** It would count the wait for other people's transactions. */
-async function runWithoutLockTimeout(sql: Sql, text: string): Promise<void> {
+async function withoutLockTimeout(
+  sql: Sql,
+  work: () => Promise<void>,
+): Promise<void> {
   const [row] = await sql.unsafe<{ before: string }[]>(
     "select current_setting('lock_timeout') as before",
   );
   await sql.unsafe("set lock_timeout = 0");
-  await sql.unsafe(text);
-  await sql.unsafe(`set lock_timeout = '${row?.before}'`);
+  try {
+    await work();
+  } finally {
+    // A session that was lost has said so already.
+    await sql
+      .unsafe(`set lock_timeout = '${row?.before}'`)
+      .catch(() => undefined);
+  }
 }
 
 function progressAt(
@@ -242,6 +256,7 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
     statementsDone: done,
     doneHash,
     statementUnderWay,
+    hash,
     error,
   } = unfinished;
   const { doneHash: now } = progressAt(script, done);
@@ -257,7 +272,9 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
   const isUnderWay = statementUnderWay === done;
   return {
     done,
-    resumed: isUnderWay ? { hasFailed: error !== null } : undefined,
+    resumed: isUnderWay
+      ? { hasFailed: error !== null, isEdited: hash !== script.hash }
+      : undefined,
   };
 }
 
