@@ -8,7 +8,12 @@ import { type Applied, toScript } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
 import { countLosses } from "./lib/count-losses";
 import { withMigrationLock } from "./lib/migration-lock";
-import { createTables, readLog, tablesExist } from "./lib/migration-log";
+import {
+  createTables,
+  type LogEntry,
+  readLog,
+  tablesExist,
+} from "./lib/migration-log";
 import type { Script } from "./lib/migration-steps";
 import {
   findUnfinished,
@@ -31,7 +36,7 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { resetSession, runScript } from "./lib/run-migration";
+import { refuseCopy, resetSession, runScript } from "./lib/run-migration";
 import { watchSession } from "./lib/watch-session";
 
 const usage = `bun run db:rollback [flags]
@@ -90,10 +95,11 @@ async function rollBack(): Promise<void> {
     print(`Nothing to roll back: ${database} ${nameState(plan)}`);
     return printJson(document());
   }
-  await askFirst(scripts);
+  const log = await readLog(sql);
+  await askFirst(scripts, log);
   if (!values["dry-run"]) {
     try {
-      await run(plan, wanted, scripts, rolledBack);
+      await run(plan, wanted, scripts, log, rolledBack);
     } catch (error) {
       throw Object.assign(error as Error, { document: document() });
     }
@@ -138,12 +144,23 @@ function readDownScript({ tag, file }: Migration): Script {
       details: { tag, file: down },
     });
   }
-  return toScript({ tag, file: down, text, hash: hashText(text) }, "down");
+  const hash = hashText(text);
+  const script = toScript({ tag, file: down, text, hash }, "down");
+  refuseCopy(script);
+  return script;
 }
 
 /** Says what would be lost, and wants consent where that is something. */
-async function askFirst(scripts: Script[]): Promise<void> {
-  const losses = await countLosses(sql, scripts, lockTimeout);
+async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
+  const attempts = scripts.map((script) => {
+    const unfinished = findUnfinished(log, script.tag, "down");
+    return { script, done: unfinished?.statementsDone ?? 0 };
+  });
+  const watch = await watchSession(sql, address);
+  watch.setTitle("db:rollback");
+  const losses = await countLosses(sql, attempts, lockTimeout).finally(
+    watch.stop,
+  );
   for (const loss of losses) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
     for (const { tag, text } of scripts) print(`-- ${tag}\n${text.trimEnd()}`);
@@ -158,10 +175,10 @@ async function run(
   plan: Plan,
   wanted: Migration[],
   scripts: Script[],
+  log: LogEntry[],
   rolledBack: Applied[],
 ): Promise<void> {
   if (!(await tablesExist(sql))) await sql.unsafe(createTables);
-  const log = await readLog(sql);
   const watch = await watchSession(sql, address);
   try {
     for (const [index, migration] of wanted.entries()) {

@@ -600,14 +600,17 @@ describe("a file", () => {
   });
 
   test("that copies from a client is refused", async ({ project, run }) => {
-    writeMigrations(project, { "0000_a": `${users} copy users from stdin;` });
+    writeMigrations(project, {
+      "0000_a": `${users} copy (select 1${", 1".repeat(300)}) to stdout;`,
+    });
 
     const { exitCode, stderr } = await run("db:migrate");
 
     expect(exitCode).toBe(1);
     expect(stderr).toContain(
-      "has a COPY that needs a client at its other end\nHint: ",
+      "has a COPY that needs a client at its other end\n",
     );
+    expect(stderr).toContain("0000_a.sql:1:54, statement 2\nHint: ");
   });
 
   test("whose index stays invalid is found out while others build one", async ({

@@ -118,6 +118,136 @@ describe("db:rollback", () => {
     expect(deleting.stderr).toBe("Would be lost: deletes from users: 1 rows\n");
   });
 
+  test("counts partitions, new types and hidden truncations, each row once", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_parts": `
+        create table p (i int) partition by list (i);
+        create table p1 partition of p for values in (1);
+        create table p2 partition of p for values in (2);
+        create table q (i int, j int) partition by list (i);
+        create table q1 partition of q for values in (1);
+        create table typed (s text, v varchar(9)); create table emptied (i int);`,
+      "0000_parts.down": `
+        drop table p1; alter table p detach partition p2; drop table q;
+        alter table typed alter s type int using null, alter v type text;
+        do $$ begin execute 'truncate emptied'; end $$;`,
+    });
+    await run("db:migrate");
+    await sql.unsafe(`
+      insert into p values (1), (1), (2); insert into q values (1);
+      insert into typed values ('s', 'v'); insert into emptied values (1)`);
+
+    const { stderr } = await run("db:rollback --dry-run");
+
+    expect(stderr.trim().split("\n").sort()).toEqual([
+      "Would be lost: changes the type of typed.s: 1 value",
+      "Would be lost: changes the type of typed.v: 1 value",
+      "Would be lost: drops p1: 2 rows",
+      "Would be lost: drops q: 1 row",
+      "Would be lost: truncates emptied: 1 row",
+    ]);
+  });
+
+  test("does not try what a rollback leaves, and asks", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_s": "create sequence s;",
+      "0000_s.down": "select setval('s', 100); drop sequence s;",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toStartWith(
+      "Would be lost: 0000_s cannot be tried first: SETVAL outlasts a rollback\n",
+    );
+    expect(await sql`select last_value from s`).toMatchObject([
+      { last_value: "1" },
+    ]);
+  });
+
+  test("says who holds a table, and that the file is right", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": files["0000_users.down"],
+    });
+    await run("db:migrate");
+    await sql.begin(async (holder) => {
+      await holder`lock table users`;
+      const [row] = await holder`select pg_backend_pid() as pid`;
+
+      const { exitCode, stderr } = await run("db:rollback --lock-timeout 1000");
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith(
+        `Waiting: db:rollback for pid ${row?.pid}, postgres.js, `,
+      );
+      expect(stderr).toEndWith(
+        "Hint: nothing is wrong with the file: run `bun run db:rollback` again later\n",
+      );
+    });
+  });
+
+  test("goes on where it was cut off, with a file that is mended since", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const write = (end: string) =>
+      writeMigrations(project, {
+        "0000_users": files["0000_users"],
+        "0000_users.down": `alter table users drop column name;
+          drop index concurrently if exists users_name; ${end}`,
+      });
+    write("drop table nobody;");
+    await run("db:migrate");
+    // The trial is let through, and what follows the index is not.
+    await sql`create table nobody ()`;
+    await sql.unsafe(`create function forbid() returns event_trigger language plpgsql
+      as $$ begin if to_regclass('drizzle.__migration_log') is not null and exists (
+        select from drizzle.__migration_log where direction = 'down'
+      ) then raise 'not yet'; end if; end $$;
+      create event trigger forbid on sql_drop when tag in ('DROP TABLE') execute function forbid()`);
+    const failed = await run("db:rollback");
+    await sql`drop event trigger forbid`;
+    write("drop table users;");
+
+    const { exitCode } = await run("db:rollback");
+
+    expect(failed.stderr).toContain("its first 2 statements are committed");
+    expect(exitCode).toBe(0);
+    expect(await listRecords(sql)).toHaveLength(0);
+  });
+
+  test("undoes nothing where a down file copies from a client", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": "drop table users;\ncopy users from stdin;\n1\n\\.\n",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("has a COPY that needs a client at its other end");
+    expect(stderr).toContain("0000_users.down.sql:2:1, statement 2\n");
+  });
+
   test("undoes nothing where a down file is missing or fails", async ({
     sql,
     project,

@@ -17,6 +17,8 @@ export interface PostgresError extends Error {
 const SHOWN_LINES = 12;
 /** A relation, object, schema or database that is there already. */
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
+/** A lost connection, a conflict, no lock, no room, a shutdown: not the file's. */
+const PASSING = /^(08|40|53|55P03|57P)/;
 
 /**
  * The error of a migration that failed.
@@ -27,15 +29,16 @@ const EXISTS = ["42P07", "42710", "42P06", "42701"];
  */
 export function explainFailure(
   error: PostgresError,
-  { tag, file, text, statements, direction }: Script,
+  script: Script,
   index: number,
   done: number,
   isAlone = false,
 ): Error {
   // What this project says itself has its own hint and place.
   if ("exitCode" in error) return error;
-  const statement = statements[index];
-  const { line, column } = locate(text, statement, error.position);
+  const { tag, file, direction } = script;
+  const statement = script.statements[index];
+  const { line, column } = locateStatement(script, index, error.position);
   const command = direction === "down" ? "db:rollback" : "db:migrate";
   const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
   const { detail, hint } = error;
@@ -52,9 +55,13 @@ export function explainFailure(
       code: "MIGRATION_FAILED",
       hint: isLost
         ? `run \`bun run ${command}\` again: it goes on from what is committed`
-        : EXISTS.includes(error.code ?? "") && done === 0 && direction === "up"
-          ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
-          : `mend \`${file}\` and run \`bun run ${command}\` again`,
+        : PASSING.test(error.code ?? "")
+          ? `nothing is wrong with the file: run \`bun run ${command}\` again later`
+          : EXISTS.includes(error.code ?? "") &&
+              done === 0 &&
+              direction === "up"
+            ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
+            : `mend \`${file}\` and run \`bun run ${command}\` again`,
       lines: [
         `  at ${file}:${line}:${column}, statement ${index + 1}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
         ...showStatement(statement?.text ?? ""),
@@ -79,12 +86,18 @@ export function explainFailure(
   );
 }
 
-/** Line and column of the file, both from 1. */
-function locate(
-  text: string,
-  statement: Script["statements"][number] | undefined,
-  position: string | undefined,
-) {
+/**
+ * Line and column of the file, both from 1.
+ *
+ * @param index of the statement, from 0.
+ * @param position in it: characters, from 1.
+ */
+export function locateStatement(
+  { text, statements }: Script,
+  index: number,
+  position?: string,
+): { line: number; column: number } {
+  const statement = statements[index];
   const start = statement?.offset ?? 0;
   // Postgres counts characters, JavaScript halves of some.
   const before = position

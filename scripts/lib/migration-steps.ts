@@ -62,6 +62,16 @@ export function mayCommit({ tokens }: Statement): boolean {
   return ["CALL", "DO"].includes(readWords(tokens, 1)[0] ?? "");
 }
 
+/** Whether it changes the session for the statements after it. */
+export function isSetting({ tokens }: Statement): boolean {
+  const [first, second = "", ...words] = readWords(tokens, 8);
+  if (first === "SET")
+    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
+  const isCall =
+    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
+  return isCall || first === "RESET" || first === "DISCARD";
+}
+
 /** Whether the first line asks for a transaction around no two statements. */
 export function isWithoutTransaction(text: string): boolean {
   const [first = ""] = text.replace(/^\uFEFF/, "").split(/\r?\n/);

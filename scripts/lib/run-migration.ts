@@ -5,6 +5,7 @@ import type { Sql } from "postgres";
 import { type LogEntry, logDone, logError, logProgress } from "./migration-log";
 import {
   classify,
+  isSetting,
   isWithoutTransaction,
   type Learned,
   mayCommit,
@@ -12,7 +13,11 @@ import {
   type Script,
   type Step,
 } from "./migration-steps";
-import { explainFailure, type PostgresError } from "./migration-failure";
+import {
+  explainFailure,
+  locateStatement,
+  type PostgresError,
+} from "./migration-failure";
 import {
   keepMigrationLock,
   lockOnceMore,
@@ -278,16 +283,25 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
   };
 }
 
-/** Its rows would follow in the text, where nobody sends them from. */
-function refuseCopy({ statements, tag, file }: Script): void {
-  for (const { tokens } of statements) {
-    const [first, ...words] = readWords(tokens, 200);
-    if (first === "COPY" && words.join(" ").match(/\b(FROM STDIN|TO STDOUT)\b/))
-      throw failure(`${file} has a COPY that needs a client at its other end`, {
-        code: "MIGRATION_FAILED",
-        hint: "write its rows as an INSERT",
-        details: { tag, file },
-      });
+/**
+ * For a COPY whose rows would follow in the text, where nobody sends them from.
+ *
+ * @throws with its place in the file.
+ */
+export function refuseCopy(script: Script): void {
+  const { statements, tag, file } = script;
+  for (const [index, { tokens }] of statements.entries()) {
+    if (readWords(tokens, 1)[0] !== "COPY") continue;
+    const words = readWords(tokens, tokens.length);
+    const at = words.findIndex((word) => /^(STDIN|STDOUT)$/.test(word));
+    if (!["FROM", "TO"].includes(words[at - 1] ?? "")) continue;
+    const { line, column } = locateStatement(script, index);
+    throw failure(`${file} has a COPY that needs a client at its other end`, {
+      code: "MIGRATION_FAILED",
+      hint: "write its rows as an INSERT",
+      lines: [`  at ${file}:${line}:${column}, statement ${index + 1}`],
+      details: { tag, file, statement: index + 1, line, column },
+    });
   }
 }
 
@@ -317,15 +331,6 @@ async function prepareSession(
 /** Undoes what the last file has set, roles included. */
 export async function resetSession(sql: Sql): Promise<void> {
   await sql.unsafe(forgetSettings);
-}
-
-function isSetting({ tokens }: Statement): boolean {
-  const [first, second = "", ...words] = readWords(tokens, 8);
-  if (first === "SET")
-    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
-  const isCall =
-    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
-  return isCall || first === "RESET" || first === "DISCARD";
 }
 
 /** Whether the step can be divided so that the statement fares better. */
