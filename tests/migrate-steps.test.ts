@@ -1,7 +1,9 @@
 // db:migrate on files that cannot be one transaction, that are cut off, that
 // wait for a lock, and that touch what is not theirs.
 import { describe, expect } from "bun:test";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { spawn } from "bun";
+import { urlOf } from "./lib/command";
 import {
   listRecords,
   testMigrations as test,
@@ -474,6 +476,50 @@ describe("a table that another session has locked", () => {
 
     expect((await migrated)?.exitCode).toBe(0);
   });
+});
+
+test("a run that is done does not wait for a look at it that gets no answer", async ({
+  database,
+  sql,
+  project,
+  run,
+}) => {
+  writeMigrations(project, { "0000_a": "select pg_advisory_xact_lock(7);" });
+  const isLooking = Promise.withResolvers<void>();
+  const proxy = createServer({ allowHalfOpen: true }, (client) => {
+    const server = connect(database.address.port, database.address.host);
+    let isWatch = false;
+    client
+      .on("error", () => {})
+      .on("data", (chunk) => {
+        isWatch ||= chunk.includes("db:watch");
+        if (isWatch && chunk[0] === 0x51) return isLooking.resolve(); // a query
+        server.write(chunk);
+      });
+    server.on("error", () => {}).on("data", (chunk) => client.write(chunk));
+    server.on("end", () => isWatch || client.end());
+    client.on("close", () => server.destroy());
+  });
+  await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  const { port } = proxy.address() as AddressInfo;
+  const url = urlOf({
+    ...database.address,
+    host: "127.0.0.1",
+    port,
+    sslmode: "disable",
+  });
+  const holder = await sql.reserve();
+  await holder`select pg_advisory_lock(7)`;
+  const running = run("db:migrate", { DATABASE_URL_UNPOOLED: url });
+  await isLooking.promise;
+  await holder`select pg_advisory_unlock(7)`;
+  holder.release();
+
+  const { exitCode, stdout } = await running;
+  proxy.close();
+
+  expect(exitCode).toBe(0);
+  expect(stdout).toStartWith("Applied: 0000_a ");
 });
 
 describe("a file", () => {

@@ -1,5 +1,7 @@
 // db:migrate and db:migrate:status, beside drizzle's own migrators.
 import { describe, expect } from "bun:test";
+import { closeSync, existsSync, openSync } from "node:fs";
+import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
 import { migrationsFolder } from "../scripts/lib/migrations";
@@ -280,6 +282,32 @@ describe("db:migrate", () => {
       });
     });
   });
+
+  // Linux has a device for it.
+  if (existsSync("/dev/full"))
+    test("ends where nothing can be written, and says so where it can", async ({
+      database,
+      project,
+    }) => {
+      writeMigrations(project, { "0000_a": "create table a ();" });
+      const { PATH } = process.env;
+      const full = openSync("/dev/full", "w");
+      const child = spawn([process.execPath, "scripts/migrate.ts", "--json"], {
+        cwd: project.folder,
+        env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
+        stdout: full,
+        stderr: "pipe",
+        timeout: 10_000,
+        killSignal: "SIGKILL",
+      });
+      const stderr = await child.stderr.text();
+
+      expect(await child.exited).toBe(1);
+      expect(stderr).toBe(
+        "Error: no output: ENOSPC: no space left on device, write\n",
+      );
+      closeSync(full);
+    });
 
   test("refuses an unknown flag and a number that is none", async ({ run }) => {
     const unknown = await run("db:migrate --force");

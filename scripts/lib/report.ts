@@ -77,21 +77,36 @@ function misused(message: string, fields: FailureFields = {}): Error {
   return refusal(message, { code: "USAGE", ...fields });
 }
 
+const listening = new Set<"stdout" | "stderr">();
+
+/** Where the disk is full, the other stream says so, once. */
+function write(name: "stdout" | "stderr", text: string): void {
+  const stream = process[name];
+  if (!listening.has(name))
+    stream.on("error", ({ code, message }: Error & { code?: string }) => {
+      if (code === "EPIPE") return; // whoever read it has left
+      process.exitCode = FAILED;
+      if (name === "stdout") note(`Error: no output: ${message}`);
+    });
+  listening.add(name);
+  stream.write(text);
+}
+
 /** Prints a line of the result on stdout, unless JSON was asked for. */
 export function print(line: string): void {
   showProgress("");
-  if (!isJson) process.stdout.write(`${line}\n`);
+  if (!isJson) write("stdout", `${line}\n`);
 }
 
 /** Prints the one JSON document on stdout, where it was asked for. */
 export function printJson(document: object): void {
-  if (isJson) process.stdout.write(`${JSON.stringify(document)}\n`);
+  if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
 /** Prints progress or a warning on stderr. */
 export function note(line: string): void {
   showProgress("");
-  process.stderr.write(`${line}\n`);
+  write("stderr", `${line}\n`);
 }
 
 let shown = "";
@@ -107,7 +122,7 @@ export function showProgress(line: string): boolean {
   if (!isTTY || process.env.NO_COLOR || process.env.CI) return false;
   if (line === shown) return true;
   shown = line;
-  process.stderr.write(`\r\x1b[K${line.slice(0, columns - 1)}`);
+  write("stderr", `\r\x1b[K${line.slice(0, columns - 1)}`);
   return true;
 }
 
@@ -126,10 +141,8 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
     process.exitCode ||= FAILED;
     return;
   }
-  // Whoever read the output has left; a socket's error has no fd.
-  if (thrown.code === "EPIPE" && "fd" in thrown) return;
   process.exitCode = thrown.exitCode ?? FAILED;
-  if (thrown.usage) return void process.stdout.write(`${thrown.usage}\n`);
+  if (thrown.usage) return write("stdout", `${thrown.usage}\n`);
 
   // Drizzle's own message is only "Failed query": the reason is the cause.
   const error = thrown.cause instanceof Error ? thrown.cause : thrown;
