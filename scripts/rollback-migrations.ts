@@ -8,12 +8,7 @@ import { type Applied, toScript } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
 import { countLosses } from "./lib/count-losses";
 import { withMigrationLock } from "./lib/migration-lock";
-import {
-  createTables,
-  type LogEntry,
-  readLog,
-  tablesExist,
-} from "./lib/migration-log";
+import { createTables, type LogEntry, readLog } from "./lib/migration-log";
 import type { Script } from "./lib/migration-steps";
 import {
   findUnfinished,
@@ -37,6 +32,7 @@ import {
   refusal,
 } from "./lib/report";
 import { refuseCopy, resetSession, runScript } from "./lib/run-migration";
+import { skipStatements } from "./lib/sql-statements";
 import { watchSession } from "./lib/watch-session";
 
 const usage = `bun run db:rollback [flags]
@@ -163,7 +159,8 @@ async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
   );
   for (const loss of losses) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
-    for (const { tag, text } of scripts) print(`-- ${tag}\n${text.trimEnd()}`);
+    for (const { script, done } of attempts)
+      print(`-- ${script.tag}\n${skipStatements(script.text, done).trimEnd()}`);
   else {
     const protection = await readProtection(sql, env, address);
     await requireConsent("db:rollback", protection, address, values.confirm);
@@ -178,7 +175,7 @@ async function run(
   log: LogEntry[],
   rolledBack: Applied[],
 ): Promise<void> {
-  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
+  await sql.unsafe(createTables);
   const watch = await watchSession(sql, address);
   try {
     for (const [index, migration] of wanted.entries()) {

@@ -74,6 +74,7 @@ describe("what cannot be in a transaction", () => {
     write("alter table nobody add column x int;");
     const failed = await run("db:migrate");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    const shown = await run("db:migrate --dry-run");
     write("alter table users add column x int;");
     const mended = await run("db:migrate");
 
@@ -87,6 +88,10 @@ describe("what cannot be in a transaction", () => {
     expect(status).toMatchObject({
       migrations: [{ state: "partial", appliedAt: null }],
       problems: [{ code: "partial", tag: "0000_a" }],
+    });
+    expect(shown).toMatchObject({
+      stdout: "-- 0000_a\nalter table nobody add column x int;\n",
+      stderr: "Warning: 2 statements of 0000_a are committed\n",
     });
     expect(mended.exitCode).toBe(0);
     expect(await listRecords(sql)).toHaveLength(1);
@@ -444,9 +449,7 @@ describe("a table that another session has locked", () => {
       const { exitCode, stderr } = await run("db:migrate --lock-timeout 300");
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain(
-        `got no lock within 300 ms, held by pid ${row?.pid}, `,
-      );
+      expect(stderr).toContain(`got no lock, held by pid ${row?.pid}, `);
       expect(stderr).toContain("again in 480 ms (5 of 5)\n");
       expect(stderr).toContain("(SQLSTATE 55P03)");
       expect(await holder`select to_regclass('other') as other`).toMatchObject([
@@ -465,7 +468,7 @@ describe("a table that another session has locked", () => {
     let migrated: ReturnType<typeof run> | undefined;
     await sql.begin(async (holder) => {
       await holder`lock table users`;
-      migrated = run("db:migrate --lock-timeout 100");
+      migrated = run("db:migrate --lock-timeout 500");
       let tried = 0;
       while (tried === 0)
         tried = (
@@ -696,6 +699,77 @@ describe("a file", () => {
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith("Error: left invalid: the index a_i\n");
     });
+  });
+
+  test("is not blamed for an index that it does not name", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      create table a (i int); create index u on a (i);
+      update pg_index set indisvalid = false where indexrelid = 'u'::regclass`);
+    writeMigrations(project, { "0000_a": `${users} -- not u` });
+
+    const { exitCode } = await run("db:migrate");
+
+    expect(exitCode).toBe(0);
+  });
+
+  test("that may only read, or is in a transaction of its own kind, is recorded", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a":
+        "create table a (); set default_transaction_read_only = on; commit; vacuum a;",
+      "0001_b": `start transaction isolation level serializable read only;
+        create table b as select current_setting('transaction_isolation') as level; commit;`,
+      "0002_c": "drop schema drizzle cascade; commit; create table c ();",
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    expect(await sql`select level from b`).toMatchObject([
+      { level: "serializable" },
+    ]);
+    expect(await listRecords(sql)).toHaveLength(3);
+  });
+
+  test("that fails shows neither passwords nor endless lines", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create user mapping for nobody server none
+        options (user 'x', password 's3''cret'); -- ${"x".repeat(9000)}`,
+    });
+    const mapping = await run("db:migrate");
+    writeMigrations(project, { "0000_a": `select ${"x".repeat(9000)} from y` });
+    const long = await run("db:migrate");
+
+    expect(mapping.stderr).toContain("password '…')\n");
+    expect(mapping.stderr).not.toContain("cret");
+    expect(long.stderr.length).toBeLessThan(1000);
+  });
+
+  test("that fails at its end is not blamed for a statement", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create table a (i int unique deferrable initially deferred);
+        insert into a values (1), (1); create table b ();`,
+    });
+
+    const { exitCode, stdout, stderr } = await run("db:migrate --json");
+    const { error } = JSON.parse(stdout);
+
+    expect({ exitCode, stderr }).toEqual({ exitCode: 1, stderr: "" });
+    expect(error).toMatchObject({ tag: "0000_a", sqlstate: "23505" });
+    expect(error).not.toHaveProperty("statement");
   });
 
   test("whose index stays invalid does not count as applied well", async ({

@@ -1,11 +1,13 @@
 // db:rollback, db:baseline and db:migrate:repair.
 import { describe, expect } from "bun:test";
+import { spawn } from "bun";
 import {
   listRecords,
   ownMigrations,
   testMigrations as test,
   writeMigrations,
 } from "./lib/migrations";
+import { withRoles } from "./lib/roles";
 
 const files = {
   "0000_users": "create table users (id int primary key, name text);",
@@ -390,8 +392,6 @@ describe("db:baseline", () => {
     const { exitCode, stdout } = await run("db:baseline --to 0000_users");
     const [table] =
       await sql`select to_regclass('drizzle.__drizzle_migrations') as records`;
-    const scratch =
-      await sql`select from pg_database where datname like 'scratch%'`;
 
     expect(exitCode).toBe(3);
     expect(stdout).toContain(
@@ -399,6 +399,74 @@ describe("db:baseline", () => {
     );
     expect(stdout).toContain("surplus: CREATE VIEW public.extra AS ");
     expect(table).toEqual({ records: null });
+  });
+});
+
+test("an interrupted db:baseline leaves no database behind", async ({
+  database,
+  sql,
+  project,
+}) => {
+  const mark = `pg_sleep(60), '${database.name}'`;
+  writeMigrations(project, { "0000_a": `select ${mark};` });
+  const { PATH } = process.env;
+  const client = spawn([process.execPath, "scripts/baseline-migrations.ts"], {
+    cwd: project.folder,
+    env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
+    stderr: "pipe",
+  });
+  let scratch: string | undefined;
+  while (scratch === undefined) {
+    const [row] = await sql<{ datname: string }[]>`
+      select datname from pg_stat_activity
+      where query = ${`select ${mark}`} and datname <> ${database.name}`;
+    scratch = row?.datname;
+  }
+  client.kill("SIGINT");
+
+  expect(await client.exited).toBe(130);
+  expect(await client.stderr.text()).toBe("Error: interrupted\n");
+  expect(
+    await sql`select from pg_database where datname = ${scratch}`,
+  ).toHaveLength(0);
+});
+
+test("a role that may only write the records can do without more", async ({
+  database,
+  sql,
+  project,
+  run,
+}) => {
+  await withRoles(database, 1, async (role) => {
+    const write = (files: Record<string, string>) =>
+      writeMigrations(project, { "0000_a": "create table a ();", ...files });
+    write({});
+    await run("db:migrate");
+    await sql.unsafe(`
+      grant usage on schema drizzle to ${role?.name};
+      grant create on schema public to ${role?.name};
+      grant all on all tables in schema drizzle to ${role?.name};
+      grant all on all sequences in schema drizzle to ${role?.name};
+      alter role ${role?.name} createdb; create table c ()`);
+
+    write({ "0001_b": "-- drizzle\ncreate table b ();" });
+    const migrated = await run("db:migrate", role?.variables);
+    write({
+      "0001_b": "create table b (); select 1;",
+      "0002_c": "create table c ();",
+    });
+    const repaired = await run(
+      `db:migrate:repair --confirm ${database.name}`,
+      role?.variables,
+    );
+    const recorded = await run("db:baseline", role?.variables);
+    const scratch = await sql`
+      select from pg_database
+      where datdba = (select oid from pg_roles where rolname = ${role?.name ?? ""})`;
+
+    expect(migrated).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(repaired.stdout).toStartWith("Repaired: modified: 0001_b");
+    expect(recorded).toMatchObject({ exitCode: 0, stderr: "" });
     expect(scratch).toHaveLength(0);
   });
 });

@@ -1,7 +1,7 @@
 // Applies pending migrations, each with its own record in drizzle's table, so
 // that drizzle's own migrator can take over at any time; and proves it.
 import type { Sql } from "postgres";
-import { createTables, tablesExist } from "./migration-log";
+import { createTables } from "./migration-log";
 import type { Script } from "./migration-steps";
 import {
   type Migration,
@@ -51,7 +51,7 @@ export async function applyPending(
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
 
-  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
+  await sql.unsafe(createTables);
   const invalid = await listInvalidIndexes(sql);
   const applied: Applied[] = [];
   const recorded: Recorded[] = [...plan.applied.values()];
@@ -129,14 +129,24 @@ async function proveValid(
 ): Promise<void> {
   const invalid = (await listInvalidIndexes(sql)).filter(
     (name) =>
-      !before.includes(name) ||
-      wanted.some(({ text }) => text.includes(name.split(".").at(-1) ?? name)),
+      !before.includes(name) || wanted.some(({ text }) => names(text, name)),
   );
   if (invalid.length > 0)
     throw failure(`left invalid: the index ${invalid.join(", ")}`, {
       code: "INVALID_INDEX",
       hint: `build it again with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
     });
+}
+
+/** Whether one of its words is the name, of which a schema's does not count. */
+function names(text: string, name: string): boolean {
+  const tokens = splitStatements(name)[0]?.tokens ?? [];
+  const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
+  return splitStatements(text).some((statement) =>
+    statement.tokens.some(
+      (token) => token.text.replaceAll('"', "").toLowerCase() === bare,
+    ),
+  );
 }
 
 async function listInvalidIndexes(sql: Sql): Promise<string[]> {

@@ -267,6 +267,11 @@ export function explainConnectionError(
         `correct user and password in \`${variable}\``,
       );
   }
+  if (error.code === "53300")
+    return explain(
+      `the server on ${server} takes no more connections: ${error.message}`,
+      "try again when others have left; `bun run db:status` counts them",
+    );
   if (error.code === "CONNECT_TIMEOUT")
     return explain(
       `${server} did not answer within ${CONNECT_SECONDS} seconds`,

@@ -15,6 +15,7 @@ export interface PostgresError extends Error {
 }
 
 const SHOWN_LINES = 12;
+const WIDTH = 200;
 /** A relation, object, schema or database that is there already. */
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
 /** A lost connection, a conflict, no lock, no room, a shutdown: not the file's. */
@@ -23,22 +24,26 @@ const PASSING = /^(08|40|53|55P03|57P)/;
 /**
  * The error of a migration that failed.
  *
- * @param index of the statement that failed, from 0.
+ * @param index of the statement that failed, from 0; none where it was the end
+ * of the transaction, as for a deferred constraint.
  * @param done how many statements of the file are committed.
  * @param isAlone it ran outside of a transaction.
  */
 export function explainFailure(
   error: PostgresError,
   script: Script,
-  index: number,
+  index: number | undefined,
   done: number,
   isAlone = false,
 ): Error {
   // What this project says itself has its own hint and place.
   if ("exitCode" in error) return error;
   const { tag, file, direction } = script;
-  const statement = script.statements[index];
-  const { line, column } = locateStatement(script, index, error.position);
+  const statement = script.statements[index ?? -1];
+  const place = index !== undefined && {
+    statement: index + 1,
+    ...locateStatement(script, index, error.position),
+  };
   const command = direction === "down" ? "db:rollback" : "db:migrate";
   const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
   const { detail, hint } = error;
@@ -63,8 +68,8 @@ export function explainFailure(
             ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
             : `mend \`${file}\` and run \`bun run ${command}\` again`,
       lines: [
-        `  at ${file}:${line}:${column}, statement ${index + 1}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
-        ...showStatement(statement?.text ?? ""),
+        `  at ${place ? `${file}:${place.line}:${place.column}, statement ${place.statement}` : `the end of a transaction of ${file}`}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
+        ...(statement ? showStatement(statement.text) : []),
         ...(detail ? [`  Detail: ${detail}`] : []),
         ...(hint ? [`  Postgres' hint: ${hint}`] : []),
         ...(error.lines ?? []),
@@ -75,10 +80,8 @@ export function explainFailure(
       details: {
         tag,
         file,
-        statement: index + 1,
-        line,
-        column,
-        sqlstate: error.code,
+        ...place,
+        ...(!isLost && { sqlstate: error.code }),
         ...(detail && { detail }),
         ...(hint && { hint }),
       },
@@ -109,8 +112,21 @@ export function locateStatement(
 }
 
 function showStatement(text: string): string[] {
-  const lines = text.split(/\r?\n/);
-  const shown = lines.slice(0, SHOWN_LINES).map((line) => `  | ${line}`);
+  const lines = hidePasswords(text).split(/\r?\n/);
+  const shown = lines
+    .slice(0, SHOWN_LINES)
+    .map((line) => (line.length > WIDTH ? `${line.slice(0, WIDTH)}…` : line))
+    .map((line) => `  | ${line}`);
   const more = lines.length - SHOWN_LINES;
   return more > 0 ? [...shown, `  | … ${more} more lines`] : shown;
+}
+
+/** As in CREATE ROLE, CREATE USER MAPPING and CREATE SUBSCRIPTION. */
+function hidePasswords(text: string): string {
+  return text
+    .replace(
+      /(\bpassword\s+)(e?'(?:[^'\\]|''|\\[^])*'?|\$(\w*)\$[^]*?\$\3\$)/gi,
+      "$1'…'",
+    )
+    .replace(/(\bpassword\s*=\s*)[^\s']+/gi, "$1…");
 }

@@ -11,6 +11,8 @@ export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */
 export const BUSY = 75;
 const INTERRUPTED = 130;
+/** How long a signal waits for what has to be cleaned up. */
+const CLEAN_UP_MS = 3000;
 
 /** What an error may carry for the person who typed the command. */
 export interface FailureFields {
@@ -45,7 +47,7 @@ export function readOptions<T extends ParseArgsConfig>(
   try {
     return parseArgs<T>({ args, ...config });
   } catch (error) {
-    const [message = ""] = (error as Error).message.split(". ");
+    const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
     const call = usage.replace(/ *[[<\n][^]*/, "");
     throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
       hint: `\`${call} --help\` lists the flags`,
@@ -135,7 +137,21 @@ export function describeError(error: Error & FailureFields) {
 /** What postgres.js calls a connection that ended under a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
+const cleanUps = new Set<() => Promise<unknown>>();
+let isInterrupted = false;
+
+/**
+ * Has `cleanUp` run where a signal ends the command.
+ *
+ * @returns what takes it back, once there is nothing to clean up.
+ */
+export function onInterrupt(cleanUp: () => Promise<unknown>): () => void {
+  cleanUps.add(cleanUp);
+  return () => cleanUps.delete(cleanUp);
+}
+
 function report(thrown: Error & FailureFields & { usage?: string }): void {
+  if (isInterrupted) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {
     process.exitCode ||= FAILED;
@@ -160,7 +176,12 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
 process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
-  process.on(signal, () => {
+  process.on(signal, async () => {
     report(failure("interrupted", { code: "INTERRUPTED" }));
+    if (!isInterrupted && cleanUps.size > 0) {
+      isInterrupted = true;
+      const done = Promise.allSettled([...cleanUps].map((run) => run()));
+      await Promise.race([done, Bun.sleep(CLEAN_UP_MS)]);
+    }
     process.exit(INTERRUPTED);
   });

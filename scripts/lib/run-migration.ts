@@ -2,7 +2,13 @@
 // together with how far the run is, and the last step together with the record.
 // Cut short at any point, the next run goes on from there.
 import type { Sql } from "postgres";
-import { type LogEntry, logDone, logError, logProgress } from "./migration-log";
+import {
+  createTables,
+  type LogEntry,
+  logDone,
+  logError,
+  logProgress,
+} from "./migration-log";
 import {
   classify,
   isSetting,
@@ -51,6 +57,8 @@ const RETRIES = 5;
 const LOCKED = ["55P03", "40P01"];
 /** active_sql_transaction, invalid_transaction_termination. */
 const NOT_IN_TRANSACTION = ["25001", "2D000"];
+const ISOLATION =
+  /(?<=^(begin|start)\s[^]*)isolation\s+level\s+(serializable|repeatable\s+read|read\s+(un)?committed)/i;
 /** unsafe_new_enum_value_usage */
 const UNCOMMITTED_VALUE = "55P04";
 
@@ -113,11 +121,11 @@ export async function runScript(
       if (isUnlocking(script)) await keepMigrationLock(sql);
       if (learn(error, statement, step, learned)) continue;
       const isLocked = LOCKED.includes(error.code ?? "");
-      const failing = statements[statement];
+      const failing = statements[statement ?? -1];
       const isRepeatable = !step.isAlone || !failing || !mayCommit(failing);
       if (isLocked && isRepeatable && retries < RETRIES) {
         retries += 1;
-        await pause(script, options, retries);
+        await pause(script, options, retries, error);
         if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
         continue;
       }
@@ -132,10 +140,11 @@ export async function runScript(
   }
 }
 
-/** An error of the server, with the index of the statement that met it. */
+/** An error of the server, with the index of the statement that met it; none
+ * where it was the end of the transaction. */
 interface StepFailure {
   error: PostgresError;
-  statement: number;
+  statement: number | undefined;
 }
 
 async function runTransaction(
@@ -156,9 +165,12 @@ async function runTransaction(
   const written =
     isLast && !isRolledBack
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`
-      : logProgress(script, progressAt(script, until));
+      : `${/drizzle/i.test(script.text) ? `${createTables};` : ""}
+        ${logProgress(script, progressAt(script, until))}`;
+  // Of a BEGIN of the file's own; what is recorded has to be written.
+  const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
   const texts = [
-    "begin",
+    `begin ${level} read write`,
     ...own.map(({ text }) => text),
     ...(isUnlocking(script) ? [lockOnceMore] : []),
     ...(isRolledBack ? ["rollback", "begin"] : []),
@@ -172,7 +184,7 @@ async function runTransaction(
   if (at === -1) return;
   await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
-  throw { error: reason, statement: own[at - 1]?.index ?? until - 1 };
+  throw { error: reason, statement: at === 0 ? from : own[at - 1]?.index };
 }
 
 /** What is sent for a statement of a transaction. */
@@ -203,7 +215,9 @@ async function runAlone(
   const isConcurrent = readWords(statement.tokens, 24).includes("CONCURRENTLY");
   const write = (until: number, underWay?: number) => {
     const progress = logProgress(script, progressAt(script, until, underWay));
-    return sql.unsafe(`begin; ${asOurselves(script)} ${progress}; commit`);
+    return sql.unsafe(
+      `begin read write; ${asOurselves(script)} ${progress}; commit`,
+    );
   };
   const work = async () => {
     if ((await lookAgain(sql, statement, resumed)) === "done") return;
@@ -336,11 +350,11 @@ export async function resetSession(sql: Sql): Promise<void> {
 /** Whether the step can be divided so that the statement fares better. */
 function learn(
   { code = "" }: PostgresError,
-  statement: number,
+  statement: number | undefined,
   step: Step,
   { alone, committedBefore }: Learned,
 ): boolean {
-  if (step.isAlone) return false;
+  if (step.isAlone || statement === undefined) return false;
   if (NOT_IN_TRANSACTION.includes(code)) alone.add(statement);
   else if (code === UNCOMMITTED_VALUE && statement > step.from)
     committedBefore.add(statement);
@@ -353,11 +367,13 @@ async function pause(
   { tag }: Script,
   { lockTimeout, nameBlockers }: RunOptions,
   retry: number,
+  { code }: PostgresError,
 ): Promise<void> {
   const ms = (lockTimeout / 10) * 2 ** (retry - 1);
   const blockers = nameBlockers?.();
+  const met = code === "40P01" ? "met a deadlock" : "got no lock";
   note(
-    `Waiting: ${tag} got no lock within ${lockTimeout} ms${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
+    `Waiting: ${tag} ${met}${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
   );
   await Bun.sleep(ms);
 }
@@ -373,7 +389,9 @@ async function explain(
   // The log is the less important of the two, and the session may be lost.
   const text = logError(script, error.message, ms);
   await sql
-    .unsafe(`reset session authorization; reset role; ${text}`)
+    .unsafe(
+      `begin read write; reset session authorization; reset role; ${text}; commit`,
+    )
     .catch(() => {});
   return explainFailure(error, script, statement, from, isAlone);
 }

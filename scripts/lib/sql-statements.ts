@@ -89,6 +89,12 @@ export function splitStatements(text: string): Statement[] {
   return statements;
 }
 
+/** The text from after so many of its statements. */
+export function skipStatements(text: string, count: number): string {
+  if (count === 0) return text;
+  return text.slice(splitStatements(text)[count]?.offset ?? text.length);
+}
+
 /** The sha256 of statements without comments and blanks, in hex. */
 export function hashStatements(statements: Statement[]): string {
   const hash = createHash("sha256");
