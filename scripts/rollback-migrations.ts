@@ -148,19 +148,18 @@ function readDownScript({ tag, file }: Migration): Script {
 
 /** Says what would be lost, and wants consent where that is something. */
 async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
-  const attempts = scripts.map((script) => {
-    const unfinished = findUnfinished(log, script.tag, "down");
-    return { script, done: unfinished?.statementsDone ?? 0 };
-  });
+  const done = scripts.map(
+    ({ tag }) => findUnfinished(log, tag, "down")?.statementsDone ?? 0,
+  );
   const watch = await watchSession(sql, address);
   watch.setTitle("db:rollback");
-  const losses = await countLosses(sql, attempts, lockTimeout).finally(
+  const losses = await countLosses(sql, scripts, lockTimeout, done).finally(
     watch.stop,
   );
   for (const loss of losses) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
-    for (const { script, done } of attempts)
-      print(`-- ${script.tag}\n${skipStatements(script.text, done).trimEnd()}`);
+    for (const [index, { tag, text }] of scripts.entries())
+      print(`-- ${tag}\n${skipStatements(text, done[index] ?? 0).trimEnd()}`);
   else {
     const protection = await readProtection(sql, env, address);
     await requireConsent("db:rollback", protection, address, values.confirm);

@@ -18,12 +18,6 @@ interface Part {
   file: string | null;
 }
 
-/** A script, and how many of its statements are committed already. */
-export interface Attempt {
-  script: Script;
-  done: number;
-}
-
 /** What cannot be tried in a transaction: see migration-steps.ts. */
 const UNTRIABLE = ["25001", "2D000", "55P04"];
 /** What a rollback does not take back. */
@@ -32,13 +26,15 @@ const LASTING = /prepare\s+transaction|setval|pg_advisory|dblink/i;
 /**
  * Counts what the rest of the scripts, run one after the other, would take away.
  *
+ * @param done how many statements of each are committed already.
  * @returns such as `drops users.bio: 412 values`; empty when it is nothing.
  * @throws for a statement that fails, with its place in the file.
  */
 export async function countLosses(
   sql: Sql,
-  attempts: Attempt[],
+  scripts: Script[],
   lockTimeout: number,
+  done: number[] = [],
 ): Promise<string[]> {
   const before = await listParts(sql);
   const found: string[] = [];
@@ -47,10 +43,9 @@ export async function countLosses(
   const kept = new Map<string, number>();
   await sql.unsafe(`begin; set local lock_timeout = ${lockTimeout}`);
   try {
-    for (const attempt of attempts) {
-      const untried = await tryScript(sql, attempt);
-      if (untried)
-        return [`${attempt.script.tag} cannot be tried first: ${untried}`];
+    for (const [index, script] of scripts.entries()) {
+      const untried = await tryScript(sql, script, done[index] ?? 0);
+      if (untried) return [`${script.tag} cannot be tried first: ${untried}`];
     }
     await sql.unsafe("reset session authorization; reset role");
     after = new Map((await listParts(sql)).map((part) => [part.key, part]));
@@ -97,7 +92,8 @@ function nameLoss(
 /** @returns why it cannot be told, or undefined. */
 async function tryScript(
   sql: Sql,
-  { script, done }: Attempt,
+  script: Script,
+  done: number,
 ): Promise<string | undefined> {
   for (const [index, statement] of script.statements.entries()) {
     if (classify(statement) !== "plain") continue;
