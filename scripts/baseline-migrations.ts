@@ -2,7 +2,7 @@
 // database whose schema is the one that they make. Exits 3 with the differences,
 // and nothing recorded, where it is another; 75 when another run held the lock.
 import { readEnv } from "../src/env";
-import { recordOf, toScript } from "./lib/apply-migrations";
+import { type Recorded, recordOf, toScript } from "./lib/apply-migrations";
 import {
   compareCatalogs,
   type Difference,
@@ -96,9 +96,9 @@ async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
 }
 
 async function record(plan: Plan, wanted: Migration[]): Promise<void> {
-  const recorded = new Set(plan.applied.keys());
+  const recorded: Recorded[] = [...plan.applied.values()];
   const texts = wanted.flatMap((migration) => {
-    recorded.add(migration);
+    recorded.push(migration);
     const run = toScript(migration, "baseline");
     return [
       recordOf(migration, recorded),

@@ -12,6 +12,7 @@ import {
 } from "./lib/migrations";
 import { isStamped, stampProduction } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { skipStatements } from "./lib/sql-statements";
 import type { Watch } from "./lib/watch-session";
 
 const usage = `bun run db:migrate [flags]
@@ -99,7 +100,12 @@ async function showPending(): Promise<void> {
   const plan = await readPlan(sql);
   refuseModified(plan);
   const wanted = selectPending(plan, values.to);
-  for (const { tag, text } of wanted) print(`-- ${tag}\n${text.trimEnd()}`);
+  for (const migration of wanted) {
+    const { tag, text } = migration;
+    const done = plan.partial.get(migration)?.statementsDone ?? 0;
+    if (done > 0) note(`Warning: ${done} statements of ${tag} are committed`);
+    print(`-- ${tag}\n${skipStatements(text, done).trimEnd()}`);
+  }
   if (wanted.length === 0) print(`Nothing to migrate: ${database}`);
   printJson(report(plan, []));
 }

@@ -8,7 +8,7 @@ import { type Applied, toScript } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
 import { countLosses } from "./lib/count-losses";
 import { withMigrationLock } from "./lib/migration-lock";
-import { createTables, readLog, tablesExist } from "./lib/migration-log";
+import { createTables, type LogEntry, readLog } from "./lib/migration-log";
 import type { Script } from "./lib/migration-steps";
 import {
   findUnfinished,
@@ -31,7 +31,8 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { runScript } from "./lib/run-migration";
+import { refuseCopy, resetSession, runScript } from "./lib/run-migration";
+import { skipStatements } from "./lib/sql-statements";
 import { watchSession } from "./lib/watch-session";
 
 const usage = `bun run db:rollback [flags]
@@ -77,6 +78,7 @@ try {
 
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
+  refusePartial(plan);
   const wanted = selectApplied(plan);
   const scripts = wanted.map(readDownScript);
   const rolledBack: Applied[] = [];
@@ -89,15 +91,29 @@ async function rollBack(): Promise<void> {
     print(`Nothing to roll back: ${database} ${nameState(plan)}`);
     return printJson(document());
   }
-  await askFirst(scripts);
+  const log = await readLog(sql);
+  await askFirst(scripts, log);
   if (!values["dry-run"]) {
     try {
-      await run(plan, wanted, scripts, rolledBack);
+      await run(plan, wanted, scripts, log, rolledBack);
     } catch (error) {
       throw Object.assign(error as Error, { document: document() });
     }
   }
   printJson(document());
+}
+
+/** What is committed of it may need what would be undone. */
+function refusePartial({ partial }: Plan): void {
+  for (const { tag, file } of partial.keys())
+    throw failure(
+      `${tag} was cut off after a part of it was committed, and nothing was undone`,
+      {
+        code: "PARTIAL",
+        hint: "finish it with `bun run db:migrate`; or undo its part by hand and run `bun run db:migrate:repair`",
+        details: { tag, file },
+      },
+    );
 }
 
 /** The newest in the journal come first. */
@@ -124,15 +140,26 @@ function readDownScript({ tag, file }: Migration): Script {
       details: { tag, file: down },
     });
   }
-  return toScript({ tag, file: down, text, hash: hashText(text) }, "down");
+  const hash = hashText(text);
+  const script = toScript({ tag, file: down, text, hash }, "down");
+  refuseCopy(script);
+  return script;
 }
 
 /** Says what would be lost, and wants consent where that is something. */
-async function askFirst(scripts: Script[]): Promise<void> {
-  const losses = await countLosses(sql, scripts, lockTimeout);
+async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
+  const done = scripts.map(
+    ({ tag }) => findUnfinished(log, tag, "down")?.statementsDone ?? 0,
+  );
+  const watch = await watchSession(sql, address);
+  watch.setTitle("db:rollback");
+  const losses = await countLosses(sql, scripts, lockTimeout, done).finally(
+    watch.stop,
+  );
   for (const loss of losses) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
-    for (const { tag, text } of scripts) print(`-- ${tag}\n${text.trimEnd()}`);
+    for (const [index, { tag, text }] of scripts.entries())
+      print(`-- ${tag}\n${skipStatements(text, done[index] ?? 0).trimEnd()}`);
   else {
     const protection = await readProtection(sql, env, address);
     await requireConsent("db:rollback", protection, address, values.confirm);
@@ -144,20 +171,20 @@ async function run(
   plan: Plan,
   wanted: Migration[],
   scripts: Script[],
+  log: LogEntry[],
   rolledBack: Applied[],
 ): Promise<void> {
-  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
-  const log = await readLog(sql);
+  await sql.unsafe(createTables);
   const watch = await watchSession(sql, address);
   try {
     for (const [index, migration] of wanted.entries()) {
       const { tag } = migration;
       watch.setTitle(tag);
       const script = scripts[index];
-      const record = plan.applied.get(migration);
-      if (!script || !record) throw new Error(`${tag} is not in the plan`);
+      if (!script) throw new Error(`${tag} has no script`);
+      const ids = selectRecords(plan, migration).map(({ id }) => id);
       const ms = await runScript(sql, script, {
-        record: `delete from drizzle.__drizzle_migrations where id = ${record.id}`,
+        record: `delete from drizzle.__drizzle_migrations where id in (${ids})`,
         unfinished: findUnfinished(log, tag, "down"),
         lockTimeout,
         nameBlockers: watch.nameBlockers,
@@ -168,6 +195,30 @@ async function run(
   } finally {
     await watch.stop();
   }
+  await resetSession(sql);
+  await proveForgotten(wanted);
+}
+
+/** Its own, and any by which it would count as applied without that. */
+function selectRecords({ applied, unknown }: Plan, migration: Migration) {
+  const { when, hash } = migration;
+  const others = unknown.filter(
+    (record) => record.when === when || record.hash === hash,
+  );
+  return [applied.get(migration), ...others].filter(
+    (record) => record !== undefined,
+  );
+}
+
+async function proveForgotten(wanted: Migration[]): Promise<void> {
+  const { applied } = await readPlan(sql);
+  const tags = [...applied.keys()].map(({ tag }) => tag);
+  const left = wanted.filter(({ tag }) => tags.includes(tag));
+  if (left.length > 0)
+    throw failure(
+      `undone, and still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
+      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+    );
 }
 
 function nameHead({ migrations, applied }: Plan, undone: Applied[]) {

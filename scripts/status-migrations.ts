@@ -9,7 +9,7 @@ import {
   type Plan,
   readPlan,
 } from "./lib/migrations";
-import { FINDINGS, print, printJson, readOptions } from "./lib/report";
+import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
 
 const usage = `bun run db:migrate:status [--json]
 
@@ -25,7 +25,9 @@ try {
   const log = await readLog(sql);
   const known = plan.migrations.map((migration) => {
     const { tag, when } = migration;
-    const run = log.findLast((entry) => entry.tag === tag && entry.ms !== null);
+    const run = log.findLast(
+      ({ tag: of, ms, error }) => of === tag && ms !== null && error === null,
+    );
     const isKnown = plan.applied.has(migration) && run?.direction !== "down";
     return {
       tag,
@@ -58,13 +60,15 @@ try {
         tag,
         message: `${tag} was cut off after a part of it was committed`,
       })),
-    ...plan.warnings,
+    ...plan.warnings.filter(({ code }) => !isHarmless(code)),
   ];
 
   for (const { tag, when, state, outOfOrder } of migrations)
     print(
       `${state.padEnd(8)}  ${tag ?? `record of ${when}`}${outOfOrder ? "  (out of order)" : ""}`,
     );
+  for (const { code, message } of plan.warnings)
+    if (isHarmless(code)) note(`Warning: ${message}`);
   for (const { message } of problems) print(`Problem: ${message}`);
   if (migrations.length === 0) print("No migrations");
   printJson({
@@ -79,6 +83,11 @@ try {
   if (!isClean) process.exitCode = FINDINGS;
 } finally {
   await sql.end({ timeout: 5 });
+}
+
+/** A number that is repeated in the journal changes nothing, and stays. */
+function isHarmless(code: string): boolean {
+  return code.startsWith("duplicate_");
 }
 
 /** A rollback that was cut off leaves a part of one behind as well. */

@@ -1,12 +1,15 @@
 // db:migrate on files that cannot be one transaction, that are cut off, that
 // wait for a lock, and that touch what is not theirs.
 import { describe, expect } from "bun:test";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { spawn } from "bun";
+import { urlOf } from "./lib/command";
 import {
   listRecords,
   testMigrations as test,
   writeMigrations,
 } from "./lib/migrations";
+import { withRoles } from "./lib/roles";
 
 const users = "create table users (id int primary key, email text);";
 
@@ -71,6 +74,7 @@ describe("what cannot be in a transaction", () => {
     write("alter table nobody add column x int;");
     const failed = await run("db:migrate");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    const shown = await run("db:migrate --dry-run");
     write("alter table users add column x int;");
     const mended = await run("db:migrate");
 
@@ -84,6 +88,10 @@ describe("what cannot be in a transaction", () => {
     expect(status).toMatchObject({
       migrations: [{ state: "partial", appliedAt: null }],
       problems: [{ code: "partial", tag: "0000_a" }],
+    });
+    expect(shown).toMatchObject({
+      stdout: "-- 0000_a\nalter table nobody add column x int;\n",
+      stderr: "Warning: 2 statements of 0000_a are committed\n",
     });
     expect(mended.exitCode).toBe(0);
     expect(await listRecords(sql)).toHaveLength(1);
@@ -116,28 +124,165 @@ describe("what cannot be in a transaction", () => {
     expect(migrated.exitCode).toBe(0);
   });
 
-  test("is built again where an index was left invalid", async ({
+  test("is built again where an index was left invalid, also without the right to try it", async ({
+    database,
     sql,
     project,
     run,
   }) => {
-    writeMigrations(project, {
-      "0000_a": `${users} insert into users values (1, 'x'), (2, 'x');`,
-      "0001_b":
-        "create unique index concurrently if not exists users_email on users (email);",
-    });
-    const failed = await run("db:migrate");
-    await sql`delete from users where id = 2`;
-    const again = await run("db:migrate");
-    const indexes =
-      await sql`select indisvalid from pg_index where indexrelid = 'users_email'::regclass`;
+    await withRoles(database, 1, async (role) => {
+      await sql.unsafe(`
+        revoke temporary on database ${database.name} from public;
+        grant create on database ${database.name} to ${role?.name};
+        grant create on schema public to ${role?.name}`);
+      // The server makes small letters of it, and cuts it.
+      const name = `Users_Ü_${"Email".repeat(20)}`;
+      writeMigrations(project, {
+        "0000_a": `${users} insert into users values (1, 'x'), (2, 'x');`,
+        "0001_b": `create unique index concurrently if not exists ${name} on users (email);`,
+      });
+      const failed = await run("db:migrate", role?.variables);
+      await sql`delete from users where id = 2`;
+      const again = await run("db:migrate", role?.variables);
+      const indexes =
+        await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`;
 
-    expect(failed.exitCode).toBe(1);
+      expect(failed.exitCode).toBe(1);
+      expect(failed.stderr).toContain(
+        "It ran outside of a transaction; nothing of it is committed.",
+      );
+      expect(again).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(indexes).toMatchObject([{ indisvalid: true }]);
+    });
+  });
+
+  test("fails again where the server has refused it before", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      create table parts (i int) partition by list (i); create table part (i int);
+      create index part_i on part (i)`);
+    for (const [statement, message] of [
+      ["drop index concurrently typo", 'index "typo" does not exist'],
+      [
+        "create index concurrently part_i on part (i)",
+        'relation "part_i" already exists',
+      ],
+      [
+        "alter table parts detach partition part concurrently",
+        'relation "part" is not a partition of relation "parts"',
+      ],
+    ] as const) {
+      writeMigrations(project, { "0000_a": statement });
+      await run("db:migrate");
+      const again = await run("db:migrate");
+
+      expect(again.exitCode).toBe(1);
+      expect(again.stderr).toStartWith(`Error: 0000_a failed: ${message}\n`);
+    }
+  });
+
+  test("waits for others without a limit where it drops what was left behind", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      ${users} create index users_email on users (email);
+      update pg_index set indisvalid = false where indexrelid = 'users_email'::regclass`);
+    writeMigrations(project, {
+      "0000_a": "create index concurrently users_email on users (email);",
+    });
+    const holder = await sql.reserve();
+    await holder.unsafe("begin; lock table users in row exclusive mode");
+    let isOver = false;
+    const migrated = run("db:migrate --lock-timeout 50").finally(() => {
+      isOver = true;
+    });
+    for (let waiting = 0; waiting === 0 && !isOver;) {
+      await holder`select pg_stat_clear_snapshot()`;
+      waiting = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and query ilike 'drop index%'
+          and clock_timestamp() - query_start > interval '200 ms'`
+      ).count;
+    }
+    await holder`rollback`;
+    holder.release();
+
+    expect((await migrated).exitCode).toBe(0);
+  });
+
+  test("is built once after a deadlock, and the lock timeout holds again", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, {
+      "0000_a": `create index concurrently on users (email);
+        do $$ begin assert current_setting('lock_timeout') = '100ms'; end $$;`,
+    });
+    const holder = await sql.reserve();
+    await holder.unsafe(`
+      set deadlock_timeout = '30s'; begin isolation level repeatable read;
+      select from users`);
+    const migrated = run("db:migrate --lock-timeout 100");
+    let waiting = 0;
+    while (waiting === 0)
+      waiting = (
+        await holder`
+        select from pg_locks where locktype = 'virtualxid' and not granted
+          and pid in (select pid from pg_locks where relation = 'users'::regclass)`
+      ).count;
+    await holder.unsafe("lock table users in share mode; commit");
+    holder.release();
+
+    const { exitCode, stderr } = await migrated;
+
+    expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+    expect(stderr).toContain("again in 10 ms (1 of 5)");
+    expect(
+      await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`,
+    ).toMatchObject([{ indisvalid: true }]);
+  });
+
+  test("stops where a procedure has failed after a commit, until the file is edited", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const write = (end = "") =>
+      writeMigrations(project, {
+        "0000_a": `${users}
+        create procedure fill() language plpgsql as $$ begin
+          insert into users values (1); commit; perform 1 / 0; end $$;
+        call fill();${end}`,
+      });
+    write();
+
+    const failed = await run("db:migrate");
+    const stopped = await run("db:migrate");
+    const again = await run("db:migrate");
+    await sql`delete from users`;
+    await sql.unsafe(`create or replace procedure fill() language plpgsql as $$
+      begin insert into users values (2); commit; end $$`);
+    write(" -- begins again");
+    const mended = await run("db:migrate");
+
     expect(failed.stderr).toContain(
-      "It ran outside of a transaction; nothing of it is committed.",
+      "It ran outside of a transaction; what it has committed itself stays; its first 2 statements are committed.\n",
     );
-    expect(again.exitCode).toBe(0);
-    expect(indexes).toMatchObject([{ indisvalid: true }]);
+    expect(stopped.exitCode).toBe(1);
+    expect(stopped.stderr).toStartWith(
+      "Error: `CALL FILL ( )` failed before, and what it had committed until then is there\nHint: look at what it changes, ",
+    );
+    expect(again).toEqual(stopped);
+    expect(mended.exitCode).toBe(0);
+    expect(await sql`select id from users`).toMatchObject([{ id: 2 }]);
   });
 
   test("stops where nobody can tell whether a procedure was done", async ({
@@ -204,6 +349,87 @@ describe("what cannot be in a transaction", () => {
   });
 });
 
+describe("a file that lets go of the migration lock", () => {
+  test("is done once by several at once all the same", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    // Each of them would let another run in while it waits for the holder.
+    const wait =
+      "select pg_advisory_lock_shared(7), pg_advisory_unlock_shared(7);";
+    writeMigrations(project, {
+      "0000_a": `create table a (i int); select pg_advisory_unlock_all(); ${wait}`,
+      "0001_b": `discard all; insert into a values (1); ${wait} vacuum a;`,
+      "0002_c": `insert into a values (2); commit;
+        select pg_advisory_unlock_all(); rollback; insert into a values (3);`,
+    });
+    const holder = await sql.reserve();
+    await holder`select pg_advisory_lock(7)`;
+    const running = Promise.all(
+      Array.from({ length: 4 }, () => run("db:migrate")),
+    );
+    let asking = 0;
+    while (asking < 4)
+      asking = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and application_name = 'db:migrate'
+          and query ~ 'advisory|create table'`
+      ).count;
+
+    await holder`select pg_advisory_unlock(7)`;
+    holder.release();
+    const all = await running;
+
+    expect(all.map(({ exitCode }) => exitCode)).toEqual([0, 0, 0, 0]);
+    expect(
+      all.filter(({ stdout }) => stdout.startsWith("Applied")),
+    ).toHaveLength(1);
+    expect(await listRecords(sql)).toHaveLength(3);
+    expect(await sql`select i from a order by i`).toMatchObject([
+      { i: 1 },
+      { i: 2 },
+      { i: 3 },
+    ]);
+  });
+
+  test("outside of a transaction stops where another was quicker", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create procedure unlock() language plpgsql as $$
+        begin perform pg_advisory_unlock_all(); commit; perform pg_advisory_lock(7); end $$;
+        call unlock(); create table a ();`,
+    });
+    const holder = await sql.reserve();
+    await holder`select pg_advisory_lock(7)`;
+    const running = run("db:migrate");
+    let locked = 0;
+    while (locked === 0)
+      locked = (
+        await holder`
+        select from pg_stat_activity
+        where datname = current_database() and query like '%call unlock()'
+          and pg_try_advisory_lock(28273295023041637)`
+      ).count;
+    await holder`select pg_advisory_unlock(7)`;
+
+    const { exitCode, stderr } = await running;
+    holder.release();
+
+    expect(exitCode).toBe(75);
+    expect(stderr).toContain(
+      "Error: the migration lock was let go of, and another command has it\n",
+    );
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
+  });
+});
+
 describe("a table that another session has locked", () => {
   const files = {
     "0000_a": "create table other (); alter table users add column x int;",
@@ -223,9 +449,7 @@ describe("a table that another session has locked", () => {
       const { exitCode, stderr } = await run("db:migrate --lock-timeout 300");
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain(
-        `got no lock within 300 ms, held by pid ${row?.pid}, `,
-      );
+      expect(stderr).toContain(`got no lock, held by pid ${row?.pid}, `);
       expect(stderr).toContain("again in 480 ms (5 of 5)\n");
       expect(stderr).toContain("(SQLSTATE 55P03)");
       expect(await holder`select to_regclass('other') as other`).toMatchObject([
@@ -244,7 +468,7 @@ describe("a table that another session has locked", () => {
     let migrated: ReturnType<typeof run> | undefined;
     await sql.begin(async (holder) => {
       await holder`lock table users`;
-      migrated = run("db:migrate --lock-timeout 100");
+      migrated = run("db:migrate --lock-timeout 500");
       let tried = 0;
       while (tried === 0)
         tried = (
@@ -255,6 +479,50 @@ describe("a table that another session has locked", () => {
 
     expect((await migrated)?.exitCode).toBe(0);
   });
+});
+
+test("a run that is done does not wait for a look at it that gets no answer", async ({
+  database,
+  sql,
+  project,
+  run,
+}) => {
+  writeMigrations(project, { "0000_a": "select pg_advisory_xact_lock(7);" });
+  const isLooking = Promise.withResolvers<void>();
+  const proxy = createServer({ allowHalfOpen: true }, (client) => {
+    const server = connect(database.address.port, database.address.host);
+    let isWatch = false;
+    client
+      .on("error", () => {})
+      .on("data", (chunk) => {
+        isWatch ||= chunk.includes("db:watch");
+        if (isWatch && chunk[0] === 0x51) return isLooking.resolve(); // a query
+        server.write(chunk);
+      });
+    server.on("error", () => {}).on("data", (chunk) => client.write(chunk));
+    server.on("end", () => isWatch || client.end());
+    client.on("close", () => server.destroy());
+  });
+  await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  const { port } = proxy.address() as AddressInfo;
+  const url = urlOf({
+    ...database.address,
+    host: "127.0.0.1",
+    port,
+    sslmode: "disable",
+  });
+  const holder = await sql.reserve();
+  await holder`select pg_advisory_lock(7)`;
+  const running = run("db:migrate", { DATABASE_URL_UNPOOLED: url });
+  await isLooking.promise;
+  await holder`select pg_advisory_unlock(7)`;
+  holder.release();
+
+  const { exitCode, stdout } = await running;
+  proxy.close();
+
+  expect(exitCode).toBe(0);
+  expect(stdout).toStartWith("Applied: 0000_a ");
 });
 
 describe("a file", () => {
@@ -279,6 +547,44 @@ describe("a file", () => {
     expect(await listRecords(sql)).toHaveLength(4);
   });
 
+  test("that only speaks of drizzle adds its own record alone", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0000_a": "create table a ();\n" });
+    await run("db:migrate");
+    writeMigrations(project, {
+      "0000_a": "create table a ();\r\n",
+      "0001_b": "-- by drizzle-kit\ncreate table b ();",
+    });
+
+    const { exitCode } = await run("db:migrate");
+
+    expect(exitCode).toBe(0);
+    expect(await listRecords(sql)).toHaveLength(2);
+  });
+
+  test("with a comment that has no end is refused by the server", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a":
+        "create table a ();\n/* see packages/*/src */\ncreate table b ();",
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("unterminated /* comment");
+    expect(stderr).toContain("0000_a.sql:2:1, statement 2 (SQLSTATE 42601)");
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
+  });
+
   test("leaves nothing that it has set to the next one", async ({
     sql,
     project,
@@ -290,16 +596,41 @@ describe("a file", () => {
     );
     writeMigrations(project, {
       "0000_a": `set search_path = ''; select pg_catalog.set_config('lock_timeout', '1', false); set role ${role}; create table public.theirs ();`,
-      "0001_b": "create table ours ();",
+      "0001_b": `create table ours (); create temp table mine (i int);
+        prepare p as table ours; declare c cursor with hold for table ours;`,
+      "0002_c": `create table mine (i int); insert into mine values (1);
+        prepare p as table mine; declare c cursor with hold for table mine;`,
+      "0003_d": `set session authorization ${role};`,
     });
 
-    const { exitCode } = await run("db:migrate");
+    const { exitCode, stderr } = await run("db:migrate");
     const owners =
-      await sql`select tableowner = ${role} as theirs from pg_tables where schemaname = 'public' order by tablename`;
+      await sql`select tableowner = ${role} as theirs from pg_tables where tablename in ('ours', 'theirs') order by tablename`;
     await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
 
-    expect(exitCode).toBe(0);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     expect(owners).toMatchObject([{ theirs: false }, { theirs: true }]);
+    expect(await sql`select i from mine`).toMatchObject([{ i: 1 }]);
+  });
+
+  test("that mentions roles is recorded as the role that the login has", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await withRoles(database, 2, async (login, owner) => {
+      await sql.unsafe(`
+        alter role ${login?.name} noinherit; grant ${owner?.name} to ${login?.name};
+        alter role ${login?.name} set role = ${owner?.name};
+        grant create on database ${database.name} to ${owner?.name};
+        grant create on schema public to ${owner?.name}`);
+      writeMigrations(project, { "0000_a": "create table roles ();" });
+
+      const { exitCode, stderr } = await run("db:migrate", login?.variables);
+
+      expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    });
   });
 
   test("with a byte-order mark and CRLF runs, and its errors have their place", async ({
@@ -318,14 +649,127 @@ describe("a file", () => {
   });
 
   test("that copies from a client is refused", async ({ project, run }) => {
-    writeMigrations(project, { "0000_a": `${users} copy users from stdin;` });
+    writeMigrations(project, {
+      "0000_a": `${users} copy (select 1${", 1".repeat(300)}) to stdout;`,
+    });
 
     const { exitCode, stderr } = await run("db:migrate");
 
     expect(exitCode).toBe(1);
     expect(stderr).toContain(
-      "has a COPY that needs a client at its other end\nHint: ",
+      "has a COPY that needs a client at its other end\n",
     );
+    expect(stderr).toContain("0000_a.sql:1:54, statement 2\nHint: ");
+  });
+
+  test("whose index stays invalid is found out while others build one", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await withRoles(database, 1, async (role) => {
+      await sql.unsafe(`
+        grant create on database ${database.name} to ${role?.name};
+        grant create on schema public to ${role?.name};
+        create table a (i int); create index a_i on a (i); create table big ();
+        alter table a owner to ${role?.name};
+        update pg_index set indisvalid = false where indexrelid = 'a_i'::regclass`);
+      writeMigrations(project, {
+        "0000_a": "create index if not exists a_i on a (i);",
+      });
+      const holder = await sql.reserve();
+      await holder.unsafe("begin; lock table big in row exclusive mode");
+      const building = sql`create index concurrently on big ((1))`.execute();
+      let waiting = 0;
+      while (waiting === 0) {
+        await holder`select pg_stat_clear_snapshot()`;
+        waiting = (
+          await holder`
+          select from pg_stat_progress_create_index
+          where phase like 'waiting%' and datname = current_database()`
+        ).count;
+      }
+
+      const { exitCode, stderr } = await run("db:migrate", role?.variables);
+      await holder`rollback`;
+      holder.release();
+      await building;
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith("Error: left invalid: the index a_i\n");
+    });
+  });
+
+  test("is not blamed for an index that it does not name", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(`
+      create table a (i int); create index u on a (i);
+      update pg_index set indisvalid = false where indexrelid = 'u'::regclass`);
+    writeMigrations(project, { "0000_a": `${users} -- not u` });
+
+    const { exitCode } = await run("db:migrate");
+
+    expect(exitCode).toBe(0);
+  });
+
+  test("that may only read, or is in a transaction of its own kind, is recorded", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a":
+        "create table a (); set default_transaction_read_only = on; commit; vacuum a;",
+      "0001_b": `start transaction isolation level serializable read only;
+        create table b as select current_setting('transaction_isolation') as level; commit;`,
+      "0002_c": "drop schema drizzle cascade; commit; create table c ();",
+    });
+
+    const { exitCode, stderr } = await run("db:migrate");
+
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    expect(await sql`select level from b`).toMatchObject([
+      { level: "serializable" },
+    ]);
+    expect(await listRecords(sql)).toHaveLength(3);
+  });
+
+  test("that fails shows neither passwords nor endless lines", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create user mapping for nobody server none
+        options (user 'x', password 's3''cret'); -- ${"x".repeat(9000)}`,
+    });
+    const mapping = await run("db:migrate");
+    writeMigrations(project, { "0000_a": `select ${"x".repeat(9000)} from y` });
+    const long = await run("db:migrate");
+
+    expect(mapping.stderr).toContain("password '…')\n");
+    expect(mapping.stderr).not.toContain("cret");
+    expect(long.stderr.length).toBeLessThan(1000);
+  });
+
+  test("that fails at its end is not blamed for a statement", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": `create table a (i int unique deferrable initially deferred);
+        insert into a values (1), (1); create table b ();`,
+    });
+
+    const { exitCode, stdout, stderr } = await run("db:migrate --json");
+    const { error } = JSON.parse(stdout);
+
+    expect({ exitCode, stderr }).toEqual({ exitCode: 1, stderr: "" });
+    expect(error).toMatchObject({ tag: "0000_a", sqlstate: "23505" });
+    expect(error).not.toHaveProperty("statement");
   });
 
   test("whose index stays invalid does not count as applied well", async ({

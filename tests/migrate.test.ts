@@ -1,5 +1,7 @@
 // db:migrate and db:migrate:status, beside drizzle's own migrators.
 import { describe, expect } from "bun:test";
+import { closeSync, existsSync, openSync } from "node:fs";
+import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
 import { migrationsFolder } from "../scripts/lib/migrations";
@@ -89,6 +91,45 @@ describe("db:migrate", () => {
     expect(status.exitCode).toBe(3);
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     expect(JSON.parse(stdout).applied).toMatchObject([{ tag: "0001_late" }]);
+  });
+
+  test("warns of a number that the journal repeats, and finds nothing", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(
+      project,
+      { "0000_a": "select 1;", "0000_b": "select 2;" },
+      () => 2_000_000_000_000,
+    );
+    await run("db:migrate");
+
+    const status = await run("db:migrate:status");
+
+    expect(status).toEqual({
+      exitCode: 0,
+      stdout: "applied   0000_a\napplied   0000_b\n",
+      stderr: "Warning: 0000_b has the when of 0000_a, 2000000000000\n",
+    });
+  });
+
+  test("tells when one was applied, whatever has failed since", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0000_a": "select 1;" });
+    await run("db:migrate");
+    await sql`
+      insert into drizzle.__migration_log
+        (tag, hash, bare_hash, direction, run_by, ms, error)
+      values ('0000_a', '', '', 'down', '', 1, 'failed')`;
+
+    const { stdout } = await run("db:migrate:status --json");
+
+    expect(JSON.parse(stdout).migrations).toMatchObject([
+      { state: "applied", appliedAt: expect.any(String) },
+    ]);
   });
 
   test("calls one out of order that stands before an applied one", async ({
@@ -281,9 +322,36 @@ describe("db:migrate", () => {
     });
   });
 
+  // Linux has a device for it.
+  if (existsSync("/dev/full"))
+    test("ends where nothing can be written, and says so where it can", async ({
+      database,
+      project,
+    }) => {
+      writeMigrations(project, { "0000_a": "create table a ();" });
+      const { PATH } = process.env;
+      const full = openSync("/dev/full", "w");
+      const child = spawn([process.execPath, "scripts/migrate.ts", "--json"], {
+        cwd: project.folder,
+        env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
+        stdout: full,
+        stderr: "pipe",
+        timeout: 10_000,
+        killSignal: "SIGKILL",
+      });
+      const stderr = await child.stderr.text();
+
+      expect(await child.exited).toBe(1);
+      expect(stderr).toBe(
+        "Error: no output: ENOSPC: no space left on device, write\n",
+      );
+      closeSync(full);
+    });
+
   test("refuses an unknown flag and a number that is none", async ({ run }) => {
     const unknown = await run("db:migrate --force");
     const wrong = await run("db:migrate --wait soon");
+    const negative = await run("db:migrate --wait -1");
 
     expect(unknown).toEqual({
       exitCode: 2,
@@ -292,6 +360,9 @@ describe("db:migrate", () => {
         "Error: unknown option '--force'\nHint: `bun run db:migrate --help` lists the flags\n",
     });
     expect(wrong.exitCode).toBe(2);
+    expect(negative.stderr).toBe(
+      "Error: option '--wait' argument is ambiguous\nHint: `bun run db:migrate --help` lists the flags\n",
+    );
   });
 
   test("stamps the database as production with NODE_ENV=production", async ({

@@ -161,6 +161,7 @@ const journals: [
     '{"entries":[{"idx":0,"tag":"a"}]}',
     "JOURNAL_INVALID",
   ],
+  ["an entry that is null", '{"entries":[null]}', "JOURNAL_INVALID"],
   [
     "a tag twice",
     '{"entries":[{"tag":"a","when":1},{"tag":"a","when":2}]}',

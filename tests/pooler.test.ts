@@ -4,6 +4,7 @@ import { chownSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
+import postgres from "postgres";
 import { probe } from "../scripts/lib/connection";
 import { urlOf } from "./lib/command";
 import { type TestDatabase, testDatabase } from "./lib/database";
@@ -13,6 +14,7 @@ import { findFreePort } from "./lib/ports";
 async function withPgbouncer(
   { address }: TestDatabase,
   work: (url: string) => Promise<void>,
+  settings = "pool_mode = transaction",
 ): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "starter-pgbouncer-"));
   const port = await findFreePort();
@@ -27,7 +29,7 @@ listen_addr = 127.0.0.1
 listen_port = ${port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+${settings}
 ignore_startup_parameters = extra_float_digits
 `,
     { mode: 0o600 },
@@ -82,6 +84,43 @@ else {
         }
         expect(migrated.exitCode).toBe(0);
       });
+    },
+  );
+
+  testDatabase(
+    "a pooler is known with many connections to the server, and with a single one",
+    "empty",
+    async (database) => {
+      const migrate = (url: string) =>
+        database.run("db:migrate", { DATABASE_URL_UNPOOLED: url });
+      await withPgbouncer(
+        database,
+        async (url) => {
+          const sql = postgres(url, { max: 3, prepare: false });
+          await sql.begin(() =>
+            sql.begin(() => sql.begin((last) => last`select 1`)),
+          );
+
+          const { exitCode, stderr } = await migrate(url);
+          await sql.end();
+
+          expect(stderr).toContain("is a transaction pooler");
+          expect(exitCode).toBe(2);
+        },
+        "pool_mode = transaction\nserver_round_robin = 1",
+      );
+      await withPgbouncer(
+        database,
+        async (url) => {
+          const { exitCode, stderr } = await migrate(url);
+
+          expect(stderr).toContain(
+            "gave no second connection within 4 seconds\n",
+          );
+          expect(exitCode).toBe(2);
+        },
+        "pool_mode = session\ndefault_pool_size = 1",
+      );
     },
   );
 

@@ -1,11 +1,13 @@
 // db:rollback, db:baseline and db:migrate:repair.
 import { describe, expect } from "bun:test";
+import { spawn } from "bun";
 import {
   listRecords,
   ownMigrations,
   testMigrations as test,
   writeMigrations,
 } from "./lib/migrations";
+import { withRoles } from "./lib/roles";
 
 const files = {
   "0000_users": "create table users (id int primary key, name text);",
@@ -118,6 +120,136 @@ describe("db:rollback", () => {
     expect(deleting.stderr).toBe("Would be lost: deletes from users: 1 rows\n");
   });
 
+  test("counts partitions, new types and hidden truncations, each row once", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_parts": `
+        create table p (i int) partition by list (i);
+        create table p1 partition of p for values in (1);
+        create table p2 partition of p for values in (2);
+        create table q (i int, j int) partition by list (i);
+        create table q1 partition of q for values in (1);
+        create table typed (s text, v varchar(9)); create table emptied (i int);`,
+      "0000_parts.down": `
+        drop table p1; alter table p detach partition p2; drop table q;
+        alter table typed alter s type int using null, alter v type text;
+        do $$ begin execute 'truncate emptied'; end $$;`,
+    });
+    await run("db:migrate");
+    await sql.unsafe(`
+      insert into p values (1), (1), (2); insert into q values (1);
+      insert into typed values ('s', 'v'); insert into emptied values (1)`);
+
+    const { stderr } = await run("db:rollback --dry-run");
+
+    expect(stderr.trim().split("\n").sort()).toEqual([
+      "Would be lost: changes the type of typed.s: 1 value",
+      "Would be lost: changes the type of typed.v: 1 value",
+      "Would be lost: drops p1: 2 rows",
+      "Would be lost: drops q: 1 row",
+      "Would be lost: truncates emptied: 1 row",
+    ]);
+  });
+
+  test("does not try what a rollback leaves, and asks", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_s": "create sequence s;",
+      "0000_s.down": "select setval('s', 100); drop sequence s;",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toStartWith(
+      "Would be lost: 0000_s cannot be tried first: SETVAL outlasts a rollback\n",
+    );
+    expect(await sql`select last_value from s`).toMatchObject([
+      { last_value: "1" },
+    ]);
+  });
+
+  test("says who holds a table, and that the file is right", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": files["0000_users.down"],
+    });
+    await run("db:migrate");
+    await sql.begin(async (holder) => {
+      await holder`lock table users`;
+      const [row] = await holder`select pg_backend_pid() as pid`;
+
+      const { exitCode, stderr } = await run("db:rollback --lock-timeout 1000");
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith(
+        `Waiting: db:rollback for pid ${row?.pid}, postgres.js, `,
+      );
+      expect(stderr).toEndWith(
+        "Hint: nothing is wrong with the file: run `bun run db:rollback` again later\n",
+      );
+    });
+  });
+
+  test("goes on where it was cut off, with a file that is mended since", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const write = (end: string) =>
+      writeMigrations(project, {
+        "0000_users": files["0000_users"],
+        "0000_users.down": `alter table users drop column name;
+          drop index concurrently if exists users_name; ${end}`,
+      });
+    write("drop table nobody;");
+    await run("db:migrate");
+    // The trial is let through, and what follows the index is not.
+    await sql`create table nobody ()`;
+    await sql.unsafe(`create function forbid() returns event_trigger language plpgsql
+      as $$ begin if to_regclass('drizzle.__migration_log') is not null and exists (
+        select from drizzle.__migration_log where direction = 'down'
+      ) then raise 'not yet'; end if; end $$;
+      create event trigger forbid on sql_drop when tag in ('DROP TABLE') execute function forbid()`);
+    const failed = await run("db:rollback");
+    await sql`drop event trigger forbid`;
+    write("drop table users;");
+
+    const { exitCode } = await run("db:rollback");
+
+    expect(failed.stderr).toContain("its first 2 statements are committed");
+    expect(exitCode).toBe(0);
+    expect(await listRecords(sql)).toHaveLength(0);
+  });
+
+  test("undoes nothing where a down file copies from a client", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": "drop table users;\ncopy users from stdin;\n1\n\\.\n",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain("has a COPY that needs a client at its other end");
+    expect(stderr).toContain("0000_users.down.sql:2:1, statement 2\n");
+  });
+
   test("undoes nothing where a down file is missing or fails", async ({
     sql,
     project,
@@ -145,6 +277,65 @@ describe("db:rollback", () => {
     );
     expect(await listRecords(sql)).toHaveLength(2);
     expect(await sql`select bio from users`).toHaveLength(0);
+  });
+
+  test("undoes nothing while another is applied in part", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": files["0000_users.down"],
+      "0001_half": "create table half (); commit; select nonsense;",
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toStartWith(
+      "Error: 0001_half was cut off after a part of it was committed, and nothing was undone\nHint: finish it with `bun run db:migrate`; ",
+    );
+    expect(await listRecords(sql)).toHaveLength(1);
+  });
+
+  test("forgets a migration that is recorded twice", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+    await sql`
+      insert into drizzle.__drizzle_migrations (hash, created_at)
+      select hash, created_at from drizzle.__drizzle_migrations`;
+
+    const undone = await run("db:rollback");
+    const again = await run("db:migrate");
+
+    expect(undone.stdout).toStartWith("Rolled back: 0002_index ");
+    expect(again.stdout).toStartWith("Applied: 0002_index ");
+    expect(await listRecords(sql)).toHaveLength(5);
+  });
+
+  test("fails where the down file leaves a record", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_users": files["0000_users"],
+      "0000_users.down": `drop table users;
+        insert into drizzle.__drizzle_migrations (hash, created_at) values ('by hand', 2000000000000);`,
+    });
+    await run("db:migrate");
+
+    const { exitCode, stderr } = await run("db:rollback");
+
+    expect(exitCode).toBe(1);
+    expect(stderr).toStartWith(
+      "Error: undone, and still recorded: 0000_users\n",
+    );
   });
 
   test("wants the name of a protected database, also where nothing is lost", async ({
@@ -201,8 +392,6 @@ describe("db:baseline", () => {
     const { exitCode, stdout } = await run("db:baseline --to 0000_users");
     const [table] =
       await sql`select to_regclass('drizzle.__drizzle_migrations') as records`;
-    const scratch =
-      await sql`select from pg_database where datname like 'scratch%'`;
 
     expect(exitCode).toBe(3);
     expect(stdout).toContain(
@@ -210,6 +399,74 @@ describe("db:baseline", () => {
     );
     expect(stdout).toContain("surplus: CREATE VIEW public.extra AS ");
     expect(table).toEqual({ records: null });
+  });
+});
+
+test("an interrupted db:baseline leaves no database behind", async ({
+  database,
+  sql,
+  project,
+}) => {
+  const mark = `pg_sleep(60), '${database.name}'`;
+  writeMigrations(project, { "0000_a": `select ${mark};` });
+  const { PATH } = process.env;
+  const client = spawn([process.execPath, "scripts/baseline-migrations.ts"], {
+    cwd: project.folder,
+    env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
+    stderr: "pipe",
+  });
+  let scratch: string | undefined;
+  while (scratch === undefined) {
+    const [row] = await sql<{ datname: string }[]>`
+      select datname from pg_stat_activity
+      where query = ${`select ${mark}`} and datname <> ${database.name}`;
+    scratch = row?.datname;
+  }
+  client.kill("SIGINT");
+
+  expect(await client.exited).toBe(130);
+  expect(await client.stderr.text()).toBe("Error: interrupted\n");
+  expect(
+    await sql`select from pg_database where datname = ${scratch}`,
+  ).toHaveLength(0);
+});
+
+test("a role that may only write the records can do without more", async ({
+  database,
+  sql,
+  project,
+  run,
+}) => {
+  await withRoles(database, 1, async (role) => {
+    const write = (files: Record<string, string>) =>
+      writeMigrations(project, { "0000_a": "create table a ();", ...files });
+    write({});
+    await run("db:migrate");
+    await sql.unsafe(`
+      grant usage on schema drizzle to ${role?.name};
+      grant create on schema public to ${role?.name};
+      grant all on all tables in schema drizzle to ${role?.name};
+      grant all on all sequences in schema drizzle to ${role?.name};
+      alter role ${role?.name} createdb; create table c ()`);
+
+    write({ "0001_b": "-- drizzle\ncreate table b ();" });
+    const migrated = await run("db:migrate", role?.variables);
+    write({
+      "0001_b": "create table b (); select 1;",
+      "0002_c": "create table c ();",
+    });
+    const repaired = await run(
+      `db:migrate:repair --confirm ${database.name}`,
+      role?.variables,
+    );
+    const recorded = await run("db:baseline", role?.variables);
+    const scratch = await sql`
+      select from pg_database
+      where datdba = (select oid from pg_roles where rolname = ${role?.name ?? ""})`;
+
+    expect(migrated).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(repaired.stdout).toStartWith("Repaired: modified: 0001_b");
+    expect(recorded).toMatchObject({ exitCode: 0, stderr: "" });
     expect(scratch).toHaveLength(0);
   });
 });

@@ -42,6 +42,11 @@ const cases: [sentence: string, text: string, statements: string[]][] = [
       "end",
     ],
   ],
+  [
+    "not in a comment that has no end",
+    "select 1; /* see packages/*/src */\nselect 2; select 3",
+    ["select 1", "/* see packages/*/src */\nselect 2; select 3"],
+  ],
   ["after a byte-order mark", "\uFEFFselect 1", ["select 1"]],
   ["into nothing", " -- a\n/* b */ ; \n--> statement-breakpoint\n", []],
 ];

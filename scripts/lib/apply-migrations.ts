@@ -1,10 +1,11 @@
 // Applies pending migrations, each with its own record in drizzle's table, so
 // that drizzle's own migrator can take over at any time; and proves it.
 import type { Sql } from "postgres";
-import { createTables, tablesExist } from "./migration-log";
+import { createTables } from "./migration-log";
 import type { Script } from "./migration-steps";
 import {
   type Migration,
+  type MigrationRecord,
   type Plan,
   readPlan,
   refuseModified,
@@ -12,7 +13,7 @@ import {
 } from "./migrations";
 import { quoteLiteral } from "./quote-sql";
 import { failure } from "./report";
-import { type RunOptions, runScript } from "./run-migration";
+import { resetSession, type RunOptions, runScript } from "./run-migration";
 import { hashStatements, splitStatements } from "./sql-statements";
 
 /** A migration that was applied, and how long that took. */
@@ -50,14 +51,14 @@ export async function applyPending(
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
 
-  if (!(await tablesExist(sql))) await sql.unsafe(createTables);
+  await sql.unsafe(createTables);
   const invalid = await listInvalidIndexes(sql);
   const applied: Applied[] = [];
-  const recorded = new Set(plan.applied.keys());
+  const recorded: Recorded[] = [...plan.applied.values()];
   for (const migration of wanted) {
     const script = toScript(migration, "up");
     onStart?.(migration.tag);
-    recorded.add(migration);
+    recorded.push(migration);
     const ms = await runScript(sql, script, {
       record: recordOf(migration, recorded),
       unfinished: plan.partial.get(migration),
@@ -67,6 +68,7 @@ export async function applyPending(
     applied.push({ tag: migration.tag, ms });
     onApplied?.({ tag: migration.tag, ms });
   }
+  await resetSession(sql);
   await proveRecorded(sql, wanted);
   await proveValid(sql, invalid, wanted);
   return applied;
@@ -82,27 +84,28 @@ export function toScript(
   return { tag, file, text, hash, bareHash, direction, statements };
 }
 
+/** What a record holds: a migration's, or what was recorded before an edit. */
+export type Recorded = Pick<MigrationRecord, "hash" | "when">;
+
 /**
  * SQL that adds the record of a migration, unless its file has done so itself.
  * A file that touches drizzle's table gets those of the others put back too.
  *
- * @param recorded those that are to have a record afterwards.
+ * @param recorded the records that are to be there afterwards.
  */
-export function recordOf(
-  migration: Migration,
-  recorded: Set<Migration>,
-): string {
+export function recordOf(migration: Migration, recorded: Recorded[]): string {
   const isMeddling = /drizzle/i.test(migration.text);
-  const entries = isMeddling ? [...recorded] : [migration];
+  const entries = isMeddling ? recorded : [migration];
   const inserts = entries.map(({ when, hash }) => {
-    const twins = [...recorded].filter(
+    const twins = recorded.filter(
       (other) => other.when === when && other.hash === hash,
     );
     return `
       insert into drizzle.__drizzle_migrations (hash, created_at)
       select ${quoteLiteral(hash)}, ${when} where ${twins.length} > (
         select count(*) from drizzle.__drizzle_migrations
-        where hash = ${quoteLiteral(hash)} and created_at = ${when})`;
+        where hash = ${quoteLiteral(hash)}
+          and created_at is not distinct from ${when})`;
   });
   return [...(isMeddling ? [createTables] : []), ...inserts].join(";");
 }
@@ -126,8 +129,7 @@ async function proveValid(
 ): Promise<void> {
   const invalid = (await listInvalidIndexes(sql)).filter(
     (name) =>
-      !before.includes(name) ||
-      wanted.some(({ text }) => text.includes(name.split(".").at(-1) ?? name)),
+      !before.includes(name) || wanted.some(({ text }) => names(text, name)),
   );
   if (invalid.length > 0)
     throw failure(`left invalid: the index ${invalid.join(", ")}`, {
@@ -136,11 +138,23 @@ async function proveValid(
     });
 }
 
+/** Whether one of its words is the name, of which a schema's does not count. */
+function names(text: string, name: string): boolean {
+  const tokens = splitStatements(name)[0]?.tokens ?? [];
+  const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
+  return splitStatements(text).some((statement) =>
+    statement.tokens.some(
+      (token) => token.text.replaceAll('"', "").toLowerCase() === bare,
+    ),
+  );
+}
+
 async function listInvalidIndexes(sql: Sql): Promise<string[]> {
   const rows = await sql.unsafe<{ name: string }[]>(`
     select indexrelid::regclass::text as name
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where not indisvalid and relkind = 'i'
-      and indexrelid not in (select index_relid from pg_stat_progress_create_index)`);
+    where not indisvalid and relkind = 'i' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
   return rows.map(({ name }) => name);
 }

@@ -11,6 +11,9 @@ import {
 import { failure, refusal } from "./report";
 
 const CONNECT_SECONDS = 4;
+const GOODBYE_MS = 1000;
+const DIRECT =
+  "set `DATABASE_URL_UNPOOLED` to a direct connection to the server";
 
 /**
  * A client with a single connection, opened by its first query.
@@ -38,6 +41,11 @@ export function connect(address: DatabaseAddress, name: string): Sql {
         if (isDialled) throw connectionClosed();
         isDialled = true;
         const socket = await openSocket(address);
+        // A server that does not answer the goodbye is not waited for.
+        socket.once("finish", () => {
+          const timer = setTimeout(() => socket.destroy(), GOODBYE_MS);
+          socket.once("close", () => clearTimeout(timer));
+        });
         return socket.once("error", giveUp).once("close", giveUp);
       } catch (error) {
         giveUp();
@@ -98,22 +106,47 @@ export async function openConnection(
 
 /**
  * Whether a transaction pooler stands between: the proof is that a transaction
- * on a second connection is given the server process of the first.
+ * on a second connection is given the server process of the first, or that the
+ * first is given another one, which does not hold its lock.
+ *
+ * @throws with exit code 2 when there is no second connection to be had.
  */
 export async function isPooled(
   sql: Sql,
   address: DatabaseAddress,
 ): Promise<boolean> {
-  const second = await openConnection(address, "db:probe");
+  const second = connect(address, "db:probe");
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    void second.end({ timeout: 0 });
+  }, CONNECT_SECONDS * 1000);
+  const key = Math.floor(Math.random() * 2 ** 31);
   try {
-    const pid = "select pg_backend_pid() as pid";
-    const [first] = await sql.unsafe<{ pid: number }[]>(pid);
-    return await second.begin(async (transaction) => {
-      const [row] = await transaction.unsafe<{ pid: number }[]>(pid);
+    const [first] = await sql.unsafe<{ pid: number }[]>(
+      `select pg_backend_pid() as pid, pg_advisory_lock(${key})`,
+    );
+    const isShared = await second.begin(async (transaction) => {
+      const [row] = await transaction.unsafe<{ pid: number }[]>(
+        "select pg_backend_pid() as pid",
+      );
       return row?.pid === first?.pid;
     });
+    const [lock] = await sql.unsafe<{ held: boolean }[]>(`
+      select exists (
+        select from pg_locks
+        where pid = pg_backend_pid() and locktype = 'advisory' and objid = ${key}
+      ) as held, pg_advisory_unlock(${key})`);
+    return isShared || !lock?.held;
+  } catch (error) {
+    if (!isLate) throw explainConnectionError(error as Error, address);
+    throw refusal(
+      `${nameServer(address)} gave no second connection within ${CONNECT_SECONDS} seconds`,
+      { code: "POOLED", hint: DIRECT },
+    );
   } finally {
-    await second.end({ timeout: 5 });
+    clearTimeout(timer);
+    await second.end({ timeout: 0 });
   }
 }
 
@@ -131,7 +164,7 @@ export async function requireDirect(
     `${nameServer(address)} is a transaction pooler, behind which there are no sessions to hold a lock`,
     {
       code: "POOLED",
-      hint: "set `DATABASE_URL_UNPOOLED` to a direct connection to the server",
+      hint: DIRECT,
     },
   );
 }
@@ -234,6 +267,11 @@ export function explainConnectionError(
         `correct user and password in \`${variable}\``,
       );
   }
+  if (error.code === "53300")
+    return explain(
+      `the server on ${server} takes no more connections: ${error.message}`,
+      "try again when others have left; `bun run db:status` counts them",
+    );
   if (error.code === "CONNECT_TIMEOUT")
     return explain(
       `${server} did not answer within ${CONNECT_SECONDS} seconds`,

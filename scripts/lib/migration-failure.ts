@@ -1,6 +1,6 @@
 // Says where in a file a statement failed, in PostgreSQL's own words, what is
 // committed, and what to type next.
-import type { Script } from "./migration-steps";
+import { mayCommit, type Script } from "./migration-steps";
 import { type FailureFields, failure } from "./report";
 
 /** What the server sends of an error. */
@@ -15,34 +15,43 @@ export interface PostgresError extends Error {
 }
 
 const SHOWN_LINES = 12;
+const WIDTH = 200;
 /** A relation, object, schema or database that is there already. */
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
+/** A lost connection, a conflict, no lock, no room, a shutdown: not the file's. */
+const PASSING = /^(08|40|53|55P03|57P)/;
 
 /**
  * The error of a migration that failed.
  *
- * @param index of the statement that failed, from 0.
+ * @param index of the statement that failed, from 0; none where it was the end
+ * of the transaction, as for a deferred constraint.
  * @param done how many statements of the file are committed.
  * @param isAlone it ran outside of a transaction.
  */
 export function explainFailure(
   error: PostgresError,
-  { tag, file, text, statements, direction }: Script,
-  index: number,
+  script: Script,
+  index: number | undefined,
   done: number,
   isAlone = false,
 ): Error {
   // What this project says itself has its own hint and place.
   if ("exitCode" in error) return error;
-  const statement = statements[index];
-  const { line, column } = locate(text, statement, error.position);
+  const { tag, file, direction } = script;
+  const statement = script.statements[index ?? -1];
+  const place = index !== undefined && {
+    statement: index + 1,
+    ...locateStatement(script, index, error.position),
+  };
   const command = direction === "down" ? "db:rollback" : "db:migrate";
   const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
   const { detail, hint } = error;
-  const committed =
-    done > 0
-      ? `its first ${done} statements are committed`
-      : "nothing of it is committed";
+  const own = isAlone && statement && mayCommit(statement);
+  const before = done > 0 ? `its first ${done} statements are committed` : "";
+  const committed = own
+    ? ["what it has committed itself stays", before].filter(Boolean).join("; ")
+    : before || "nothing of it is committed";
   return failure(
     isLost
       ? `the connection to the server was lost in ${tag}`
@@ -51,12 +60,16 @@ export function explainFailure(
       code: "MIGRATION_FAILED",
       hint: isLost
         ? `run \`bun run ${command}\` again: it goes on from what is committed`
-        : EXISTS.includes(error.code ?? "") && done === 0 && direction === "up"
-          ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
-          : `mend \`${file}\` and run \`bun run ${command}\` again`,
+        : PASSING.test(error.code ?? "")
+          ? `nothing is wrong with the file: run \`bun run ${command}\` again later`
+          : EXISTS.includes(error.code ?? "") &&
+              done === 0 &&
+              direction === "up"
+            ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
+            : `mend \`${file}\` and run \`bun run ${command}\` again`,
       lines: [
-        `  at ${file}:${line}:${column}, statement ${index + 1}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
-        ...showStatement(statement?.text ?? ""),
+        `  at ${place ? `${file}:${place.line}:${place.column}, statement ${place.statement}` : `the end of a transaction of ${file}`}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
+        ...(statement ? showStatement(statement.text) : []),
         ...(detail ? [`  Detail: ${detail}`] : []),
         ...(hint ? [`  Postgres' hint: ${hint}`] : []),
         ...(error.lines ?? []),
@@ -67,10 +80,8 @@ export function explainFailure(
       details: {
         tag,
         file,
-        statement: index + 1,
-        line,
-        column,
-        sqlstate: error.code,
+        ...place,
+        ...(!isLost && { sqlstate: error.code }),
         ...(detail && { detail }),
         ...(hint && { hint }),
       },
@@ -78,12 +89,18 @@ export function explainFailure(
   );
 }
 
-/** Line and column of the file, both from 1. */
-function locate(
-  text: string,
-  statement: Script["statements"][number] | undefined,
-  position: string | undefined,
-) {
+/**
+ * Line and column of the file, both from 1.
+ *
+ * @param index of the statement, from 0.
+ * @param position in it: characters, from 1.
+ */
+export function locateStatement(
+  { text, statements }: Script,
+  index: number,
+  position?: string,
+): { line: number; column: number } {
+  const statement = statements[index];
   const start = statement?.offset ?? 0;
   // Postgres counts characters, JavaScript halves of some.
   const before = position
@@ -95,8 +112,21 @@ function locate(
 }
 
 function showStatement(text: string): string[] {
-  const lines = text.split(/\r?\n/);
-  const shown = lines.slice(0, SHOWN_LINES).map((line) => `  | ${line}`);
+  const lines = hidePasswords(text).split(/\r?\n/);
+  const shown = lines
+    .slice(0, SHOWN_LINES)
+    .map((line) => (line.length > WIDTH ? `${line.slice(0, WIDTH)}…` : line))
+    .map((line) => `  | ${line}`);
   const more = lines.length - SHOWN_LINES;
   return more > 0 ? [...shown, `  | … ${more} more lines`] : shown;
+}
+
+/** As in CREATE ROLE, CREATE USER MAPPING and CREATE SUBSCRIPTION. */
+function hidePasswords(text: string): string {
+  return text
+    .replace(
+      /(\bpassword\s+)(e?'(?:[^'\\]|''|\\[^])*'?|\$(\w*)\$[^]*?\$\3\$)/gi,
+      "$1'…'",
+    )
+    .replace(/(\bpassword\s*=\s*)[^\s']+/gi, "$1…");
 }

@@ -9,6 +9,11 @@ const KEY = "28273295023041637";
 const POLL_MS = 100;
 const NOTE_MS = 3000;
 
+/** Counts once more, so that a file's own unlocking leaves it; and the same
+ * until the end of a transaction, which no unlocking takes away. */
+export const lockOnceMore = `select pg_advisory_lock(${KEY})`;
+export const lockTransaction = `select pg_advisory_xact_lock(${KEY})`;
+
 /** The same lock for the length of a transaction, also behind a pooler. */
 export const tryLockTransaction = `select pg_try_advisory_xact_lock(${KEY}) as locked`;
 
@@ -39,6 +44,28 @@ export async function withMigrationLock<T>(
     // Where the session was lost, so was its lock, and `work` has thrown.
     await sql.unsafe(`select pg_advisory_unlock(${key})`).catch(() => {});
   }
+}
+
+/**
+ * Takes the lock again, which the session of `sql` may have let go of.
+ *
+ * @throws with exit code 75 when another command was quicker.
+ */
+export async function keepMigrationLock(sql: Sql): Promise<void> {
+  const [row] = await sql
+    .unsafe<{ locked: boolean }[]>(
+      `select pg_try_advisory_lock(${KEY}) as locked`,
+    )
+    .catch(() => [{ locked: true }]); // a lost session says so at the next query
+  if (row?.locked) return;
+  throw failure(
+    "the migration lock was let go of, and another command has it",
+    {
+      code: "BUSY",
+      exitCode: BUSY,
+      hint: "take `pg_advisory_unlock_all()` out of the file, or try again when the other is done",
+    },
+  );
 }
 
 /**

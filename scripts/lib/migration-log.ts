@@ -43,41 +43,38 @@ export interface Progress {
   statementUnderWay: number | null;
 }
 
-/** The tables as SQL; drizzle's as drizzle-orm 0.45 makes it. */
-export const createTables = `
-  create schema if not exists drizzle;
-  create table if not exists drizzle.__drizzle_migrations (
-    id serial primary key,
-    hash text not null,
-    created_at bigint
-  );
-  create table if not exists drizzle.__migration_log (
-    id bigint generated always as identity primary key,
-    tag text not null,
-    hash text not null,
-    bare_hash text not null,
-    direction text not null check (direction in ('up', 'down', 'baseline', 'repair')),
-    started_at timestamptz not null default now(),
-    ms integer,
-    statements_done integer not null default 0,
-    done_hash text,
-    statement_under_way integer,
-    role text not null default session_user,
-    run_by text not null,
-    client inet default inet_client_addr(),
-    error text
-  );
-  create unique index if not exists __migration_log_unfinished
-    on drizzle.__migration_log (tag, direction) where ms is null`;
-
-/** Whether both tables are there. Asked before they are made, since IF NOT
- * EXISTS wants the right to make them even where they exist. */
-export async function tablesExist(sql: Sql): Promise<boolean> {
-  const [row] = await sql.unsafe<{ exist: boolean }[]>(`
-    select to_regclass('drizzle.__drizzle_migrations') is not null
-      and to_regclass('drizzle.__migration_log') is not null as exist`);
-  return row?.exist === true;
-}
+/** Makes the tables that are missing, drizzle's as drizzle-orm 0.45 does. It looks
+ * first, since IF NOT EXISTS wants the right to make even what exists. */
+export const createTables = `do $create$ begin
+  if to_regnamespace('drizzle') is null then create schema drizzle; end if;
+  if to_regclass('drizzle.__drizzle_migrations') is null then
+    create table drizzle.__drizzle_migrations (
+      id serial primary key,
+      hash text not null,
+      created_at bigint
+    );
+  end if;
+  if to_regclass('drizzle.__migration_log') is null then
+    create table drizzle.__migration_log (
+      id bigint generated always as identity primary key,
+      tag text not null,
+      hash text not null,
+      bare_hash text not null,
+      direction text not null check (direction in ('up', 'down', 'baseline', 'repair')),
+      started_at timestamptz not null default now(),
+      ms integer,
+      statements_done integer not null default 0,
+      done_hash text,
+      statement_under_way integer,
+      role text not null default session_user,
+      run_by text not null,
+      client inet default inet_client_addr(),
+      error text
+    );
+    create unique index __migration_log_unfinished
+      on drizzle.__migration_log (tag, direction) where ms is null;
+  end if;
+end $create$`;
 
 /** Every row, oldest first; none where there is no table. */
 export async function readLog(sql: Sql): Promise<LogEntry[]> {

@@ -32,11 +32,12 @@ export interface Learned {
 }
 
 /** What a statement means for the transaction around it. */
-export type Kind = "plain" | "alone" | "begin" | "commit" | "rollback";
+export type Kind =
+  "plain" | "alone" | "begin" | "commit" | "rollback" | "discard";
 
 /** PostgreSQL runs these outside of a transaction only, and some more. */
 const ALONE =
-  /^(VACUUM|ALTER SYSTEM|(CREATE|DROP) (DATABASE|TABLESPACE)|DISCARD ALL|(CREATE|DROP)( UNIQUE)? INDEX CONCURRENTLY|REINDEX( \(.*\bCONCURRENTLY\b.*\)| (INDEX|TABLE|SCHEMA) CONCURRENTLY| (DATABASE|SYSTEM|SCHEMA)\b)|ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY)( |$)/;
+  /^(VACUUM|ALTER SYSTEM|(CREATE|DROP) (DATABASE|TABLESPACE)|(CREATE|DROP)( UNIQUE)? INDEX CONCURRENTLY|REINDEX( \(.*\bCONCURRENTLY\b.*\)| (INDEX|TABLE|SCHEMA) CONCURRENTLY| (DATABASE|SYSTEM|SCHEMA)\b)|ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY)( |$)/;
 
 /** Told by its first words. */
 export function classify({ tokens }: Statement): Kind {
@@ -52,7 +53,23 @@ export function classify({ tokens }: Statement): Kind {
     const isWhole = ![second, third].includes("TO");
     return isWhole ? "rollback" : "plain";
   }
+  if (first === "DISCARD" && second === "ALL") return "discard";
   return ALONE.test(words.join(" ")) ? "alone" : "plain";
+}
+
+/** A procedure or block: outside of a transaction it may commit a part. */
+export function mayCommit({ tokens }: Statement): boolean {
+  return ["CALL", "DO"].includes(readWords(tokens, 1)[0] ?? "");
+}
+
+/** Whether it changes the session for the statements after it. */
+export function isSetting({ tokens }: Statement): boolean {
+  const [first, second = "", ...words] = readWords(tokens, 8);
+  if (first === "SET")
+    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
+  const isCall =
+    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
+  return isCall || first === "RESET" || first === "DISCARD";
 }
 
 /** Whether the first line asks for a transaction around no two statements. */

@@ -77,7 +77,7 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
       code: "JOURNAL_INVALID",
       hint: `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
     });
-  let entries: { tag?: unknown; when?: unknown; idx?: unknown }[];
+  let entries: ({ tag?: unknown; when?: unknown; idx?: unknown } | null)[];
   try {
     entries = JSON.parse(readFileSync(join(root, journal), "utf8")).entries;
     if (!Array.isArray(entries)) throw new Error("it has no entries");
@@ -86,7 +86,8 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
   }
 
   const tags = new Set<string>();
-  return entries.map(({ tag, when, idx }, index) => {
+  return entries.map((entry, index) => {
+    const { tag, when, idx } = entry ?? {};
     if (typeof tag !== "string" || typeof when !== "number")
       throw invalid(`${journal} has an entry without a tag or a stamp`);
     if (tags.has(tag)) throw invalid(`${journal} has the tag ${tag} twice`);

@@ -11,6 +11,8 @@ export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */
 export const BUSY = 75;
 const INTERRUPTED = 130;
+/** How long a signal waits for what has to be cleaned up. */
+const CLEAN_UP_MS = 3000;
 
 /** What an error may carry for the person who typed the command. */
 export interface FailureFields {
@@ -45,7 +47,7 @@ export function readOptions<T extends ParseArgsConfig>(
   try {
     return parseArgs<T>({ args, ...config });
   } catch (error) {
-    const [message = ""] = (error as Error).message.split(". ");
+    const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
     const call = usage.replace(/ *[[<\n][^]*/, "");
     throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
       hint: `\`${call} --help\` lists the flags`,
@@ -77,21 +79,36 @@ function misused(message: string, fields: FailureFields = {}): Error {
   return refusal(message, { code: "USAGE", ...fields });
 }
 
+const listening = new Set<"stdout" | "stderr">();
+
+/** Where the disk is full, the other stream says so, once. */
+function write(name: "stdout" | "stderr", text: string): void {
+  const stream = process[name];
+  if (!listening.has(name))
+    stream.on("error", ({ code, message }: Error & { code?: string }) => {
+      if (code === "EPIPE") return; // whoever read it has left
+      process.exitCode = FAILED;
+      if (name === "stdout") note(`Error: no output: ${message}`);
+    });
+  listening.add(name);
+  stream.write(text);
+}
+
 /** Prints a line of the result on stdout, unless JSON was asked for. */
 export function print(line: string): void {
   showProgress("");
-  if (!isJson) process.stdout.write(`${line}\n`);
+  if (!isJson) write("stdout", `${line}\n`);
 }
 
 /** Prints the one JSON document on stdout, where it was asked for. */
 export function printJson(document: object): void {
-  if (isJson) process.stdout.write(`${JSON.stringify(document)}\n`);
+  if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
 /** Prints progress or a warning on stderr. */
 export function note(line: string): void {
   showProgress("");
-  process.stderr.write(`${line}\n`);
+  write("stderr", `${line}\n`);
 }
 
 let shown = "";
@@ -107,7 +124,7 @@ export function showProgress(line: string): boolean {
   if (!isTTY || process.env.NO_COLOR || process.env.CI) return false;
   if (line === shown) return true;
   shown = line;
-  process.stderr.write(`\r\x1b[K${line.slice(0, columns - 1)}`);
+  write("stderr", `\r\x1b[K${line.slice(0, columns - 1)}`);
   return true;
 }
 
@@ -120,16 +137,28 @@ export function describeError(error: Error & FailureFields) {
 /** What postgres.js calls a connection that ended under a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
+const cleanUps = new Set<() => Promise<unknown>>();
+let isInterrupted = false;
+
+/**
+ * Has `cleanUp` run where a signal ends the command.
+ *
+ * @returns what takes it back, once there is nothing to clean up.
+ */
+export function onInterrupt(cleanUp: () => Promise<unknown>): () => void {
+  cleanUps.add(cleanUp);
+  return () => cleanUps.delete(cleanUp);
+}
+
 function report(thrown: Error & FailureFields & { usage?: string }): void {
+  if (isInterrupted) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {
     process.exitCode ||= FAILED;
     return;
   }
-  // Whoever read the output has left; a socket's error has no fd.
-  if (thrown.code === "EPIPE" && "fd" in thrown) return;
   process.exitCode = thrown.exitCode ?? FAILED;
-  if (thrown.usage) return void process.stdout.write(`${thrown.usage}\n`);
+  if (thrown.usage) return write("stdout", `${thrown.usage}\n`);
 
   // Drizzle's own message is only "Failed query": the reason is the cause.
   const error = thrown.cause instanceof Error ? thrown.cause : thrown;
@@ -147,7 +176,12 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
 process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
-  process.on(signal, () => {
+  process.on(signal, async () => {
     report(failure("interrupted", { code: "INTERRUPTED" }));
+    if (!isInterrupted && cleanUps.size > 0) {
+      isInterrupted = true;
+      const done = Promise.allSettled([...cleanUps].map((run) => run()));
+      await Promise.race([done, Bun.sleep(CLEAN_UP_MS)]);
+    }
     process.exit(INTERRUPTED);
   });

@@ -1,19 +1,24 @@
 // Before a statement that runs outside of a transaction: an earlier run may have
 // been cut off in it, with or without its effect. What can be looked at is.
 import type { Sql } from "postgres";
+import { mayCommit } from "./migration-steps";
 import { quoteIdentifier, quoteLiteral } from "./quote-sql";
 import { failure } from "./report";
 import { readWords, type Statement, type Token } from "./sql-statements";
 
-/** A statement that an earlier run has started. */
+/** A statement that was started before. */
 export interface Resumed {
   /** The server has answered that it failed; else its end was not seen. */
   hasFailed: boolean;
+  /** Its file was edited since. */
+  isEdited: boolean;
 }
 
 /** An index, as the server has it. */
 interface FoundIndex {
   name: string;
+  /** It has the name that was asked for. */
+  isNamed: boolean;
   isValid: boolean;
   /** From USING on, with UNIQUE before it. */
   definition: string;
@@ -31,13 +36,13 @@ export async function lookAgain(
   statement: Statement,
   resumed: Resumed | undefined,
 ): Promise<"run" | "done"> {
-  const isResumed = resumed !== undefined;
   const words = readWords(statement.tokens, 24);
   const starts = (text: string) => words.join(" ").startsWith(text);
   if (/^CREATE (UNIQUE )?INDEX CONCURRENTLY/.test(words.join(" ")))
-    return await lookAtIndex(sql, statement, isResumed);
+    return await lookAtIndex(sql, statement, resumed);
   if (!resumed) return "run";
   if (starts("DROP INDEX CONCURRENTLY")) {
+    if (resumed.hasFailed) return "run";
     const [name] = readNames(statement, "IF EXISTS", "CONCURRENTLY");
     return (await exists(sql, "to_regclass", name)) ? "run" : "done";
   }
@@ -45,8 +50,10 @@ export async function lookAgain(
     await dropLeftovers(sql);
     return "run";
   }
-  if (words.includes("DETACH")) return await finishDetach(sql, statement);
+  if (words.includes("DETACH"))
+    return await finishDetach(sql, statement, resumed);
   if (/^(CREATE|DROP) (DATABASE|TABLESPACE)/.test(words.join(" "))) {
+    if (resumed.hasFailed) return "run";
     const isCreate = words[0] === "CREATE";
     const [name = ""] = readNames(statement, "IF EXISTS", words[1] ?? "");
     const catalog =
@@ -58,9 +65,22 @@ export async function lookAgain(
     );
     return (row !== undefined) === isCreate ? "done" : "run";
   }
-  const isRepeatable = /^(VACUUM|ALTER SYSTEM|DISCARD)/.test(words.join(" "));
-  if (isRepeatable || resumed.hasFailed) return "run";
-  throw failure(
+  const isRepeatable = /^(VACUUM|ALTER SYSTEM)/.test(words.join(" "));
+  const mayHaveCommitted = mayCommit(statement) && !resumed.isEdited;
+  if (isRepeatable || (resumed.hasFailed && !mayHaveCommitted)) return "run";
+  throw resumed.hasFailed
+    ? failure(
+        `\`${words.slice(0, 4).join(" ")}\` failed before, and what it had committed until then is there`,
+        {
+          code: "PARTIAL",
+          hint: "look at what it changes, edit the file so that it can begin again, and run `bun run db:migrate`",
+        },
+      )
+    : unknowable(words);
+}
+
+function unknowable(words: string[]): Error {
+  return failure(
     `an earlier run was cut off in \`${words.slice(0, 4).join(" ")}\`, and nobody can tell whether it was done`,
     {
       code: "PARTIAL",
@@ -73,26 +93,25 @@ export async function lookAgain(
 async function lookAtIndex(
   sql: Sql,
   statement: Statement,
-  isResumed: boolean,
+  resumed: Resumed | undefined,
 ): Promise<"run" | "done"> {
   const { name, table } = readIndex(statement);
-  const there = await readIndexes(sql, table);
-  const named = name === undefined ? undefined : unquote(name);
-  const same = (definition: string) =>
-    there.find(
-      (index) =>
-        index.definition === definition && (named ?? index.name) === index.name,
-    );
-
-  const invalid = there.find((index) => index.name === named && !index.isValid);
-  if (!isResumed && !invalid) return "run";
-  const definition = await readDefinition(sql, statement, table);
-  const found = same(definition);
-  if (isResumed && found?.isValid) return "done";
-  const broken = invalid ?? (found?.isValid === false ? found : undefined);
-  if (broken && !(await isBeingBuilt(sql, table, broken.name)))
+  const there = await readIndexes(sql, table, name);
+  let found = there.find(({ isNamed }) => isNamed);
+  // Tried only where a name does not tell it all.
+  const isTold =
+    name === undefined ? there.length === 0 : !found || !found.isValid;
+  if (resumed && !isTold) {
+    const definition = await readDefinition(sql, statement, table);
+    if (definition === undefined && !resumed.hasFailed)
+      throw unknowable(readWords(statement.tokens, 24));
+    const same = there.filter((index) => index.definition === definition);
+    found = name === undefined ? same[0] : same.find(({ isNamed }) => isNamed);
+  }
+  if (found?.isValid) return resumed && !resumed.hasFailed ? "done" : "run";
+  if (found && !(await isBeingBuilt(sql, table, found.name)))
     await sql.unsafe(
-      `drop index concurrently if exists ${await qualify(sql, table, broken.name)}`,
+      `drop index concurrently if exists ${await qualify(sql, table, found.name)}`,
     );
   return "run";
 }
@@ -134,21 +153,30 @@ async function exists(sql: Sql, lookUp: string, name = ""): Promise<boolean> {
   return row?.exists === true;
 }
 
-async function readIndexes(sql: Sql, table: string): Promise<FoundIndex[]> {
+/** The server folds and cuts names; the invalid ones come first. */
+async function readIndexes(
+  sql: Sql,
+  table: string,
+  name?: string,
+): Promise<FoundIndex[]> {
+  const named = name === undefined ? "null" : quoteLiteral(name);
   return await sql.unsafe<FoundIndex[]>(`
     select class.relname as name, indisvalid as "isValid",
+      coalesce(class.relname = (parse_ident(${named}))[1]::name, false) as "isNamed",
       regexp_replace(pg_get_indexdef(indexrelid), '^CREATE (UNIQUE )?INDEX .*? USING ', '\\1USING ') as definition
     from pg_index join pg_class as class on class.oid = indexrelid
-    where indrelid = to_regclass(${quoteLiteral(table)})`);
+    where indrelid = to_regclass(${quoteLiteral(table)})
+    order by indisvalid`);
 }
 
-/** What the server would make of it, tried on an empty table of that name. */
+/** What the server would make of it, tried on an empty table of that name;
+ * undefined where that cannot be tried. */
 async function readDefinition(
   sql: Sql,
   { text, tokens, offset }: Statement,
   table: string,
-): Promise<string> {
-  const last = unquote(table.match(/("(?:[^"]|"")*"|[^.]+)$/)?.[0] ?? "");
+): Promise<string | undefined> {
+  const last = table.match(/("(?:[^"]|"")*"|[^.]+)$/)?.[0] ?? "";
   let tried = "";
   let at = 0;
   const cut = (token: Token) => {
@@ -167,11 +195,13 @@ async function readDefinition(
 
   try {
     await sql.unsafe(
-      `begin; create temporary table ${quoteIdentifier(last)} (like ${table}) on commit drop`,
+      `begin; create temporary table ${last} (like ${table}) on commit drop`,
     );
     await sql.unsafe(tried);
-    const [index] = await readIndexes(sql, `pg_temp.${quoteIdentifier(last)}`);
-    return index?.definition ?? "";
+    const [index] = await readIndexes(sql, `pg_temp.${last}`);
+    return index?.definition;
+  } catch {
+    return undefined; // without the right to temporary tables, say
   } finally {
     await sql.unsafe("rollback");
   }
@@ -207,8 +237,9 @@ async function dropLeftovers(sql: Sql): Promise<void> {
   const rows = await sql.unsafe<{ name: string }[]>(`
     select indexrelid::regclass::text as name
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where not indisvalid and relname ~ '_cc(new|old)[0-9]*$'
-      and indexrelid not in (select index_relid from pg_stat_progress_create_index)`);
+    where not indisvalid and relname ~ '_cc(new|old)[0-9]*$' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
   for (const { name } of rows)
     await sql.unsafe(`drop index concurrently if exists ${name}`);
 }
@@ -216,6 +247,7 @@ async function dropLeftovers(sql: Sql): Promise<void> {
 async function finishDetach(
   sql: Sql,
   statement: Statement,
+  { hasFailed }: Resumed,
 ): Promise<"run" | "done"> {
   const [parent = ""] = readNames(statement, "IF EXISTS", "TABLE");
   const [partition = ""] = readNames(statement, "", "PARTITION");
@@ -223,16 +255,9 @@ async function finishDetach(
     select inhdetachpending as pending from pg_inherits
     where inhrelid = to_regclass(${quoteLiteral(partition)})
       and inhparent = to_regclass(${quoteLiteral(parent)})`);
-  if (!row) return "done";
-  if (!row.pending) return "run";
+  if (!row?.pending) return row || hasFailed ? "run" : "done";
   await sql.unsafe(
     `alter table ${parent} detach partition ${partition} finalize`,
   );
   return "done";
-}
-
-function unquote(name: string): string {
-  return name.startsWith('"')
-    ? name.slice(1, -1).replaceAll('""', '"')
-    : name.toLowerCase();
 }

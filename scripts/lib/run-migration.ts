@@ -2,16 +2,33 @@
 // together with how far the run is, and the last step together with the record.
 // Cut short at any point, the next run goes on from there.
 import type { Sql } from "postgres";
-import { type LogEntry, logDone, logError, logProgress } from "./migration-log";
+import {
+  createTables,
+  type LogEntry,
+  logDone,
+  logError,
+  logProgress,
+} from "./migration-log";
 import {
   classify,
+  isSetting,
   isWithoutTransaction,
   type Learned,
+  mayCommit,
   nextStep,
   type Script,
   type Step,
 } from "./migration-steps";
-import { explainFailure, type PostgresError } from "./migration-failure";
+import {
+  explainFailure,
+  locateStatement,
+  type PostgresError,
+} from "./migration-failure";
+import {
+  keepMigrationLock,
+  lockOnceMore,
+  lockTransaction,
+} from "./migration-lock";
 import { failure, note } from "./report";
 import { lookAgain, type Resumed } from "./resume-statement";
 import { hashStatements, readWords, type Statement } from "./sql-statements";
@@ -40,14 +57,31 @@ const RETRIES = 5;
 const LOCKED = ["55P03", "40P01"];
 /** active_sql_transaction, invalid_transaction_termination. */
 const NOT_IN_TRANSACTION = ["25001", "2D000"];
+const ISOLATION =
+  /(?<=^(begin|start)\s[^]*)isolation\s+level\s+(serializable|repeatable\s+read|read\s+(un)?committed)/i;
 /** unsafe_new_enum_value_usage */
 const UNCOMMITTED_VALUE = "55P04";
 
-/** What is written must not depend on a role that the file has set. */
+/** What is written must not depend on a role that the file has set; the default
+ * may be one that the administrator has set. */
 const asOurselves = ({ text }: Script) =>
   /role|authorization/i.test(text)
-    ? "set local session authorization default; set local role none;"
+    ? "set local session authorization default; set local role to default;"
     : "";
+
+/** What a file has set, and what it has left in the session. */
+const forgetSettings = "reset session authorization; reset role; reset all;";
+const forgetSession = `${forgetSettings}
+  close all; unlisten *; discard temp; discard sequences;
+  do $$ declare prepared text; begin
+    for prepared in select name from pg_prepared_statements where from_sql loop
+      execute format('deallocate %I', prepared);
+    end loop;
+  end $$;`;
+
+const setUp = (lockTimeout: number) => `
+  set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
+  ${noticeLostClient}`;
 
 /**
  * Runs what is left of a file, on the one session of `sql`, which holds the
@@ -67,6 +101,7 @@ export async function runScript(
   const learned: Learned = { alone: new Set(), committedBefore: new Set() };
   const isSingle = isWithoutTransaction(script.text);
   let { done, resumed } = readResumption(script, options.unfinished);
+  if (resumed && !resumed.isEdited) learned.alone.add(done);
   refuseCopy(script);
   await prepareSession(sql, script, done, options.lockTimeout);
   let retries = 0;
@@ -81,12 +116,17 @@ export async function runScript(
     } catch (thrown) {
       const failed = thrown as StepFailure;
       const { error, statement } = failed;
+      // What this project says itself is no answer of the server's to log.
+      if ("exitCode" in error) throw error;
+      if (isUnlocking(script)) await keepMigrationLock(sql);
       if (learn(error, statement, step, learned)) continue;
       const isLocked = LOCKED.includes(error.code ?? "");
-      // A procedure may have committed a part of what it does.
-      if (isLocked && !learned.alone.has(statement) && retries < RETRIES) {
+      const failing = statements[statement ?? -1];
+      const isRepeatable = !step.isAlone || !failing || !mayCommit(failing);
+      if (isLocked && isRepeatable && retries < RETRIES) {
         retries += 1;
-        await pause(script, options, retries);
+        await pause(script, options, retries, error);
+        if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
         continue;
       }
       throw await explain(sql, script, failed, step, start);
@@ -100,34 +140,39 @@ export async function runScript(
   }
 }
 
-/** An error of the server, with the index of the statement that met it. */
+/** An error of the server, with the index of the statement that met it; none
+ * where it was the end of the transaction. */
 interface StepFailure {
   error: PostgresError;
-  statement: number;
+  statement: number | undefined;
 }
 
 async function runTransaction(
   sql: Sql,
   script: Script,
   { from, until, isRolledBack }: Step,
-  { record, unfinished }: RunOptions,
+  { record, unfinished, lockTimeout }: RunOptions,
 ): Promise<void> {
   const { statements } = script;
-  const own = statements
-    .slice(from, until)
-    .map((statement, index) => ({ statement, index: from + index }))
-    .filter(({ statement }) =>
-      ["plain", "alone"].includes(classify(statement)),
-    );
+  const own = statements.slice(from, until).flatMap((statement, index) =>
+    textsOf(statement, lockTimeout).map((text) => ({
+      text,
+      index: from + index,
+    })),
+  );
   const isLast = until === statements.length;
   const hasProgress = from > 0 || unfinished !== undefined;
   const written =
     isLast && !isRolledBack
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`
-      : logProgress(script, progressAt(script, until));
+      : `${/drizzle/i.test(script.text) ? `${createTables};` : ""}
+        ${logProgress(script, progressAt(script, until))}`;
+  // Of a BEGIN of the file's own; what is recorded has to be written.
+  const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
   const texts = [
-    "begin",
-    ...own.map(({ statement }) => statement.text),
+    `begin ${level} read write`,
+    ...own.map(({ text }) => text),
+    ...(isUnlocking(script) ? [lockOnceMore] : []),
     ...(isRolledBack ? ["rollback", "begin"] : []),
     `${asOurselves(script)} ${written}; commit`,
   ];
@@ -139,7 +184,24 @@ async function runTransaction(
   if (at === -1) return;
   await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
-  throw { error: reason, statement: own[at - 1]?.index ?? until - 1 };
+  throw { error: reason, statement: at === 0 ? from : own[at - 1]?.index };
+}
+
+/** What is sent for a statement of a transaction. */
+function textsOf(statement: Statement, lockTimeout: number): string[] {
+  const { text, tokens } = statement;
+  const kind = classify(statement);
+  // Without the unlocking that DISCARD ALL does as well.
+  if (kind === "discard") return [forgetSession, setUp(lockTimeout)];
+  if (!["plain", "alone"].includes(kind)) return [];
+  if (readWords(tokens, 2).join(" ") === "RESET ALL")
+    return [text, setUp(lockTimeout)];
+  return isUnlocking(statement) ? [lockTransaction, text] : [text];
+}
+
+/** Whether it may let go of the migration lock. */
+function isUnlocking({ text }: { text: string }): boolean {
+  return /advisory/i.test(text);
 }
 
 async function runAlone(
@@ -153,14 +215,18 @@ async function runAlone(
   const isConcurrent = readWords(statement.tokens, 24).includes("CONCURRENTLY");
   const write = (until: number, underWay?: number) => {
     const progress = logProgress(script, progressAt(script, until, underWay));
-    return sql.unsafe(`begin; ${asOurselves(script)} ${progress}; commit`);
+    return sql.unsafe(
+      `begin read write; ${asOurselves(script)} ${progress}; commit`,
+    );
+  };
+  const work = async () => {
+    if ((await lookAgain(sql, statement, resumed)) === "done") return;
+    await write(from, from);
+    await sql.unsafe(statement.text);
+    if (isUnlocking(script)) await keepMigrationLock(sql);
   };
   try {
-    if ((await lookAgain(sql, statement, resumed)) === "run") {
-      await write(from, from);
-      if (isConcurrent) await runWithoutLockTimeout(sql, statement.text);
-      else await sql.unsafe(statement.text);
-    }
+    await (isConcurrent ? withoutLockTimeout(sql, work) : work());
     await write(from + 1);
   } catch (error) {
     throw { error, statement: from };
@@ -168,13 +234,22 @@ async function runAlone(
 }
 
 /** It would count the wait for other people's transactions. */
-async function runWithoutLockTimeout(sql: Sql, text: string): Promise<void> {
+async function withoutLockTimeout(
+  sql: Sql,
+  work: () => Promise<void>,
+): Promise<void> {
   const [row] = await sql.unsafe<{ before: string }[]>(
     "select current_setting('lock_timeout') as before",
   );
   await sql.unsafe("set lock_timeout = 0");
-  await sql.unsafe(text);
-  await sql.unsafe(`set lock_timeout = '${row?.before}'`);
+  try {
+    await work();
+  } finally {
+    // A session that was lost has said so already.
+    await sql
+      .unsafe(`set lock_timeout = '${row?.before}'`)
+      .catch(() => undefined);
+  }
 }
 
 function progressAt(
@@ -200,6 +275,7 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
     statementsDone: done,
     doneHash,
     statementUnderWay,
+    hash,
     error,
   } = unfinished;
   const { doneHash: now } = progressAt(script, done);
@@ -215,27 +291,39 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
   const isUnderWay = statementUnderWay === done;
   return {
     done,
-    resumed: isUnderWay ? { hasFailed: error !== null } : undefined,
+    resumed: isUnderWay
+      ? { hasFailed: error !== null, isEdited: hash !== script.hash }
+      : undefined,
   };
 }
 
-/** Its rows would follow in the text, where nobody sends them from. */
-function refuseCopy({ statements, tag, file }: Script): void {
-  for (const { tokens } of statements) {
-    const [first, ...words] = readWords(tokens, 200);
-    if (first === "COPY" && words.join(" ").match(/\b(FROM STDIN|TO STDOUT)\b/))
-      throw failure(`${file} has a COPY that needs a client at its other end`, {
-        code: "MIGRATION_FAILED",
-        hint: "write its rows as an INSERT",
-        details: { tag, file },
-      });
+/**
+ * For a COPY whose rows would follow in the text, where nobody sends them from.
+ *
+ * @throws with its place in the file.
+ */
+export function refuseCopy(script: Script): void {
+  const { statements, tag, file } = script;
+  for (const [index, { tokens }] of statements.entries()) {
+    if (readWords(tokens, 1)[0] !== "COPY") continue;
+    const words = readWords(tokens, tokens.length);
+    const at = words.findIndex((word) => /^(STDIN|STDOUT)$/.test(word));
+    if (!["FROM", "TO"].includes(words[at - 1] ?? "")) continue;
+    const { line, column } = locateStatement(script, index);
+    throw failure(`${file} has a COPY that needs a client at its other end`, {
+      code: "MIGRATION_FAILED",
+      hint: "write its rows as an INSERT",
+      lines: [`  at ${file}:${line}:${column}, statement ${index + 1}`],
+      details: { tag, file, statement: index + 1, line, column },
+    });
   }
 }
 
 /** The lock timeout of sessions in which nothing else was set since. */
 const prepared = new WeakMap<Sql, number>();
-/** What may set something for the session, by itself or in what it calls. */
-const SETTING = /\b(set|reset|set_config|select|perform|call|do|discard)\b/i;
+/** What may leave something in the session, by itself or in what it calls. */
+const SETTING =
+  /\b(set|reset|set_config|select|perform|call|do|discard|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
 
 /** Every file begins with a session as new, but for what it has set itself. */
 async function prepareSession(
@@ -245,33 +333,28 @@ async function prepareSession(
   lockTimeout: number,
 ): Promise<void> {
   if (prepared.get(sql) !== lockTimeout)
-    await sql.unsafe(`
-      reset session authorization; reset role; reset all;
-      set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
-      ${noticeLostClient}`);
+    await sql.unsafe(forgetSession + setUp(lockTimeout));
   if (SETTING.test(text)) prepared.delete(sql);
   else prepared.set(sql, lockTimeout);
   for (const statement of statements.slice(0, done))
-    if (isSetting(statement)) await sql.unsafe(statement.text);
+    if (isSetting(statement))
+      for (const text of textsOf(statement, lockTimeout))
+        await sql.unsafe(text);
 }
 
-function isSetting({ tokens }: Statement): boolean {
-  const [first, second = "", ...words] = readWords(tokens, 8);
-  if (first === "SET")
-    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
-  const isCall =
-    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
-  return isCall || first === "RESET";
+/** Undoes what the last file has set, roles included. */
+export async function resetSession(sql: Sql): Promise<void> {
+  await sql.unsafe(forgetSettings);
 }
 
 /** Whether the step can be divided so that the statement fares better. */
 function learn(
   { code = "" }: PostgresError,
-  statement: number,
+  statement: number | undefined,
   step: Step,
   { alone, committedBefore }: Learned,
 ): boolean {
-  if (step.isAlone) return false;
+  if (step.isAlone || statement === undefined) return false;
   if (NOT_IN_TRANSACTION.includes(code)) alone.add(statement);
   else if (code === UNCOMMITTED_VALUE && statement > step.from)
     committedBefore.add(statement);
@@ -284,11 +367,13 @@ async function pause(
   { tag }: Script,
   { lockTimeout, nameBlockers }: RunOptions,
   retry: number,
+  { code }: PostgresError,
 ): Promise<void> {
   const ms = (lockTimeout / 10) * 2 ** (retry - 1);
   const blockers = nameBlockers?.();
+  const met = code === "40P01" ? "met a deadlock" : "got no lock";
   note(
-    `Waiting: ${tag} got no lock within ${lockTimeout} ms${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
+    `Waiting: ${tag} ${met}${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
   );
   await Bun.sleep(ms);
 }
@@ -304,7 +389,9 @@ async function explain(
   // The log is the less important of the two, and the session may be lost.
   const text = logError(script, error.message, ms);
   await sql
-    .unsafe(`reset session authorization; reset role; ${text}`)
+    .unsafe(
+      `begin read write; reset session authorization; reset role; ${text}; commit`,
+    )
     .catch(() => {});
   return explainFailure(error, script, statement, from, isAlone);
 }

@@ -3,7 +3,7 @@ import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { openConnection } from "./connection";
 import { quoteIdentifier } from "./quote-sql";
-import { refusal } from "./report";
+import { onInterrupt, refusal } from "./report";
 
 /**
  * Makes an empty database with a random name on the server of `address`, runs
@@ -20,6 +20,11 @@ export async function withScratchDatabase<T>(
   const database = address.database.slice(0, 63 - suffix.length) + suffix;
   const scratch = { ...address, database };
   const server = await openConnection(address, name);
+  const drop = () =>
+    server.unsafe(
+      `drop database if exists ${quoteIdentifier(database)} with (force)`,
+    );
+  const keep = onInterrupt(drop);
   try {
     await server
       .unsafe(`create database ${quoteIdentifier(database)} template template0`)
@@ -40,11 +45,10 @@ export async function withScratchDatabase<T>(
         await sql.end({ timeout: 5 });
       }
     } finally {
-      await server.unsafe(
-        `drop database if exists ${quoteIdentifier(database)} with (force)`,
-      );
+      await drop();
     }
   } finally {
+    keep();
     await server.end({ timeout: 5 });
   }
 }

@@ -89,6 +89,12 @@ export function splitStatements(text: string): Statement[] {
   return statements;
 }
 
+/** The text from after so many of its statements. */
+export function skipStatements(text: string, count: number): string {
+  if (count === 0) return text;
+  return text.slice(splitStatements(text)[count]?.offset ?? text.length);
+}
+
 /** The sha256 of statements without comments and blanks, in hex. */
 export function hashStatements(statements: Statement[]): string {
   const hash = createHash("sha256");
@@ -112,10 +118,12 @@ function readComment(text: string, at: number): string | undefined {
     depth += found[0] === "/*" ? 1 : -1;
     if (depth === 0) return text.slice(at, fence.lastIndex);
   }
-  return text.slice(at);
+  return undefined;
 }
 
 function readToken(text: string, at: number): string {
+  // A comment without its end is the server's to refuse.
+  if (text.startsWith("/*", at)) return text.slice(at);
   const character = text[at] ?? "";
   if (character === "'" || character === '"')
     return match(QUOTED[character], text, at) ?? character;

@@ -7,6 +7,7 @@ import { note, showProgress } from "./report";
 
 const POLL_MS = 500;
 const NOTE_MS = 5000;
+const STOP_MS = 1000;
 
 /** A look at a session. */
 export interface Watch {
@@ -44,14 +45,16 @@ export async function watchSession(
   let title = "";
   let blockers: string | undefined;
   let noted = { blockers: "", at: 0 };
+  let second: Sql | undefined;
 
   const watching = (async () => {
     await sleep(POLL_MS / 2, stopped.promise);
     if (isStopped) return;
-    const second = connect(address, "db:watch");
+    const watcher = connect(address, "db:watch");
+    second = watcher;
     try {
       while (!isStopped) {
-        const look = await lookAt(second, session?.pid ?? 0);
+        const look = await lookAt(watcher, session?.pid ?? 0);
         if (isStopped) break;
         blockers = look?.blockers ?? undefined;
         const news = look && describe(look);
@@ -70,7 +73,7 @@ export async function watchSession(
       // It only tells; what is watched meets its own errors.
     } finally {
       showProgress("");
-      await second.end({ timeout: 0 });
+      await watcher.end({ timeout: 0 });
     }
   })();
   return {
@@ -81,7 +84,9 @@ export async function watchSession(
     stop: async () => {
       isStopped = true;
       stopped.resolve();
-      await watching;
+      // What is done does not wait for a look that gets no answer.
+      await sleep(STOP_MS, watching);
+      await second?.end({ timeout: 0 });
     },
   };
 }
