@@ -20,6 +20,7 @@ import {
   openFolder,
   publish,
   removeBackup,
+  requireFile,
   verifyBackup,
 } from "./lib/backups";
 import { openConnection, probe } from "./lib/connection";
@@ -207,7 +208,8 @@ function describe(backup: Backup): string {
 
 async function verify(path: string): Promise<void> {
   const start = performance.now();
-  const { restore } = await findTools();
+  requireFile(path);
+  const restore = await findRestore();
   const { bytes, sha256, manifest, problem } = await verifyBackup(
     restore,
     path,
@@ -233,7 +235,8 @@ async function verify(path: string): Promise<void> {
 }
 
 async function drill(path: string): Promise<void> {
-  const { restore } = await findTools();
+  requireFile(path);
+  const restore = await findRestore();
   const { bytes, sha256, manifest, problem } = await verifyBackup(
     restore,
     path,
@@ -287,15 +290,23 @@ function locate(file: string): string {
 }
 
 async function findTools() {
-  const found = await probe(address);
-  if (found.state !== "ready") throw found.error;
-  const engine = await findEngine(env);
-  const { version } = found;
+  const { version, engine } = await findServer();
   return {
     version,
     dump: findPostgresTool("pg_dump", env, address, engine, version),
     restore: findPostgresTool("pg_restore", env, address, engine, version),
   };
+}
+
+async function findRestore() {
+  const { version, engine } = await findServer();
+  return findPostgresTool("pg_restore", env, address, engine, version);
+}
+
+async function findServer() {
+  const found = await probe(address);
+  if (found.state !== "ready") throw found.error;
+  return { version: found.version, engine: await findEngine(env) };
 }
 
 function formatBytes(bytes: number): string {

@@ -22,6 +22,7 @@ import {
 } from "./lib/migrations";
 import {
   FINDINGS,
+  note,
   print,
   printJson,
   readOptions,
@@ -71,6 +72,9 @@ async function recordPending(): Promise<void> {
   if (!isSame) {
     process.exitCode = FINDINGS;
     print(`Recorded: nothing, for ${database} has another schema`);
+    note(
+      "Hint: make the two the same, or `bun run db:reset` for a fresh database",
+    );
   }
   if (wanted.length === 0) print(`Nothing to record: ${database}`);
   const recorded = isSame ? wanted.map(({ tag }) => tag) : [];

@@ -48,7 +48,10 @@ if (!/^[^\s@]+@[^\s@]+$/.test(email))
     values.email === undefined
       ? "who the administrator is, is not known"
       : `"${values.email}" is not an email address`,
-    { code: "USAGE", hint: "add `--email <email>`" },
+    {
+      code: "USAGE",
+      hint: "add `--email <email>`, such as `--email ada@example.com`",
+    },
   );
 
 const { direct } = readEnv();

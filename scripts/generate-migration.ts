@@ -7,6 +7,7 @@ import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
 import { askRenames } from "./lib/ask-renames";
 import { openConnection } from "./lib/connection";
+import { diffSnapshots } from "./lib/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { findSnapshot } from "./lib/find-snapshot";
 import { compareWithDefaultBranch } from "./lib/git-base";
@@ -45,7 +46,8 @@ Writes the migration that brings the schema to schema.ts, and its reverse.
   --no-rename            nothing else was renamed: dropped and made anew
   --custom               an empty one, for SQL of your own
   --down [tag]           writes the down files that are missing, or that one
-  --rebase               after a merge: makes the newer of two again, on top
+  --rebase               after a merge: makes one of two again, on top; the newer,
+                         unless that is applied here or on the default branch
   --json                 one JSON document on stdout`;
 
 const { values, positionals } = readOptions(usage, {
@@ -138,7 +140,7 @@ async function generateCustom(): Promise<void> {
   const before = readNewest(migrations);
   const snapshot = { ...before, id: crypto.randomUUID(), prevId: before.id };
   const written = writeMigration(migrations, name || "custom", {
-    text: "-- Custom SQL migration file, put your code below! --",
+    text: "-- Custom SQL migration file, put your code below! --\n",
     snapshot,
   });
   print(`Generated: ${written.file}`);
@@ -160,6 +162,12 @@ async function writeMissingDownFiles(): Promise<void> {
     const after = readSnapshot(tag);
     const earlier = migrations.slice(0, migrations.indexOf(migration));
     const before = after && readParent(earlier, after);
+    if (before && (await diffSnapshots(before, after)).length === 0) {
+      note(
+        `Not written: ${file}, for ${tag} is SQL of your own: write what undoes it`,
+      );
+      continue;
+    }
     if (!before || !after) {
       const lost = after ? "what it was made from" : "it";
       note(`Not written: ${file}, for there is no snapshot of ${lost}`);
@@ -179,7 +187,7 @@ function forked({ older, newer }: Fork): Error {
     `${older.tag} and ${newer.tag} were both made from the same migration`,
     {
       code: "SNAPSHOT_CHAIN",
-      hint: `make ${newer.tag} again on top of ${older.tag} with \`bun run db:generate --rebase\``,
+      hint: "make one of them again on top of the other, with `bun run db:generate --rebase`: the newer, unless that is applied here or on the default branch",
     },
   );
 }

@@ -58,7 +58,9 @@ async function push(): Promise<void> {
     await sql.begin(async (transaction) => {
       for (const statement of statements) await transaction.unsafe(statement);
     });
-    print(`Pushed: schema.ts to ${database} (${statements.length} statements)`);
+    print(
+      `Pushed: schema.ts to ${database} (${statements.length} ${statements.length === 1 ? "statement" : "statements"})`,
+    );
     if ((await readRecords(sql)).length > 0)
       note("Hint: make the migration as well, with `bun run db:generate`");
   }

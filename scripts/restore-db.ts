@@ -7,7 +7,7 @@ import { basename, join, resolve } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
-import { verifyBackup, type Verification } from "./lib/backups";
+import { requireFile, verifyBackup, type Verification } from "./lib/backups";
 import { openConnection, probe } from "./lib/connection";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { withMigrationLock } from "./lib/migration-lock";
@@ -75,6 +75,7 @@ const address = env.direct;
 const { database } = address;
 const previous = previousOf(database);
 const path = file === undefined ? "" : locate(file);
+if (path) requireFile(path);
 
 await withSwapLock(address, waitSeconds, async (server) => {
   const hasPrevious = await databaseExists(server, previous);

@@ -119,7 +119,11 @@ function refusePartial({ partial }: Plan): void {
 /** The newest in the journal come first. */
 function selectApplied({ migrations, applied }: Plan): Migration[] {
   const newestFirst = migrations.filter((m) => applied.has(m)).reverse();
-  if (values.to === undefined) return newestFirst.slice(0, steps);
+  if (values.to === undefined) {
+    if (values.steps !== undefined && steps > newestFirst.length)
+      note(`Warning: only ${newestFirst.length} are applied`);
+    return newestFirst.slice(0, steps);
+  }
   const kept = newestFirst.findIndex(({ tag }) => tag === values.to);
   if (kept === -1)
     throw refusal(`there is no applied migration ${values.to}`, {
@@ -143,7 +147,12 @@ function readDownScript({ tag, file }: Migration): Script {
   const hash = hashText(text);
   const script = toScript({ tag, file: down, text, hash }, "down");
   refuseCopy(script);
-  return script;
+  if (script.statements.length > 0) return script;
+  throw failure(`${down} has no statement in it, and nothing was undone`, {
+    code: "FILE_MISSING",
+    hint: `write the SQL that undoes ${tag} into it, or \`select 1;\` where nothing has to be undone`,
+    details: { tag, file: down },
+  });
 }
 
 /** Says what would be lost, and wants consent where that is something. */

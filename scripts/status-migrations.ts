@@ -87,7 +87,7 @@ try {
 
 /** A number that is repeated in the journal changes nothing, and stays. */
 function isHarmless(code: string): boolean {
-  return code.startsWith("duplicate_");
+  return code.startsWith("duplicate_") || code === "respaced";
 }
 
 /** A rollback that was cut off leaves a part of one behind as well. */

@@ -183,8 +183,13 @@ describe("db:generate", () => {
   test(
     "makes an empty one for SQL of your own, and names the file that undoes it",
     "empty",
-    async ({ run, read, change }) => {
+    async ({ run, read, change, project }) => {
       const custom = await run("db:generate next --custom");
+      const down = await run("db:generate --down");
+      const files = listMigrations(project);
+      await run("db:migrate");
+      project.write(`${migrations}/${next}.down.sql`, "-- nothing\n");
+      const empty = await run("db:rollback");
       change(image, fixture);
       const after = await run("db:generate after");
 
@@ -194,6 +199,10 @@ describe("db:generate", () => {
         stderr: `Hint: write the SQL that undoes it into ${migrations}/${next}.down.sql\n`,
       });
       expect(read(`${migrations}/${next}.sql`)).toStartWith("-- Custom SQL");
+      expect(down.stdout).toStartWith("Nothing to generate: ");
+      expect(files).not.toContain(`${next}.down.sql`);
+      expect(empty).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(empty.stderr).toContain("has no statement in it");
       expect(after.exitCode).toBe(0);
     },
   );

@@ -130,6 +130,15 @@ export function readManifest(path: string): Manifest | undefined {
   }
 }
 
+/** @throws when there is no such file. */
+export function requireFile(path: string): void {
+  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return;
+  throw failure(`there is no file ${path}`, {
+    code: "FILE_MISSING",
+    hint: "`bun run db:backup --list` lists the backups",
+  });
+}
+
 /** What was found of an archive. */
 export interface Verification {
   bytes: number;
@@ -151,15 +160,8 @@ export async function verifyBackup(
   path: string,
   isReread = true,
 ): Promise<Verification> {
-  let bytes: number;
-  try {
-    bytes = statSync(path).size;
-  } catch {
-    throw failure(`there is no ${path}`, {
-      code: "FILE_MISSING",
-      hint: "`bun run db:backup --list` lists the backups",
-    });
-  }
+  requireFile(path);
+  const bytes = statSync(path).size;
   const manifest = readManifest(path);
   const isProven = manifest?.verified && !isReread;
   const reading = isProven

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
-import { applyPending, recordOf, toScript } from "./apply-migrations";
+import { toScript } from "./apply-migrations";
 import {
   compareCatalogs,
   describeDifference,
@@ -19,7 +19,6 @@ import {
   hashText,
   type Migration,
   type Plan,
-  planMigrations,
   readPlan,
 } from "./migrations";
 import { copyDefaultPrivileges, replayMigrations } from "./replay-migrations";

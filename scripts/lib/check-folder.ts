@@ -79,20 +79,24 @@ function readJournal(): {
     entries: [],
     text: "",
     problems: [
-      problem(
-        "journal_invalid",
-        `the journal ${reason}; \`git log --all -- ${journalFile}\` finds an older one`,
-        { file: journalFile },
-      ),
+      problem("journal_invalid", `the journal ${reason}`, {
+        file: journalFile,
+      }),
     ],
   });
   let text: string;
   let journal: { dialect?: string; entries: Entry[] };
   try {
     text = readFileSync(join(root, journalFile), "utf8");
+    if (/^<{7} /m.test(text))
+      return invalid(
+        "has a merge's conflict in it: keep the entries of both sides, and then `bun run db:generate --rebase`",
+      );
     journal = JSON.parse(text);
   } catch (error) {
-    return invalid(`cannot be read: ${(error as Error).message}`);
+    return invalid(
+      `cannot be read: ${(error as Error).message}; \`git log --all -- ${journalFile}\` finds an older one`,
+    );
   }
   const { dialect = "postgresql", entries } = journal;
   if (!/^(postgresql|pg)$/.test(dialect)) return invalid(`is for ${dialect}`);
@@ -191,7 +195,7 @@ function checkFiles(entries: Entry[], tags: Set<string>): Problem[] {
     .map(({ tag }) =>
       problem(
         "down_missing",
-        `it cannot be rolled back: \`bun run db:generate --down ${tag}\``,
+        `${tag} cannot be rolled back: \`bun run db:generate --down ${tag}\` writes it, or you, for SQL of your own`,
         { tag, file: nameDownFile(tag) },
       ),
     );
@@ -290,7 +294,7 @@ async function checkSchema(entries: Entry[]): Promise<Problem[]> {
     found.push(
       problem(
         "schema_not_generated",
-        `no migration does what it says, such as ${statements[0]} \`bun run db:generate\``,
+        `it has changes that are in no migration, such as ${statements[0]} \`bun run db:generate\``,
         { file: schemaFile },
       ),
     );
@@ -299,7 +303,7 @@ async function checkSchema(entries: Entry[]): Promise<Problem[]> {
     found.push(
       problem(
         "diagram_stale",
-        "it is not of this schema.ts: `bun run db:diagram`",
+        "it does not show what schema.ts says now: `bun run db:diagram`",
         {
           file: diagramFile,
         },

@@ -64,6 +64,8 @@ export interface Plan {
   warnings: Warning[];
 }
 
+const CONFLICT = "a merge has left its conflict in it";
+
 /**
  * Reads the journal and every file that it names.
  *
@@ -75,11 +77,15 @@ export function readMigrations(folder = migrationsFolder): Migration[] {
   const invalid = (message: string) =>
     failure(message, {
       code: "JOURNAL_INVALID",
-      hint: `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
+      hint: message.endsWith(CONFLICT)
+        ? "keep the entries of both sides, and then `bun run db:generate --rebase`"
+        : `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
     });
   let entries: ({ tag?: unknown; when?: unknown; idx?: unknown } | null)[];
   try {
-    entries = JSON.parse(readFileSync(join(root, journal), "utf8")).entries;
+    const text = readFileSync(join(root, journal), "utf8");
+    if (/^<{7} /m.test(text)) throw new Error(CONFLICT);
+    entries = JSON.parse(text).entries;
     if (!Array.isArray(entries)) throw new Error("it has no entries");
   } catch (error) {
     throw invalid(`${journal} cannot be read: ${(error as Error).message}`);

@@ -55,7 +55,7 @@ export function findPostgresTool(
   throw failure(
     `${program} is ${found}, and the server is PostgreSQL ${major}`,
     {
-      hint: `install PostgreSQL's client programs, version ${major} or newer, for example \`apt-get install postgresql-client-${major}\` or \`brew install libpq\``,
+      hint: `install PostgreSQL's client programs, version ${major} or newer, and put them on the PATH: from apt.postgresql.org \`apt-get install postgresql-client-${major}\`, with Homebrew \`brew install postgresql@${major}\``,
     },
   );
 }
