@@ -1,6 +1,5 @@
-// bun run db:backup: a backup that is proven: dumped in one snapshot together
-// with the counts of its rows, read back to its end, and only then given its
-// name. Exits 1 when that fails, and leaves nothing; 3 where --verify or --drill
+// bun run db:backup: a backup that is proven: read back to its end, its rows
+// counted from what comes out of it, and only then given its name. Exits 1 when that fails, and leaves nothing; 3 where --verify or --drill
 // finds a bad one. Needs pg_dump and pg_restore.
 import { existsSync, rmSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
@@ -16,6 +15,7 @@ import {
   type Backup,
   listBackups,
   type Manifest,
+  discard,
   namePartial,
   openFolder,
   publish,
@@ -23,13 +23,14 @@ import {
   requireFile,
   verifyBackup,
 } from "./lib/backups";
-import { openConnection, probe } from "./lib/connection";
-import { compareRows, countRows } from "./lib/count-rows";
+import { openConnection, patient, probe } from "./lib/connection";
+import { compareRows, countRows, listTables } from "./lib/count-rows";
 import { readPlan } from "./lib/migrations";
 import { findPostgresTool } from "./lib/postgres-tools";
 import {
   FINDINGS,
   note,
+  onInterrupt,
   print,
   printJson,
   readOptions,
@@ -87,71 +88,61 @@ async function backUp(): Promise<void> {
   const createdAt = new Date().toISOString();
   const path = nameArchive(createdAt);
   const partial = namePartial(path);
-  const sql = await openConnection(address, "db:backup");
+  const forget = onInterrupt(async () => rmSync(partial, { force: true }));
+  const progress = setInterval(() => {
+    const bytes = existsSync(partial) ? statSync(partial).size : 0;
+    showProgress(`dumping, ${formatBytes(bytes)}`);
+  }, 200);
   let manifest: Manifest;
   try {
-    const progress = setInterval(() => {
-      const bytes = existsSync(partial) ? statSync(partial).size : 0;
-      showProgress(`dumping, ${formatBytes(bytes)}`);
-    }, 200);
-    try {
-      // The snapshot lives as long as the transaction that exported it.
-      await sql.unsafe(`
-        begin isolation level repeatable read read only;
-        set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
-      const [row] = await sql.unsafe<{ snapshot: string }[]>(
-        "select pg_export_snapshot() as snapshot",
-      );
-      const head = await readHead(sql);
-      const [tables] = await Promise.all([
-        countRows(sql),
-        dumpDatabase(
-          tools.dump,
-          address,
-          row?.snapshot ?? "",
-          LOCK_TIMEOUT_MS,
-          partial,
-        ),
-      ]);
-      await sql.unsafe("commit");
-      const [sha256] = await Promise.all([
-        hashFile(partial),
-        readArchive(tools.restore, partial),
-      ]);
-      manifest = {
-        file: basename(path),
-        database: address.database,
-        createdAt,
-        bytes: statSync(partial).size,
-        sha256,
-        head,
-        serverVersion: tools.version,
-        tables,
-        verified: true,
-        ms: Math.round(performance.now() - start),
-      };
-    } finally {
-      clearInterval(progress);
-      showProgress("");
-    }
+    const { head, names } = await readContents();
+    await dumpDatabase(tools.dump, address, LOCK_TIMEOUT_MS, partial);
+    const [sha256, rows] = await Promise.all([
+      hashFile(partial),
+      readArchive(tools.restore, partial),
+    ]);
+    const own = Object.entries(rows).filter(([name]) => names.has(name));
+    manifest = {
+      file: basename(path),
+      database: address.database,
+      createdAt,
+      bytes: statSync(partial).size,
+      sha256,
+      head,
+      serverVersion: tools.version,
+      tables: Object.fromEntries(own),
+      verified: true,
+      ms: Math.round(performance.now() - start),
+    };
     publish(path, manifest);
   } catch (error) {
-    rmSync(partial, { force: true });
+    discard(path);
     throw error;
   } finally {
-    await sql.end({ timeout: 5 });
+    clearInterval(progress);
+    showProgress("");
+    forget();
   }
   print(
     `Backed up: ${path} (${formatBytes(manifest.bytes)}, ${manifest.ms} ms)`,
   );
-  if (keep !== undefined) prune(keep);
+  if (keep !== undefined) prune(keep, manifest.file);
   const { database: _, createdAt: __, ...document } = manifest;
   printJson({ ...document, file: path });
 }
 
+/** What the manifest tells besides what is read from the archive itself. */
+async function readContents() {
+  const sql = await openConnection(address, "db:backup");
+  try {
+    return { head: await readHead(sql), names: await listTables(sql) };
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
 /** Null where there is none; a broken checkout keeps no backup from being made. */
 async function readHead(sql: Sql): Promise<string | null> {
-  await sql.unsafe("savepoint head");
   try {
     return (await readPlan(sql)).head?.tag ?? null;
   } catch (error) {
@@ -159,8 +150,6 @@ async function readHead(sql: Sql): Promise<string | null> {
       `Warning: the newest migration is not known: ${(error as Error).message}`,
     );
     return null;
-  } finally {
-    await sql.unsafe("rollback to savepoint head");
   }
 }
 
@@ -176,13 +165,13 @@ function nameArchive(createdAt: string): string {
 }
 
 /** Older ones of this database; one without a manifest is not ours to delete. */
-function prune(count: number): void {
+function prune(count: number, made: string): void {
   const own = listBackups(folder).filter(
     ({ database }) => database === address.database,
   );
   const newestVerified = own.find(({ verified }) => verified);
   for (const backup of own.slice(count)) {
-    if (backup === newestVerified) continue;
+    if (backup === newestVerified || backup.file === made) continue;
     removeBackup(folder, backup.file);
     print(`Deleted: ${backup.file}`);
   }
@@ -261,6 +250,7 @@ async function drill(path: string): Promise<void> {
     async (sql: Sql, scratch) => {
       await restoreArchive(restore, path, scratch.database);
       const ms = Math.round(performance.now() - start);
+      await sql.unsafe(patient);
       return { tables: await countRows(sql), ms };
     },
   );

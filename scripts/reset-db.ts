@@ -4,7 +4,7 @@
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { applyPending } from "./lib/apply-migrations";
-import { openConnection } from "./lib/connection";
+import { openConnection, patient } from "./lib/connection";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
 import {
@@ -60,6 +60,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
   const hasPrevious = await databaseExists(server, previous);
   const sql = await openConnection(address, "db:reset");
   try {
+    await sql.unsafe(patient);
     const protection = await readProtection(sql, env, address);
     if (values.undo) requirePrevious(hasPrevious, previous);
     else requireFlags(protection, address, hasPrevious, values, ["no-seed"]);

@@ -8,7 +8,7 @@ import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
 import { requireFile, verifyBackup, type Verification } from "./lib/backups";
-import { openConnection, probe } from "./lib/connection";
+import { openConnection, patient, probe } from "./lib/connection";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
@@ -81,6 +81,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
   const hasPrevious = await databaseExists(server, previous);
   const sql = await openConnection(address, "db:restore");
   try {
+    await sql.unsafe(patient);
     const protection = await readProtection(sql, env, address);
     if (values.undo) requirePrevious(hasPrevious, previous);
     else requireFlags(protection, address, hasPrevious, values);
@@ -131,6 +132,7 @@ async function restore(
     await restoreArchive(tool, path, next.database);
     const sql = await openConnection(next, "db:restore");
     try {
+      await sql.unsafe(patient);
       tables = await countRows(sql);
       if (manifest) requireSame(manifest.tables, tables);
       head = await compareHead(sql);

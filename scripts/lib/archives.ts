@@ -4,20 +4,19 @@ import { createHash } from "node:crypto";
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { spawn } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
+import type { RowCounts } from "./count-rows";
 import type { PostgresTool } from "./postgres-tools";
 import { failure } from "./report";
 
 /**
  * Writes an archive in the custom format, which is compressed.
  *
- * @param snapshot an exported one, that of the counts in the manifest.
  * @param lockTimeout milliseconds that it waits for a table.
  * @param path a new file, which nobody else may read.
  */
 export async function dumpDatabase(
   tool: PostgresTool,
   address: DatabaseAddress,
-  snapshot: string,
   lockTimeout: number,
   path: string,
 ): Promise<void> {
@@ -27,7 +26,6 @@ export async function dumpDatabase(
       [
         ...tool.command,
         "--format=custom",
-        `--snapshot=${snapshot}`,
         `--lock-wait-timeout=${lockTimeout}`,
         ...tool.login(address.database),
       ],
@@ -44,19 +42,72 @@ export async function dumpDatabase(
  * Reads an archive to its end, as a restore would; its list of contents would
  * not show that it was cut short.
  *
+ * @returns the rows of each table in it; those of `public` go without their
+ * schema.
  * @throws when it cannot be read.
  */
 export async function readArchive(
   tool: PostgresTool,
   path: string,
-): Promise<void> {
-  const child = spawn([...tool.command, "--file=/dev/null"], {
+): Promise<RowCounts> {
+  const child = spawn([...tool.command, "--data-only", "--file=-"], {
     env: tool.variables,
     stdin: Bun.file(path),
-    stdout: "ignore",
+    stdout: "pipe",
     stderr: "pipe",
   });
-  await finish(child, "pg_restore");
+  const [counts] = await Promise.all([
+    countCopied(child.stdout),
+    finish(child, "pg_restore"),
+  ]);
+  return counts;
+}
+
+/** https://www.postgresql.org/docs/current/sql-copy.html, "Text Format" */
+async function countCopied(
+  stream: ReadableStream<Uint8Array>,
+): Promise<RowCounts> {
+  const counts: RowCounts = {};
+  let table: string | undefined;
+  let rows = 0;
+  let rest = Buffer.alloc(0);
+  for await (const bytes of stream) {
+    const chunk =
+      rest.length > 0
+        ? Buffer.concat([rest, bytes])
+        : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    let start = 0;
+    for (
+      let end = chunk.indexOf(10);
+      end !== -1;
+      end = chunk.indexOf(10, start)
+    ) {
+      const isEnd =
+        end - start === 2 && chunk[start] === 92 && chunk[start + 1] === 46;
+      if (table !== undefined && isEnd) {
+        counts[table] = rows;
+        table = undefined;
+      } else if (table !== undefined) rows += 1;
+      else if (chunk[start] === 67) {
+        table = readCopy(chunk.toString("utf8", start, end));
+        rows = 0;
+      }
+      start = end + 1;
+    }
+    rest = Buffer.from(chunk.subarray(start));
+  }
+  return counts;
+}
+
+/** The table of `COPY public.users (id, name) FROM stdin;`. */
+function readCopy(line: string): string | undefined {
+  const name = '("(?:[^"]|"")+"|[^". ]+)';
+  const found = new RegExp(`^COPY ${name}\\.${name} .*FROM stdin;$`).exec(line);
+  if (!found) return undefined;
+  const [schema = "", table = ""] = found
+    .slice(1)
+    .map((part) => part.replace(/^"|"$/g, "").replaceAll('""', '"'));
+  return schema === "public" ? table : `${schema}.${table}`;
 }
 
 /**

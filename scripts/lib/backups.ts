@@ -3,6 +3,7 @@
 import {
   closeSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -10,7 +11,7 @@ import {
   renameSync,
   rmSync,
   statSync,
-  writeSync,
+  writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hashFile, readArchive } from "./archives";
@@ -30,7 +31,7 @@ export interface Manifest {
   head: string | null;
   /** Such as `18.4`. */
   serverVersion: string;
-  /** Rows of each table, counted in the snapshot of the archive. */
+  /** Rows of each table, counted from the archive. */
   tables: Record<string, number>;
   /** The archive was read to its end after it was written. */
   verified: boolean;
@@ -54,7 +55,8 @@ export function openFolder(folder: string): void {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   for (const name of readdirSync(folder)) {
     const [, pid] = PARTIAL.exec(name) ?? [];
-    if (pid && !isAlive(Number(pid))) rmSync(join(folder, name));
+    if (pid && !isAlive(Number(pid)))
+      rmSync(join(folder, name), { force: true }); // another may have done it
   }
 }
 
@@ -67,7 +69,7 @@ export function namePartial(path: string): string {
 export function publish(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
   const file = openSync(namePartial(manifestPath), "w", 0o600);
-  writeSync(file, `${JSON.stringify(manifest, null, 2)}\n`);
+  writeFileSync(file, `${JSON.stringify(manifest, null, 2)}\n`);
   fsyncSync(file);
   closeSync(file);
   renameSync(namePartial(manifestPath), manifestPath);
@@ -75,6 +77,12 @@ export function publish(path: string, manifest: Manifest): void {
   const folder = openSync(dirname(path), "r");
   fsyncSync(folder);
   closeSync(folder);
+}
+
+/** Removes what is left of a backup that was not to be. */
+export function discard(path: string): void {
+  for (const file of [path, nameManifest(path)])
+    rmSync(namePartial(file), { force: true });
 }
 
 /** The archives of a folder, newest first. */
@@ -88,8 +96,9 @@ export function listBackups(folder: string): Backup[] {
   return names
     .filter((name) => name.endsWith(".dump"))
     .map((file) => {
-      const { size: bytes, mtime } = statSync(join(folder, file));
-      const manifest = readManifest(join(folder, file));
+      const path = join(folder, file);
+      const { size: bytes, mtime } = lstatSync(path);
+      const manifest = attempt(() => readManifest(path));
       const isWhole = manifest?.bytes === bytes && manifest.verified;
       return {
         createdAt: mtime.toISOString(),
@@ -121,12 +130,25 @@ export function readManifest(path: string): Manifest | undefined {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
+  const manifest = attempt(() => JSON.parse(text));
+  const isWhole =
+    typeof manifest?.sha256 === "string" &&
+    typeof manifest.createdAt === "string" &&
+    typeof manifest.bytes === "number" &&
+    typeof manifest.tables === "object" &&
+    manifest.tables !== null;
+  if (isWhole) return manifest;
+  throw failure(`${basename(nameManifest(path))} is not a manifest`, {
+    code: "BACKUP_BAD",
+  });
+}
+
+/** Undefined where it throws. */
+function attempt<T>(work: () => T): T | undefined {
   try {
-    return JSON.parse(text);
+    return work();
   } catch {
-    throw failure(`${basename(nameManifest(path))} is not a manifest`, {
-      code: "BACKUP_BAD",
-    });
+    return undefined;
   }
 }
 
@@ -162,7 +184,13 @@ export async function verifyBackup(
 ): Promise<Verification> {
   requireFile(path);
   const bytes = statSync(path).size;
-  const manifest = readManifest(path);
+  let manifest: Manifest | undefined;
+  let unreadable: string | undefined;
+  try {
+    manifest = readManifest(path);
+  } catch (error) {
+    unreadable = (error as Error).message;
+  }
   const isProven = manifest?.verified && !isReread;
   const reading = isProven
     ? undefined
@@ -171,10 +199,10 @@ export async function verifyBackup(
         (error: Error) => error.message,
       );
   const [sha256, unread] = await Promise.all([hashFile(path), reading]);
-  const isOther = manifest !== undefined && manifest.sha256 !== sha256;
-  const problem = isOther
-    ? `it is not the file that its manifest tells of${bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`}`
-    : unread;
+  const problem =
+    manifest && manifest.sha256 !== sha256
+      ? `it is not the file that its manifest tells of${bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`}`
+      : (unreadable ?? unread);
   return { bytes, sha256, manifest, problem };
 }
 

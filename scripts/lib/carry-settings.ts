@@ -52,7 +52,10 @@ export async function carrySettings(
 ): Promise<void> {
   for (const statement of await listStatements(server, from, to))
     await server.unsafe(statement).catch((error: Error) => {
-      const own = statement.replace(quoteIdentifier(to), quoteIdentifier(from));
+      // A setting may be a secret: it is named, and not shown.
+      const own = statement
+        .replace(quoteIdentifier(to), quoteIdentifier(from))
+        .replace(/( set \S+ to ).*$/s, "$1…");
       note(`Warning: not carried over: ${own}: ${error.message}`);
     });
 }

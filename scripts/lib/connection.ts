@@ -12,6 +12,11 @@ import { failure, refusal } from "./report";
 
 const CONNECT_SECONDS = 4;
 const GOODBYE_MS = 1000;
+/** For a session that works long, whatever is set for the database or the role. */
+export const patient = `
+  set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
+  set idle_session_timeout = 0; set lock_timeout = '60s'`;
+
 const DIRECT =
   "set `DATABASE_URL_UNPOOLED` to a direct connection to the server";
 

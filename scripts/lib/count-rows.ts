@@ -4,8 +4,8 @@ import type { Sql } from "postgres";
 /** Rows by table; those of `public` go without their schema. */
 export type RowCounts = Record<string, number>;
 
-/** Counts the rows of every table but those that came with an extension. */
-export async function countRows(sql: Sql): Promise<RowCounts> {
+/** Every table but those that came with an extension, by the name of its count. */
+export async function listTables(sql: Sql): Promise<Map<string, string>> {
   const tables = await sql.unsafe<{ name: string; qualified: string }[]>(`
     select format('%I.%I', nspname, relname) as qualified,
       case nspname when 'public' then '' else nspname || '.' end || relname as name
@@ -16,11 +16,15 @@ export async function countRows(sql: Sql): Promise<RowCounts> {
         select from pg_depend where classid = 'pg_class'::regclass
           and objid = pg_class.oid and deptype = 'e')
     order by name`);
-  if (tables.length === 0) return {};
+  return new Map(tables.map(({ name, qualified }) => [name, qualified]));
+}
+
+/** Counts the rows of every table. */
+export async function countRows(sql: Sql): Promise<RowCounts> {
+  const counts: RowCounts = {};
   // Without row security: a policy would hide what is there.
   await sql.unsafe("set row_security = off");
-  const counts: RowCounts = {};
-  for (const { name, qualified } of tables) {
+  for (const [name, qualified] of await listTables(sql)) {
     const [row] = await sql.unsafe<{ rows: string }[]>(
       `select count(*) as rows from ${qualified}`,
     );
@@ -31,10 +35,9 @@ export async function countRows(sql: Sql): Promise<RowCounts> {
 
 /** What differs in the counts of a copy, one line each. */
 export function compareRows(original: RowCounts, copy: RowCounts): string[] {
-  const names = new Set([...Object.keys(original), ...Object.keys(copy)]);
-  return [...names].sort().flatMap((name) => {
-    const [rows, copied] = [original[name], copy[name]];
-    if (rows === copied) return [];
-    return [`${name} has ${copied ?? "no"} rows, not ${rows ?? "none"}`];
-  });
+  return Object.entries(original).flatMap(([name, rows]) =>
+    rows === copy[name]
+      ? []
+      : [`${name} has ${copy[name] ?? "no"} rows, not ${rows}`],
+  );
 }

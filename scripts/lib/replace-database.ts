@@ -2,7 +2,7 @@
 // place of the old one, which is kept, and both can be undone.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection } from "./connection";
+import { openConnection, patient } from "./connection";
 import { readPlan } from "./migrations";
 import {
   isProtected,
@@ -65,6 +65,7 @@ export async function undoSwap(
   );
   let head: string | null;
   try {
+    await sql.unsafe(patient);
     if (protection.isStamped || protection.isProduction)
       await stampProduction(sql);
     head = (await readPlan(sql)).head?.tag ?? null;

@@ -17,13 +17,14 @@ export async function withScratchDatabase<T>(
   work: (sql: Sql, scratch: DatabaseAddress) => Promise<T>,
 ): Promise<T> {
   const suffix = `__scratch_${crypto.randomUUID().slice(0, 8)}`;
-  const database = address.database.slice(0, 63 - suffix.length) + suffix;
+  // PostgreSQL cuts names at 63 bytes, and would cut the suffix away.
+  let base = address.database;
+  while (Buffer.byteLength(base + suffix) > 63) base = base.slice(0, -1);
+  const database = base + suffix;
   const scratch = { ...address, database };
   const server = await openConnection(address, name);
-  const drop = () =>
-    server.unsafe(
-      `drop database if exists ${quoteIdentifier(database)} with (force)`,
-    );
+  const dropText = `drop database if exists ${quoteIdentifier(database)} with (force)`;
+  const drop = async () => await server.unsafe(dropText);
   const keep = onInterrupt(drop);
   try {
     await server
@@ -45,7 +46,12 @@ export async function withScratchDatabase<T>(
         await sql.end({ timeout: 5 });
       }
     } finally {
-      await drop();
+      await drop().catch(async () => {
+        // Its session was lost while it had nothing to do.
+        const again = await openConnection(address, name);
+        await again.unsafe(dropText);
+        await again.end({ timeout: 5 });
+      });
     }
   } finally {
     keep();

@@ -6,10 +6,10 @@ import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { carrySettings, readLocale } from "./carry-settings";
-import { openConnection, requireDirect } from "./connection";
+import { openConnection, patient, requireDirect } from "./connection";
 import { withMigrationLock } from "./migration-lock";
 import { quoteIdentifier } from "./quote-sql";
-import { failure, refusal } from "./report";
+import { failure, note, onInterrupt, refusal } from "./report";
 
 const TERMINATE_MS = 50;
 
@@ -42,6 +42,7 @@ export async function withSwapLock<T>(
   const server = await openConnection(beside(address), "db:swap");
   try {
     await requireDirect(server, beside(address));
+    await server.unsafe(patient);
     await requireOwner(server, database);
     const digest = createHash("sha256").update(`swap ${database}`).digest();
     const key = String(digest.readBigInt64BE());
@@ -71,12 +72,16 @@ export async function makeNext(
   await server.unsafe(dropNext);
   const locale = await readLocale(server, address.database);
   await server.unsafe(`create database ${quoteIdentifier(next)} ${locale}`);
+  const forget = onInterrupt(() => server.unsafe(dropNext));
   try {
-    await carrySettings(server, address.database, next);
     await fill({ ...address, database: next });
+    // Last, for it may be one that makes every session read only.
+    await carrySettings(server, address.database, next);
   } catch (error) {
     await server.unsafe(dropNext);
     throw error;
+  } finally {
+    forget();
   }
 }
 
@@ -113,7 +118,9 @@ export async function swapIn(
   const hasOlder = await databaseExists(server, previous);
   if (hasOlder) renames.unshift([previous, dropped]);
   await renameTogether(server, address, renames);
-  await server.unsafe(dropDropped);
+  await server.unsafe(dropDropped).catch((error: Error) => {
+    note(`Warning: ${dropped} could not be dropped: ${error.message}`);
+  });
   return hasOlder;
 }
 
@@ -127,6 +134,10 @@ export async function swapBack(
   address: DatabaseAddress,
 ): Promise<void> {
   const { database } = address;
+  // What a run that was cut off has left there is nobody's.
+  await server.unsafe(
+    `drop database if exists ${quoteIdentifier(nextOf(database))} with (force)`,
+  );
   await renameTogether(server, address, [
     [database, nextOf(database)],
     [previousOf(database), database],
@@ -140,6 +151,7 @@ async function renameTogether(
   renames: [from: string, to: string][],
 ): Promise<void> {
   const second = await openConnection(beside(address), "db:swap");
+  await second.unsafe(patient);
   const swap = new AbortController();
   const names = renames.map(([from]) => from);
   const ending = endSessions(second, names, swap.signal);
