@@ -152,6 +152,7 @@ async function renameTogether(
 ): Promise<void> {
   const second = await openConnection(beside(address), "db:swap");
   await second.unsafe(patient);
+  const before = await readOid(second, address.database);
   const swap = new AbortController();
   const names = renames.map(([from]) => from);
   const ending = endSessions(second, names, swap.signal);
@@ -163,6 +164,8 @@ async function renameTogether(
         );
     });
   } catch (error) {
+    // The answer may be what was lost, and not the swap.
+    if (!(await isSame(address, before))) return;
     throw failure(
       `${address.database} was not swapped, and is as it was: ${(error as Error).message}`,
       {
@@ -174,6 +177,39 @@ async function renameTogether(
     await ending;
     await second.end({ timeout: 5 });
   }
+}
+
+/** Whether the database is still the one with that oid. */
+async function isSame(
+  address: DatabaseAddress,
+  oid: number | undefined,
+): Promise<boolean> {
+  const { database } = address;
+  let sql: Sql;
+  try {
+    sql = await openConnection(beside(address), "db:swap");
+  } catch (error) {
+    throw failure(
+      `the server was lost, and whether ${database} was swapped is not known: ${(error as Error).message}`,
+      {
+        hint: "`bun run db:status` shows the database once the server is back",
+      },
+    );
+  }
+  try {
+    return (await readOid(sql, database)) === oid;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+async function readOid(
+  sql: Sql,
+  database: string,
+): Promise<number | undefined> {
+  const [row] = await sql<{ oid: number }[]>`
+    select oid from pg_database where datname = ${database}`;
+  return row?.oid;
 }
 
 /** Those of a superuser it may not end; then the rename says what is wrong. */
