@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { ownHead, ownMigrations } from "./lib/migrations";
-import { findFreePort, listen } from "./lib/ports";
+import { findFreePort, findQuietPort, listen } from "./lib/ports";
 import { copyProject, type Project } from "./lib/project";
 
 const variables = { DB_ENGINE: "embedded" };
@@ -73,9 +73,10 @@ test("makes a working database, and finds nothing to do the second time", async 
 
 /** What may have the usual port: takes it, and returns how to let go of it. */
 const occupants = {
-  "another program": async () => await listen((socket) => socket.end()),
+  "another program": async () =>
+    await listen((socket) => socket.end(), await findQuietPort()),
   "another clone's server, which would let us in": async () => {
-    const port = await findFreePort();
+    const port = await findQuietPort();
     const dataDir = mkdtempSync(join(tmpdir(), "starter-other-"));
     await copyCluster(dataDir);
     await startEmbedded(dataDir, clusterAddress(port));
@@ -95,7 +96,7 @@ for (const [occupant, occupy] of Object.entries(occupants))
       `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
     );
 
-    const { exitCode, stdout } = await clone.run("db:setup", variables);
+    const { exitCode, stdout, stderr } = await clone.run("db:setup", variables);
     await close();
 
     const chosen = Number(
@@ -103,7 +104,7 @@ for (const [occupant, occupy] of Object.entries(occupants))
         stdout,
       )?.[1],
     );
-    expect(exitCode).toBe(0);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     expect(chosen).toBeGreaterThan(port);
     expect(stdout).toContain(
       `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,

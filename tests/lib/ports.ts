@@ -13,9 +13,25 @@ export async function findFreePort(): Promise<number> {
   }
 }
 
+/**
+ * A port below those that the system hands out to others by itself, so that the
+ * one after it stays free as well.
+ */
+export async function findQuietPort(): Promise<number> {
+  while (true) {
+    const port = 20_000 + Math.floor(Math.random() * 10_000);
+    const isFree = await listen(() => {}, port).then(
+      ({ close }) => close().then(() => true),
+      () => false,
+    );
+    if (isFree) return port;
+  }
+}
+
 /** Listens on a port of 127.0.0.1 and does with each connection as told. */
 export async function listen(
   onConnection: (socket: Socket) => void,
+  wanted = 0,
 ): Promise<{ port: number; close: () => Promise<void> }> {
   const sockets = new Set<Socket>();
   const server: Server = createServer((socket) => {
@@ -23,9 +39,10 @@ export async function listen(
     socket.on("error", () => {});
     onConnection(socket);
   });
-  await new Promise<void>((resolve) =>
-    server.listen(0, "127.0.0.1", () => resolve()),
-  );
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(wanted, "127.0.0.1", () => resolve());
+  });
   const address = server.address();
   if (!address || typeof address === "string") throw new Error("no port");
   return {
