@@ -1,7 +1,8 @@
 // bun run db:backup: a backup that is proven: read back to its end, its rows
-// counted from what comes out of it, and only then given its name. Exits 1 when that fails, and leaves nothing; 3 where --verify or --drill
-// finds a bad one. Needs pg_dump and pg_restore.
-import { existsSync, rmSync, statSync } from "node:fs";
+// counted from what comes out of it, and only then given its name. Exits 1 when
+// that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
+// Needs pg_dump and pg_restore.
+import { existsSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
@@ -88,7 +89,7 @@ async function backUp(): Promise<void> {
   const createdAt = new Date().toISOString();
   const path = nameArchive(createdAt);
   const partial = namePartial(path);
-  const forget = onInterrupt(async () => rmSync(partial, { force: true }));
+  const forget = onInterrupt(async () => discard(path));
   const progress = setInterval(() => {
     const bytes = existsSync(partial) ? statSync(partial).size : 0;
     showProgress(`dumping, ${formatBytes(bytes)}`);

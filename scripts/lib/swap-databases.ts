@@ -99,7 +99,7 @@ export async function databaseExists(
  * Puts `__next` in the place of the database, which becomes `__previous`. An
  * older `__previous` is dropped once that is committed.
  *
- * @returns whether there was an older one.
+ * @returns whether an older one was dropped.
  * @throws when it could not be done; then everything has its old name.
  */
 export async function swapIn(
@@ -118,10 +118,14 @@ export async function swapIn(
   const hasOlder = await databaseExists(server, previous);
   if (hasOlder) renames.unshift([previous, dropped]);
   await renameTogether(server, address, renames);
-  await server.unsafe(dropDropped).catch((error: Error) => {
-    note(`Warning: ${dropped} could not be dropped: ${error.message}`);
-  });
-  return hasOlder;
+  try {
+    await server.unsafe(dropDropped);
+    return hasOlder;
+  } catch (error) {
+    const { message } = error as Error;
+    note(`Warning: ${dropped} could not be dropped: ${message}`);
+    return false;
+  }
 }
 
 /**
