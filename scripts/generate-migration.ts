@@ -5,8 +5,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
-import { askRenames } from "./lib/ask-renames";
+import { askRenames, type RenameAnswers } from "./lib/ask-renames";
 import { openConnection } from "./lib/connection";
+import { askBetween } from "./lib/consent";
 import { diffSnapshots } from "./lib/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./lib/down-migration";
 import { findSnapshot } from "./lib/find-snapshot";
@@ -87,13 +88,15 @@ async function generate(
 ): Promise<WrittenMigration | undefined> {
   const after = await describeSchema(before.id);
   const { isTTY } = process.stdin;
-  const renames = await askRenames(before, after, {
+  const isAttended = isTTY && process.stdout.isTTY && !values.json;
+  const answers: RenameAnswers = {
     renames: values.rename,
     isComplete: values["no-rename"] === true,
-    isAttended: isTTY && process.stdout.isTTY && !values.json,
+    asked: isAttended ? new Map() : undefined,
     explain: (flags) =>
       `answer with flags such as \`${flags}\`, or \`--no-rename\` where they are different things`,
-  });
+  };
+  const renames = await askBetween(() => askRenames(before, after, answers));
   const statements = await diffRenamed(before, after, renames);
   if (statements.length === 0) {
     print("Nothing to generate: schema.ts is as the newest migration has it");

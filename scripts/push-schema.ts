@@ -2,15 +2,18 @@
 // migration: all of it in one transaction, or none. Exits 1 when it fails, 2 for
 // a production database or without consent to a loss, 75 when busy.
 import { readEnv } from "../src/env";
+import type { RenameAnswers } from "./lib/ask-renames";
 import { openConnection, requireDirect } from "./lib/connection";
+import {
+  askBetween,
+  type Consent,
+  requireConsent,
+  requireDevelopment,
+} from "./lib/consent";
 import { diffSchema } from "./lib/diff-schema";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readRecords } from "./lib/migrations";
-import {
-  readProtection,
-  requireDevelopment,
-  requireLossConsent,
-} from "./lib/protection";
+import { type Protection, readProtection } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
 
 const usage = `bun run db:push [flags]
@@ -34,27 +37,41 @@ const waitSeconds = readWhole(values.wait, "--wait");
 const env = readEnv();
 const address = env.direct;
 const { database } = address;
+const consent: Consent = {
+  command: "db:push",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+const { isTTY } = process.stdin;
+const isAttended = isTTY && process.stdout.isTTY && !values.json;
+const asked: RenameAnswers["asked"] = isAttended ? new Map() : undefined;
 const sql = await openConnection(address, "db:push");
 try {
   const protection = await readProtection(sql, env, address);
-  await requireDevelopment("db:push", protection, address, values.confirm);
+  await askBetween(async () => requireDevelopment(consent, protection));
   await requireDirect(sql, address);
-  await withMigrationLock(sql, waitSeconds, push);
+  await askBetween(() =>
+    withMigrationLock(sql, waitSeconds, () => push(protection)),
+  );
 } finally {
   await sql.end({ timeout: 5 });
 }
 
-async function push(): Promise<void> {
+async function push(protection: Protection): Promise<void> {
   const { statements, losses, left } = await diffSchema(
     sql,
     env.test ?? address,
-    process.stdin.isTTY && process.stdout.isTTY && !values.json,
+    asked,
   );
-  for (const statement of statements) print(statement);
-  for (const loss of losses) note(`Would be lost: ${loss}`);
+  const shown = [...statements, ...losses];
+  if (!shown.every((line) => consent.agreed.includes(line))) {
+    for (const statement of statements) print(statement);
+    for (const loss of losses) note(`Would be lost: ${loss}`);
+  }
   const isChange = statements.length > 0 && !values["dry-run"];
   if (isChange) {
-    await requireLossConsent("db:push", losses, address, values.confirm);
+    if (losses.length > 0) requireConsent(consent, protection, shown);
     await sql.begin(async (transaction) => {
       for (const statement of statements) await transaction.unsafe(statement);
     });

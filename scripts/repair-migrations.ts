@@ -4,6 +4,7 @@
 import { readEnv } from "../src/env";
 import { toScript } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
+import { askBetween, type Consent, requireName } from "./lib/consent";
 import { withMigrationLock } from "./lib/migration-lock";
 import {
   createTables,
@@ -13,7 +14,6 @@ import {
   type LogEntry,
 } from "./lib/migration-log";
 import { type Plan, readPlan } from "./lib/migrations";
-import { requireName } from "./lib/protection";
 import { quoteLiteral } from "./lib/quote-sql";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
 
@@ -46,10 +46,16 @@ interface Repair {
 const env = readEnv();
 const address = env.direct;
 const { database } = address;
+const consent: Consent = {
+  command: "db:migrate:repair",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
 const sql = await openConnection(address, "db:migrate:repair");
 try {
   await requireDirect(sql, address);
-  await withMigrationLock(sql, waitSeconds, repair);
+  await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
 } finally {
   await sql.end({ timeout: 5 });
 }
@@ -67,9 +73,9 @@ async function repair(): Promise<void> {
       `${code}: ${tag ?? "no migration"}, ${before} -> ${after}`,
   );
   if (repairs.length > 0) {
-    for (const line of lines) note(line);
+    for (const line of lines) if (!consent.agreed.includes(line)) note(line);
     const reason = "the records are about to be changed as above";
-    await requireName("db:migrate:repair", reason, address, values.confirm);
+    requireName(consent, [reason], lines);
     const texts = repairs.map(({ text }) => text);
     await sql.unsafe(`begin; ${[createTables, ...texts].join(";")}; commit`);
     for (const line of lines) print(`Repaired: ${line}`);

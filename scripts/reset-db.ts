@@ -5,12 +5,12 @@ import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { applyPending } from "./lib/apply-migrations";
 import { openConnection, patient } from "./lib/connection";
+import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
 import {
   type Protection,
   readProtection,
-  requireConsent,
   stampProduction,
 } from "./lib/protection";
 import {
@@ -56,7 +56,16 @@ const address = env.direct;
 const { database } = address;
 const previous = previousOf(database);
 
-await withSwapLock(address, waitSeconds, async (server) => {
+const consent: Consent = {
+  command: "db:reset",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+
+await askBetween(() => withSwapLock(address, waitSeconds, replace));
+
+async function replace(server: Sql): Promise<void> {
   const hasPrevious = await databaseExists(server, previous);
   const sql = await openConnection(address, "db:reset");
   try {
@@ -64,7 +73,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
     const protection = await readProtection(sql, env, address);
     if (values.undo) requirePrevious(hasPrevious, previous);
     else requireFlags(protection, address, hasPrevious, values, ["no-seed"]);
-    await requireConsent("db:reset", protection, address, values.confirm);
+    requireConsent(consent, protection);
     await withMigrationLock(sql, waitSeconds, () =>
       values.undo
         ? undoSwap(server, address, protection)
@@ -73,7 +82,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
   } finally {
     await sql.end({ timeout: 5 });
   }
-});
+}
 
 async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;

@@ -9,6 +9,7 @@ import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
 import { requireFile, verifyBackup, type Verification } from "./lib/backups";
 import { openConnection, patient, probe } from "./lib/connection";
+import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
@@ -16,7 +17,6 @@ import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
 import {
   type Protection,
   readProtection,
-  requireConsent,
   stampProduction,
 } from "./lib/protection";
 import {
@@ -77,7 +77,16 @@ const previous = previousOf(database);
 const path = file === undefined ? "" : locate(file);
 if (path) requireFile(path);
 
-await withSwapLock(address, waitSeconds, async (server) => {
+const consent: Consent = {
+  command: "db:restore",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+
+await askBetween(() => withSwapLock(address, waitSeconds, replace));
+
+async function replace(server: Sql): Promise<void> {
   const hasPrevious = await databaseExists(server, previous);
   const sql = await openConnection(address, "db:restore");
   try {
@@ -85,7 +94,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
     const protection = await readProtection(sql, env, address);
     if (values.undo) requirePrevious(hasPrevious, previous);
     else requireFlags(protection, address, hasPrevious, values);
-    await requireConsent("db:restore", protection, address, values.confirm);
+    requireConsent(consent, protection);
     const tool = values.undo ? undefined : await findTool();
     const proven = tool && (await requireWhole(tool));
     await withMigrationLock(sql, waitSeconds, () =>
@@ -96,7 +105,7 @@ await withSwapLock(address, waitSeconds, async (server) => {
   } finally {
     await sql.end({ timeout: 5 });
   }
-});
+}
 
 async function findTool(): Promise<PostgresTool> {
   const found = await probe(address);

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { readEnv, root } from "../src/env";
 import { type Applied, toScript } from "./lib/apply-migrations";
 import { openConnection, requireDirect } from "./lib/connection";
+import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { countLosses } from "./lib/count-losses";
 import { withMigrationLock } from "./lib/migration-lock";
 import { createTables, type LogEntry, readLog } from "./lib/migration-log";
@@ -17,11 +18,7 @@ import {
   type Plan,
   readPlan,
 } from "./lib/migrations";
-import {
-  readProtection,
-  requireConsent,
-  requireLossConsent,
-} from "./lib/protection";
+import { readProtection } from "./lib/protection";
 import {
   failure,
   note,
@@ -68,10 +65,16 @@ if (values.steps !== undefined && values.to !== undefined)
 const env = readEnv();
 const address = env.direct;
 const { database } = address;
+const consent: Consent = {
+  command: "db:rollback",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
 const sql = await openConnection(address, "db:rollback");
 try {
   await requireDirect(sql, address);
-  await withMigrationLock(sql, waitSeconds, rollBack);
+  await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
 } finally {
   await sql.end({ timeout: 5 });
 }
@@ -92,7 +95,7 @@ async function rollBack(): Promise<void> {
     return printJson(document());
   }
   const log = await readLog(sql);
-  await askFirst(scripts, log);
+  await seekConsent(scripts, log);
   if (!values["dry-run"]) {
     try {
       await run(plan, wanted, scripts, log, rolledBack);
@@ -156,7 +159,7 @@ function readDownScript({ tag, file }: Migration): Script {
 }
 
 /** Says what would be lost, and wants consent where that is something. */
-async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
+async function seekConsent(scripts: Script[], log: LogEntry[]): Promise<void> {
   const done = scripts.map(
     ({ tag }) => findUnfinished(log, tag, "down")?.statementsDone ?? 0,
   );
@@ -165,15 +168,12 @@ async function askFirst(scripts: Script[], log: LogEntry[]): Promise<void> {
   const losses = await countLosses(sql, scripts, lockTimeout, done).finally(
     watch.stop,
   );
-  for (const loss of losses) note(`Would be lost: ${loss}`);
+  for (const loss of losses)
+    if (!consent.agreed.includes(loss)) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
     for (const [index, { tag, text }] of scripts.entries())
       print(`-- ${tag}\n${skipStatements(text, done[index] ?? 0).trimEnd()}`);
-  else {
-    const protection = await readProtection(sql, env, address);
-    await requireConsent("db:rollback", protection, address, values.confirm);
-    await requireLossConsent("db:rollback", losses, address, values.confirm);
-  }
+  else requireConsent(consent, await readProtection(sql, env, address), losses);
 }
 
 async function run(

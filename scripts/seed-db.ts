@@ -3,7 +3,8 @@
 // the schema is behind, or for development rows the database is production's.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { readProtection, requireDevelopment } from "./lib/protection";
+import { askBetween, type Consent, requireDevelopment } from "./lib/consent";
+import { readProtection } from "./lib/protection";
 import {
   print,
   printJson,
@@ -41,7 +42,7 @@ if (!["dev", "rbac"].includes(name) || others.length > 0)
 const env = readEnv();
 const sql = await openConnection(env.database, "db:seed");
 try {
-  if (name === "dev") await requireConsent();
+  if (name === "dev") await seekConsent();
   await requireCurrentSchema(sql);
   const seed = name === "dev" ? seedDevelopment : seedRbac;
   const seeded = await seed(sql, waitSeconds);
@@ -51,8 +52,14 @@ try {
   await sql.end({ timeout: 5 });
 }
 
-async function requireConsent(): Promise<void> {
-  const { database } = env;
-  const protection = await readProtection(sql, env, database);
-  await requireDevelopment("db:seed", protection, database, values.confirm);
+async function seekConsent(): Promise<void> {
+  const { database: address } = env;
+  const protection = await readProtection(sql, env, address);
+  const consent: Consent = {
+    command: "db:seed",
+    address,
+    confirmed: values.confirm,
+    agreed: [],
+  };
+  await askBetween(async () => requireDevelopment(consent, protection));
 }

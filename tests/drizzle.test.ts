@@ -76,6 +76,28 @@ describe("db:push", () => {
   );
 
   test(
+    "asks on a terminal what was renamed, while nothing is locked",
+    "seeded",
+    async ({ run, change, sql, database, project }) => {
+      await sql`update users set image = 'a.png'`;
+      change(image, 'portrait: text("portrait"),');
+      await using terminal = database.attend("db:push", project.folder);
+
+      await terminal.shows("rename column");
+      const meanwhile = await run("db:migrate:repair --wait 0");
+      terminal.types("\x1b[B\r"); // the second answer
+      const { exitCode, screen } = await terminal.ends();
+
+      expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(screen).toContain("Pushed: schema.ts");
+      expect(exitCode).toBe(0);
+      expect(await sql`select portrait from users`).toMatchObject([
+        { portrait: "a.png" },
+      ]);
+    },
+  );
+
+  test(
     "sees what drizzle-kit does not: checks, conditions and views; and then nothing",
     "empty",
     async ({ run, change, sql }) => {

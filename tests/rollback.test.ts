@@ -95,6 +95,35 @@ describe("db:rollback", () => {
     expect(table.stderr).toStartWith("Would be lost: drops users: 2 rows\n");
   });
 
+  test("asks while nothing is locked, and asks again for what was lost since", async ({
+    sql,
+    database,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, files);
+    await run("db:migrate");
+    await run("db:rollback");
+    await sql`insert into users values (1, 'a', 'b')`;
+    await using terminal = database.attend("db:rollback", project.folder);
+
+    await terminal.shows("Type the database's name");
+    const meanwhile = await run("db:migrate:repair --wait 0");
+    await sql`insert into users values (2, 'c', 'd')`;
+    terminal.types(`${database.name}\r`);
+    await terminal.shows("users.bio: 2 values");
+    terminal.types(`${database.name}\r`);
+    const { exitCode, screen } = await terminal.ends();
+
+    expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(exitCode).toBe(0);
+    expect(screen.match(/Would be lost: .*/g)).toEqual([
+      "Would be lost: drops users.bio: 1 value",
+      "Would be lost: drops users.bio: 2 values",
+    ]);
+    expect(screen).toContain("Rolled back: 0001_bio");
+  });
+
   test("asks nothing for a rename, and says what a DELETE takes", async ({
     sql,
     project,

@@ -18,8 +18,8 @@ export interface RenameAnswers {
   renames: string[];
   /** Whatever is left was not renamed. */
   isComplete: boolean;
-  /** Whether a person can be asked. */
-  isAttended: boolean;
+  /** What the keyboard answered, by question; undefined without a terminal. */
+  asked: Map<string, Rename[]> | undefined;
   /** The hint, where nobody can; it is given the flags that would answer. */
   explain: (flags: string) => string;
 }
@@ -28,7 +28,7 @@ export interface RenameAnswers {
  * The renames between two snapshots.
  *
  * @throws with exit code 2 for an answer that fits nothing, and for a question
- * that nobody answers.
+ * that nobody has answered, for `askBetween`.
  */
 export async function askRenames(
   before: Snapshot,
@@ -44,8 +44,13 @@ export async function askRenames(
   const renamed = renames.reduce(applyRename, before);
   const open = listAmbiguities(renamed, after);
   if (answers.isComplete || open.length === 0) return renames;
-  if (!answers.isAttended) throw unanswered(open, answers);
-  return [...renames, ...(await askDrizzleKit(renamed, after))];
+  const { asked } = answers;
+  const question = JSON.stringify(open);
+  const answer = asked?.get(question);
+  if (answer) return [...renames, ...answer];
+  const ask = async () =>
+    asked?.set(question, await askDrizzleKit(renamed, after));
+  throw Object.assign(unanswered(open, answers), asked && { ask });
 }
 
 /** With the arrow keys; only of what holds data. */

@@ -4,7 +4,7 @@
 // the server's spelling for a change. The SQL is drizzle-kit's.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { askRenames } from "./ask-renames";
+import { askRenames, type RenameAnswers } from "./ask-renames";
 import { toScript } from "./apply-migrations";
 import {
   type Catalog,
@@ -45,18 +45,18 @@ const KINDS =
   /^(schema|table|row security|column|default|constraint|index|sequence|view|materialized view|type|policy) /;
 
 /**
- * Compares the database with schema.ts. On a terminal drizzle-kit asks whether
- * something that is gone and something that is new are the same, renamed.
+ * Compares the database with schema.ts.
  *
  * @param scratchAddress the server for the scratch database.
- * @param isAttended whether a person can be asked.
- * @throws with exit code 2 where it would ask and nobody is there; for a
- * statement that fails, which was tried and rolled back.
+ * @param asked what the keyboard answered; undefined without a terminal.
+ * @throws with exit code 2 where something that is gone and something that is
+ * new may be the same, renamed, for `askBetween`; for a statement that fails,
+ * which was tried and rolled back.
  */
 export async function diffSchema(
   sql: Sql,
   scratchAddress: DatabaseAddress,
-  isAttended: boolean,
+  asked: RenameAnswers["asked"],
 ): Promise<SchemaDifference> {
   const after = await describeSchema("");
   return await withScratchDatabase(
@@ -85,7 +85,7 @@ export async function diffSchema(
       const renames = await askRenames(before, after, {
         renames: [],
         isComplete: false,
-        isAttended,
+        asked,
         explain: () =>
           "run `bun run db:push` on a terminal, or push the removal and the addition one after the other",
       });

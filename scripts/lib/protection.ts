@@ -1,8 +1,8 @@
-// Which databases are protected, and the consent that a command needs there.
+// Which databases are protected, and the stamp by which a database is known as
+// production.
 import type { Sql } from "postgres";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
-import { note, refusal } from "./report";
 
 /** What protects a database; it is protected when one of them is true. */
 export interface Protection {
@@ -78,108 +78,4 @@ export function nameReason(
   if (protection.isStamped) return "it is stamped production";
   if (protection.isProduction) return "NODE_ENV is production";
   return `it is on ${address.host}`;
-}
-
-/**
- * For what is of use in development only.
- *
- * @throws with exit code 2 on a database that is stamped, or with
- * NODE_ENV=production, whatever was confirmed; else like `requireConsent`.
- */
-export async function requireDevelopment(
-  command: string,
-  protection: Protection,
-  address: DatabaseAddress,
-  confirmed: string | undefined,
-): Promise<void> {
-  if (protection.isStamped || protection.isProduction)
-    throw refusal(
-      `${command} is for development, and ${address.database} is not: ${nameReason(protection, address)}`,
-      { hint: "docs/DATABASE_SETUP.md says what a production database takes" },
-    );
-  await requireConsent(command, protection, address, confirmed);
-}
-
-/**
- * For what can lose data: on a protected database it takes the database's
- * name, from `--confirm` or, on a terminal, from the keyboard.
- *
- * @throws with exit code 2 without it.
- */
-export async function requireConsent(
-  command: string,
-  protection: Protection,
-  address: DatabaseAddress,
-  confirmed: string | undefined,
-): Promise<void> {
-  if (!isProtected(protection)) return;
-  const reason = `${address.database} is protected: ${nameReason(protection, address)}`;
-  await requireName(command, reason, address, confirmed);
-}
-
-/**
- * For what would lose data, on any database: it takes the database's name.
- *
- * @param losses what would be lost; nothing is asked where it is empty.
- * @throws with exit code 2 without it.
- */
-export async function requireLossConsent(
-  command: string,
-  losses: string[],
-  address: DatabaseAddress,
-  confirmed: string | undefined,
-): Promise<void> {
-  if (losses.length === 0) return;
-  await requireName(command, "data would be lost", address, confirmed);
-}
-
-/**
- * Wants the database's name, from `--confirm` or, on a terminal, from the
- * keyboard, for a reason that is said.
- *
- * @throws with exit code 2 without it.
- */
-export async function requireName(
-  command: string,
-  reason: string,
-  { database }: DatabaseAddress,
-  confirmed: string | undefined,
-): Promise<void> {
-  const typed = confirmed ?? (await askName(command, reason, database));
-  if (typed === database) return;
-  throw refusal(
-    typed
-      ? `"${typed}" is not the name of the database`
-      : `${command} wants consent: ${reason}`,
-    { hint: `if you mean it, add \`--confirm ${database}\`` },
-  );
-}
-
-/** Undefined without a terminal, and for an empty answer. */
-async function askName(
-  command: string,
-  reason: string,
-  database: string,
-): Promise<string | undefined> {
-  if (!process.stdin.isTTY) return undefined;
-  const { createInterface } = await import("node:readline/promises");
-  const terminal = createInterface({
-    input: process.stdin,
-    output: process.stderr,
-  });
-  terminal.once("SIGINT", () => {
-    note(""); // past the question
-    process.kill(process.pid, "SIGINT");
-  });
-  const question = `${command} on ${database}: ${reason}. Type the database's name to go on: `;
-  const closed = new Promise<undefined>((resolve) =>
-    terminal.once("close", () => resolve(undefined)),
-  );
-  try {
-    const answer = await Promise.race([terminal.question(question), closed]);
-    if (answer === undefined) note("");
-    return answer?.trim() || undefined;
-  } finally {
-    terminal.close();
-  }
 }

@@ -26,6 +26,8 @@ export interface FailureFields {
   details?: object;
   /** The JSON document that the error stands in, where it is not alone. */
   document?: object;
+  /** Puts the question of a refusal that a person at a terminal can answer. */
+  ask?: () => Promise<void>;
 }
 
 let isJson = false;

@@ -6,6 +6,7 @@ import {
 } from "../../src/database-url";
 import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, urlOf } from "./command";
+import { attend, type Attended } from "./terminal";
 
 const TIMEOUT_MS = 60_000;
 
@@ -21,6 +22,8 @@ export interface TestDatabase {
     variables?: Record<string, string>,
     cwd?: string,
   ): Promise<Outcome>;
+  /** The same on a terminal. */
+  attend(command: string, cwd?: string): Attended;
 }
 
 /** What a test's database holds at its start. */
@@ -97,6 +100,7 @@ function describeDatabase(
     sql: openDatabase(address),
     run: (command, variables, cwd) =>
       run(command, { ...own, ...variables }, cwd),
+    attend: (command, cwd) => attend(command, own, cwd),
   };
 }
 

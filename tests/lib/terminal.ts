@@ -1,0 +1,54 @@
+import { spawn } from "bun";
+import { root } from "../../src/env";
+import { emptyDataDir } from "./command";
+
+/** A command at work on a terminal. */
+export interface Attended extends AsyncDisposable {
+  /** Resolves once the text is on the screen; rejects when the command ends without. */
+  shows: (text: string) => Promise<void>;
+  /** Types, with `\r` for the Enter key. */
+  types: (keys: string) => void;
+  /** The command's exit code and all that it has shown. */
+  ends: () => Promise<{ exitCode: number; screen: string }>;
+}
+
+/** Runs a command as a person does at a keyboard. */
+export function attend(
+  command: string,
+  variables: Record<string, string> = {},
+  cwd = root,
+): Attended {
+  const { PATH, HOME } = process.env;
+  let screen = "";
+  let look = () => {};
+  const child = spawn([process.execPath, "run", ...command.split(" ")], {
+    cwd,
+    env: { PATH, HOME, DB_DATA_DIR: emptyDataDir, ...variables },
+    terminal: {
+      cols: 200,
+      rows: 50,
+      data: (_terminal, bytes) => {
+        screen += new TextDecoder().decode(bytes);
+        look();
+      },
+    },
+  });
+  return {
+    shows: (text) => {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      look = () => screen.includes(text) && resolve();
+      look();
+      void child.exited.then(() =>
+        reject(new Error(`it ended without "${text}": ${screen}`)),
+      );
+      return promise;
+    },
+    types: (keys) => void child.terminal?.write(keys),
+    ends: async () => ({ exitCode: await child.exited, screen }),
+    [Symbol.asyncDispose]: async () => {
+      child.kill();
+      await child.exited;
+      child.terminal?.close();
+    },
+  };
+}
