@@ -26,7 +26,7 @@ import {
 } from "./lib/backups";
 import { openConnection, patient, probe } from "./lib/connection";
 import { compareRows, countRows, listTables } from "./lib/count-rows";
-import { readPlan } from "./lib/migrations";
+import { tryReadPlan } from "./lib/migrations";
 import { findPostgresTool } from "./lib/postgres-tools";
 import {
   FINDINGS,
@@ -96,7 +96,7 @@ async function backUp(): Promise<void> {
   }, 200);
   let manifest: Manifest;
   try {
-    const { head, names } = await readContents();
+    const { names, ...contents } = await readContents();
     await dumpDatabase(tools.dump, address, LOCK_TIMEOUT_MS, partial);
     const [sha256, rows] = await Promise.all([
       hashFile(partial),
@@ -109,7 +109,7 @@ async function backUp(): Promise<void> {
       createdAt,
       bytes: statSync(partial).size,
       sha256,
-      head,
+      ...contents,
       serverVersion: tools.version,
       tables: Object.fromEntries(own),
       verified: true,
@@ -127,8 +127,13 @@ async function backUp(): Promise<void> {
   print(
     `Backed up: ${path} (${formatBytes(manifest.bytes)}, ${manifest.ms} ms)`,
   );
-  if (keep !== undefined) prune(keep, manifest.file);
-  const { database: _, createdAt: __, ...document } = manifest;
+  if (keep !== undefined) prune(keep, manifest);
+  const {
+    database: _,
+    systemIdentifier: __,
+    createdAt: ___,
+    ...document
+  } = manifest;
   printJson({ ...document, file: path });
 }
 
@@ -136,21 +141,15 @@ async function backUp(): Promise<void> {
 async function readContents() {
   const sql = await openConnection(address, "db:backup");
   try {
-    return { head: await readHead(sql), names: await listTables(sql) };
+    const [cluster] = await sql<{ systemIdentifier: string }[]>`
+      select system_identifier::text as "systemIdentifier" from pg_control_system()`;
+    return {
+      systemIdentifier: cluster?.systemIdentifier ?? "",
+      head: (await tryReadPlan(sql))?.head?.tag ?? null,
+      names: await listTables(sql),
+    };
   } finally {
     await sql.end({ timeout: 5 });
-  }
-}
-
-/** Null where there is none; a broken checkout keeps no backup from being made. */
-async function readHead(sql: Sql): Promise<string | null> {
-  try {
-    return (await readPlan(sql)).head?.tag ?? null;
-  } catch (error) {
-    note(
-      `Warning: the newest migration is not known: ${(error as Error).message}`,
-    );
-    return null;
   }
 }
 
@@ -166,13 +165,14 @@ function nameArchive(createdAt: string): string {
 }
 
 /** Older ones of this database; one without a manifest is not ours to delete. */
-function prune(count: number, made: string): void {
+function prune(count: number, made: Manifest): void {
   const own = listBackups(folder).filter(
-    ({ database }) => database === address.database,
+    ({ database, systemIdentifier }) =>
+      database === made.database && systemIdentifier === made.systemIdentifier,
   );
   const newestVerified = own.find(({ verified }) => verified);
   for (const backup of own.slice(count)) {
-    if (backup === newestVerified || backup.file === made) continue;
+    if (backup === newestVerified || backup.file === made.file) continue;
     removeBackup(folder, backup.file);
     print(`Deleted: ${backup.file}`);
   }
@@ -226,7 +226,7 @@ async function verify(path: string): Promise<void> {
 
 async function drill(path: string): Promise<void> {
   requireFile(path);
-  const restore = await findRestore();
+  const { restore } = await findTools();
   const { bytes, sha256, manifest, problem } = await verifyBackup(
     restore,
     path,
@@ -289,8 +289,11 @@ async function findTools() {
   };
 }
 
+/** Reading an archive takes no server: one that is down is no obstacle. */
 async function findRestore() {
-  const { version, engine } = await findServer();
+  const found = await probe(address);
+  const version = found.state === "ready" ? found.version : undefined;
+  const engine = await findEngine(env);
   return findPostgresTool("pg_restore", env, address, engine, version);
 }
 

@@ -12,7 +12,7 @@ import { openConnection, patient, probe } from "./lib/connection";
 import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { withMigrationLock } from "./lib/migration-lock";
-import { readPlan } from "./lib/migrations";
+import { tryReadPlan } from "./lib/migrations";
 import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
 import {
   type Protection,
@@ -171,7 +171,9 @@ function requireSame(original: RowCounts, copy: RowCounts): void {
 
 /** Says where the backup is older or newer than this checkout. */
 async function compareHead(sql: Sql): Promise<string | null> {
-  const { head, pending, unknown } = await readPlan(sql);
+  const plan = await tryReadPlan(sql);
+  if (!plan) return null;
+  const { head, pending, unknown } = plan;
   if (pending.length > 0)
     note(
       `Warning: the backup is older than this checkout: ${pending.length} pending, for \`bun run db:migrate\``,

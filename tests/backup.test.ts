@@ -27,6 +27,12 @@ import {
 import { ownHead } from "./lib/migrations";
 import { testServer } from "./setup";
 
+/** A pg_restore that the system ends. */
+const cutOff = `#!/bin/sh
+if [ "$1" = --version ]; then echo 'pg_restore (PostgreSQL) 99'; exit; fi
+exit 137
+`;
+
 interface Given extends TestDatabase {
   folder: string;
   /** The archives that are there. */
@@ -159,15 +165,66 @@ suite("db:backup", () => {
     async ({ run, folder, list }) => {
       writeFileSync(join(folder, "other.dump"), "by hand");
       await run("db:backup");
+      const [, elsewhere = ""] = list();
+      const manifest = join(folder, `${elsewhere}.json`);
+      const text = readFileSync(manifest, "utf8");
+      writeFileSync(
+        manifest,
+        text.replace(/(Identifier": ").*"/, '$1another"'),
+      );
       await run("db:backup");
-      const oldest = list().find((file) => file !== "other.dump");
+      await run("db:backup");
+      const [, , oldest] = list();
       const kept = await run("db:backup --keep 2");
       const none = await run("db:backup --keep 0");
 
       expect(kept.stdout).toEndWith(`Deleted: ${oldest}\n`);
-      expect(list()).toHaveLength(3);
+      expect(list()).toHaveLength(4);
       expect(list()).toContain("other.dump");
+      expect(list()).toContain(elsewhere);
       expect(none.exitCode).toBe(2);
+    },
+  );
+
+  test(
+    "verifies without a server, and calls no backup bad that it could not read",
+    "empty",
+    async ({ run, folder, list }) => {
+      await run("db:backup");
+      const [file = ""] = list();
+      const url = "postgres://app@127.0.0.1:1/app";
+      const down = { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url };
+      const verified = await run(`db:backup --verify ${file}`, down);
+      writeFileSync(join(folder, "pg_restore"), cutOff, { mode: 0o755 });
+      const unread = await run(`db:backup --verify ${file}`, {
+        ...down,
+        PATH: `${folder}:${dirname(process.execPath)}:/bin`,
+      });
+
+      expect(verified.exitCode).toBe(0);
+      expect(unread).toMatchObject({
+        exitCode: 1,
+        stderr: "Error: pg_restore failed: exit code 137\n",
+      });
+    },
+  );
+
+  test(
+    "says that it cannot use a folder, and never that there is no backup",
+    "empty",
+    async ({ run, folder }) => {
+      const BACKUP_DIR = join(folder, "file");
+      writeFileSync(BACKUP_DIR, "");
+      const made = await run("db:backup", { BACKUP_DIR });
+      const listed = await run("db:backup --list", { BACKUP_DIR });
+
+      for (const { exitCode, stdout, stderr } of [made, listed]) {
+        expect(exitCode).toBe(2);
+        expect(stdout).toBe("");
+        expect(stderr).toStartWith(
+          "Error: the folder of backups cannot be used: ",
+        );
+      }
     },
   );
 
@@ -219,7 +276,9 @@ suite("db:restore", () => {
       await sql.unsafe(`
       alter database ${name} set search_path to public, "other one";
       alter database ${name} set statement_timeout to '3min'`);
-      await sql.unsafe(`revoke connect on database ${name} from public`);
+      await sql.unsafe(`
+      revoke connect on database ${name} from public;
+      comment on database ${name} is 'it''s ours'`);
       await run("db:backup");
       const [file] = list();
       await sql`drop table builds`;
@@ -231,10 +290,12 @@ suite("db:restore", () => {
       select unnest(setconfig) as setting from pg_db_role_setting
       where setdatabase = (select oid from pg_database where datname = ${name})`,
       );
-      const [acl] = await look(
+      const [kept] = await look(
         given,
         (own) => own`
-      select has_database_privilege('pg_monitor', ${name}, 'connect') as allowed`,
+      select has_database_privilege('pg_monitor', ${name}, 'connect') as allowed,
+        shobj_description(oid, 'pg_database') as comment
+      from pg_database where datname = ${name}`,
       );
       const undone = await run("db:restore --undo");
       const [gone] = await look(
@@ -253,7 +314,7 @@ suite("db:restore", () => {
         'search_path=public, "other one"',
         "statement_timeout=3min",
       ]);
-      expect(acl?.allowed).toBe(false);
+      expect(kept).toMatchObject({ allowed: false, comment: "it's ours" });
       expect(undone.exitCode).toBe(0);
       expect(gone?.table).toBeNull();
       expect(JSON.parse(again.stdout)).toMatchObject({

@@ -44,7 +44,8 @@ export async function dumpDatabase(
  *
  * @returns the rows of each table in it; those of `public` go without their
  * schema.
- * @throws when it cannot be read.
+ * @throws when it cannot be read, with the code `TOOL_FAILED` where that is not
+ * the archive's fault.
  */
 export async function readArchive(
   tool: PostgresTool,
@@ -152,10 +153,17 @@ async function finish(
   const exitCode = await child.exited;
   process.off("exit", stop);
   if (exitCode === 0) return;
-  const lines = stderr.trim().split("\n");
+  const lines = stderr.split("\n").filter((line) => line.trim() !== "");
   const reason = lines.find((line) => /error/i.test(line)) ?? lines[0];
   const message = reason?.replace(/^\w+: (error: )?/, "").trim();
+  // What Docker says, or a signal, is not the program's own finding.
+  const isOwn = reason?.startsWith(`${program}: `);
+  const isTooOld = /unsupported version/.test(message ?? "");
   throw failure(`${program} failed: ${message || `exit code ${exitCode}`}`, {
+    code: isOwn && !isTooOld ? "FAILED" : "TOOL_FAILED",
+    hint: isTooOld
+      ? `the archive is of a newer ${program}: install PostgreSQL's client programs of that version`
+      : undefined,
     lines: lines.slice(0, 10).map((line) => `  ${line}`),
   });
 }

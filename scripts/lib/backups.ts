@@ -1,7 +1,9 @@
 // The folder of backups: each an archive with a manifest beside it, which says
 // what has to come out of it again.
 import {
+  accessSync,
   closeSync,
+  constants,
   fsyncSync,
   lstatSync,
   mkdirSync,
@@ -13,16 +15,19 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { hashFile, readArchive } from "./archives";
 import type { PostgresTool } from "./postgres-tools";
-import { failure } from "./report";
+import { failure, type FailureFields, refusal } from "./report";
 
 /** What is known of a backup. */
 export interface Manifest {
   /** The name of the archive in its folder. */
   file: string;
   database: string;
+  /** The cluster's, since another may have a database of that name. */
+  systemIdentifier: string;
   /** In ISO 8601. */
   createdAt: string;
   bytes: number;
@@ -47,22 +52,50 @@ export interface Backup extends Partial<Manifest> {
   verified: boolean;
 }
 
-/** A path without an ending that a backup in the making has. */
-const PARTIAL = /\.partial-(\d+)$/;
+/** The ending of a file in the making: which process on which machine makes it. */
+const PARTIAL = /\.partial-(.+)-(\d+)$/;
 
-/** Makes the folder, which nobody else may enter, and clears what was cut off. */
+/** A file of another machine is left over when it was not written to for so long. */
+const ABANDONED_MS = 24 * 3600 * 1000;
+
+/**
+ * Makes the folder, which nobody else may enter, and clears what was cut off.
+ *
+ * @throws with exit code 2 where files cannot be put there.
+ */
 export function openFolder(folder: string): void {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  for (const name of readdirSync(folder)) {
-    const [, pid] = PARTIAL.exec(name) ?? [];
-    if (pid && !isAlive(Number(pid)))
-      rmSync(join(folder, name), { force: true }); // another may have done it
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw unusable(folder, error as Error);
   }
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    if (isAbandoned(path)) rmSync(path, { force: true }); // another may have done it
+  }
+}
+
+function isAbandoned(path: string): boolean {
+  const [, host, pid] = PARTIAL.exec(path) ?? [];
+  if (!pid) return false;
+  // This process has made none yet: its number was another's before.
+  const isOurs = Number(pid) === process.pid || !isAlive(Number(pid));
+  if (host === hostname() && isOurs) return true;
+  const written = lstatSync(path, { throwIfNoEntry: false })?.mtimeMs;
+  return written !== undefined && Date.now() - written > ABANDONED_MS;
+}
+
+function unusable(folder: string, { message }: Error): Error {
+  return refusal(`the folder of backups cannot be used: ${message}`, {
+    code: "BACKUP_DIR",
+    hint: `\`BACKUP_DIR\` is ${folder}: set it to a folder that this user may write to`,
+  });
 }
 
 /** Where an archive is written until it is proven. */
 export function namePartial(path: string): string {
-  return `${path}.partial-${process.pid}`;
+  return `${path}.partial-${hostname()}-${process.pid}`;
 }
 
 /** Puts archive and manifest in place: the archive last, for it is what counts. */
@@ -85,13 +118,18 @@ export function discard(path: string): void {
     rmSync(namePartial(file), { force: true });
 }
 
-/** The archives of a folder, newest first. */
+/**
+ * The archives of a folder, newest first; none where there is no folder.
+ *
+ * @throws with exit code 2 where it cannot be read.
+ */
 export function listBackups(folder: string): Backup[] {
   let names: string[];
   try {
     names = readdirSync(folder);
-  } catch {
-    return []; // no such folder
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw unusable(folder, error as Error);
   }
   return names
     .filter((name) => name.endsWith(".dump"))
@@ -154,10 +192,13 @@ function attempt<T>(work: () => T): T | undefined {
 
 /** @throws when there is no such file. */
 export function requireFile(path: string): void {
-  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return;
-  throw failure(`there is no file ${path}`, {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found?.isFile()) return;
+  throw failure(found ? `${path} is not a file` : `there is no file ${path}`, {
     code: "FILE_MISSING",
-    hint: "`bun run db:backup --list` lists the backups",
+    hint: found
+      ? "it takes an archive of `pg_dump --format=custom`"
+      : "`bun run db:backup --list` lists the backups",
   });
 }
 
@@ -175,7 +216,7 @@ export interface Verification {
  *
  * @param isReread false leaves out the reading where the checksum tells that it
  * is the very file that was read when it was made.
- * @throws when there is no such file.
+ * @throws when there is no such file, or nothing to read it with.
  */
 export async function verifyBackup(
   tool: PostgresTool,
@@ -196,13 +237,17 @@ export async function verifyBackup(
     ? undefined
     : readArchive(tool, path).then(
         () => undefined,
-        (error: Error) => error.message,
+        (error: Error & FailureFields) => error,
       );
   const [sha256, unread] = await Promise.all([hashFile(path), reading]);
-  const problem =
-    manifest && manifest.sha256 !== sha256
-      ? `it is not the file that its manifest tells of${bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`}`
-      : (unreadable ?? unread);
+  if (manifest && manifest.sha256 !== sha256) {
+    const length =
+      bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`;
+    const problem = `it is not the file that its manifest tells of${length}`;
+    return { bytes, sha256, manifest, problem };
+  }
+  if (unread?.code === "TOOL_FAILED") throw unread;
+  const problem = unreadable ?? unread?.message;
   return { bytes, sha256, manifest, problem };
 }
 

@@ -1,5 +1,5 @@
-// What belongs to a database and is in no dump of it: its locale, its settings,
-// its grants, its owner and its connection limit.
+// What belongs to a database and is in no dump of it: its locale, tablespace,
+// settings, grants, comment, connection limit and owner.
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "./quote-sql";
 import { note } from "./report";
@@ -8,8 +8,11 @@ import { note } from "./report";
 const LISTS =
   /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
 
-/** The words of CREATE DATABASE that give a new one the locale of another. */
-export async function readLocale(
+/**
+ * The words of CREATE DATABASE that give a new one the locale of another, and its
+ * tablespace, unless this role may not use it, which is said.
+ */
+export async function readDatabaseOptions(
   server: Sql,
   database: string,
 ): Promise<string> {
@@ -20,12 +23,18 @@ export async function readLocale(
       ctype: string;
       provider: string;
       locale: string | null;
+      rules: string | null;
+      tablespace: string;
+      isDenied: boolean;
     }[]
   >`
     select pg_encoding_to_char(encoding) as encoding,
       datcollate as collate, datctype as ctype, datlocprovider as provider,
-      coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale
-    from pg_database as d where datname = ${database}`;
+      coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale,
+      to_jsonb(d) ->> 'daticurules' as rules, spcname as tablespace,
+      not has_tablespace_privilege(dattablespace, 'create') as "isDenied"
+    from pg_database as d join pg_tablespace as t on t.oid = dattablespace
+    where datname = ${database}`;
   if (!row) return "";
   const words = [
     "template template0",
@@ -36,14 +45,22 @@ export async function readLocale(
   const locale = quoteLiteral(row.locale ?? "");
   if (row.provider === "i")
     words.push("locale_provider icu", `icu_locale ${locale}`);
+  if (row.rules !== null) words.push(`icu_rules ${quoteLiteral(row.rules)}`);
   if (row.provider === "b")
     words.push("locale_provider builtin", `builtin_locale ${locale}`);
+  const { tablespace } = row;
+  if (tablespace === "pg_default") return words.join(" ");
+  if (!row.isDenied) words.push(`tablespace ${quoteIdentifier(tablespace)}`);
+  else
+    note(
+      `Warning: not carried over: the tablespace ${tablespace}, which this role may not use`,
+    );
   return words.join(" ");
 }
 
 /**
- * Gives a database the settings, grants, owner and connection limit of another.
- * What this role may not give is said on stderr, with its SQL.
+ * Gives a database the settings, grants, comment, connection limit and owner of
+ * another. What this role may not give is said on stderr, with its SQL.
  */
 export async function carrySettings(
   server: Sql,
@@ -67,9 +84,16 @@ async function listStatements(
 ): Promise<string[]> {
   const target = quoteIdentifier(to);
   const [own] = await server<
-    { limit: number; owner: string; isOther: boolean; hasGrants: boolean }[]
+    {
+      limit: number;
+      owner: string;
+      comment: string | null;
+      isOther: boolean;
+      hasGrants: boolean;
+    }[]
   >`
     select datconnlimit as limit, rolname as owner,
+      shobj_description(pg_database.oid, 'pg_database') as comment,
       rolname <> current_user as "isOther", datacl is not null as "hasGrants"
     from pg_database join pg_roles on pg_roles.oid = datdba
     where datname = ${from}`;
@@ -100,6 +124,10 @@ async function listStatements(
   for (const { role, privilege, isGrantable } of grants)
     statements.push(
       `grant ${privilege} on database ${target} to ${role === null ? "public" : quoteIdentifier(role)}${isGrantable ? " with grant option" : ""}`,
+    );
+  if (own.comment !== null)
+    statements.push(
+      `comment on database ${target} is ${quoteLiteral(own.comment)}`,
     );
   if (own.limit !== -1)
     statements.push(`alter database ${target} connection limit ${own.limit}`);

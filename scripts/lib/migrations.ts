@@ -7,7 +7,7 @@ import { join, relative } from "node:path";
 import type { Sql } from "postgres";
 import { root } from "../../src/env";
 import { type LogEntry, readLog } from "./migration-log";
-import { failure, refusal } from "./report";
+import { failure, note, refusal } from "./report";
 import { hashStatements, splitStatements } from "./sql-statements";
 
 /** Where drizzle-kit writes, as drizzle.config.ts has it. */
@@ -231,6 +231,16 @@ export async function readPlan(sql: Sql): Promise<Plan> {
   const plan = planMigrations(migrations, records);
   if (plan.pending.length === 0 && plan.modified.length === 0) return plan;
   return planMigrations(migrations, records, await readLog(sql));
+}
+
+/** The same, and undefined with a warning where the checkout is broken. */
+export async function tryReadPlan(sql: Sql): Promise<Plan | undefined> {
+  try {
+    return await readPlan(sql);
+  } catch (error) {
+    const { message } = error as Error;
+    note(`Warning: the newest migration is not known: ${message}`);
+  }
 }
 
 /**

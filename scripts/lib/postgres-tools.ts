@@ -19,7 +19,8 @@ export interface PostgresTool {
 /**
  * Finds a client program for the server at `address`.
  *
- * @param serverVersion such as `18.4`; an older program may misread it.
+ * @param serverVersion such as `18.4`; an older program may misread it. Where
+ * no server is wanted, undefined takes any program.
  * @throws when there is none, with what to install.
  */
 export function findPostgresTool(
@@ -27,9 +28,9 @@ export function findPostgresTool(
   env: Env,
   address: DatabaseAddress,
   engine: Engine,
-  serverVersion: string,
+  serverVersion: string | undefined,
 ): PostgresTool {
-  const major = Number.parseInt(serverVersion, 10);
+  const major = Number.parseInt(serverVersion ?? "0", 10);
   const own = readMajor(program);
   if (own !== undefined && own >= major)
     return {
@@ -92,6 +93,7 @@ function libpqVariables(address: DatabaseAddress) {
       address.sslrootcert ?? (isVerified ? findSystemAuthorities() : undefined),
     PGAPPNAME: parameters.application_name,
     PGOPTIONS: parameters.options,
+    LC_MESSAGES: "C",
   };
 }
 

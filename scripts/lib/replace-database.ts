@@ -3,7 +3,7 @@
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { openConnection, patient } from "./connection";
-import { readPlan } from "./migrations";
+import { tryReadPlan } from "./migrations";
 import {
   isProtected,
   nameReason,
@@ -68,7 +68,7 @@ export async function undoSwap(
     await sql.unsafe(patient);
     if (protection.isStamped || protection.isProduction)
       await stampProduction(sql);
-    head = (await readPlan(sql)).head?.tag ?? null;
+    head = (await tryReadPlan(sql))?.head?.tag ?? null;
   } finally {
     await sql.end({ timeout: 5 });
   }

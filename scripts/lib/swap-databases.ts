@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { carrySettings, readLocale } from "./carry-settings";
+import { carrySettings, readDatabaseOptions } from "./carry-settings";
 import { openConnection, patient, requireDirect } from "./connection";
 import { withMigrationLock } from "./migration-lock";
 import { quoteIdentifier } from "./quote-sql";
@@ -58,7 +58,7 @@ export async function withSwapLock<T>(
 }
 
 /**
- * Makes an empty database beside one, with its locale, settings and grants, in
+ * Makes an empty database beside one, with its options, settings and grants, in
  * place of what a run that was cut off may have left, and drops it again where
  * `fill` throws.
  */
@@ -70,8 +70,8 @@ export async function makeNext(
   const next = nextOf(address.database);
   const dropNext = `drop database if exists ${quoteIdentifier(next)} with (force)`;
   await server.unsafe(dropNext);
-  const locale = await readLocale(server, address.database);
-  await server.unsafe(`create database ${quoteIdentifier(next)} ${locale}`);
+  const options = await readDatabaseOptions(server, address.database);
+  await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);
   const forget = onInterrupt(() => server.unsafe(dropNext));
   try {
     await fill({ ...address, database: next });
