@@ -211,7 +211,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await stopEmbedded(dataDir);
   rmSync(dataDir, { recursive: true, force: true });
-});
+}, 60_000);
 
 if (!hasOpenssl)
   console.warn("Left out: TLS, for there is no openssl to make certificates");

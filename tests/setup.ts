@@ -1,6 +1,6 @@
 // Runs before the test files: finds the server for the tests, and keeps the
 // development database out of their reach.
-import { afterAll, setDefaultTimeout } from "bun:test";
+import { afterAll } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,9 +17,6 @@ import { type Env, readEnv } from "../src/env";
 import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";
 import { emptyDataDir, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
-
-// Ten seconds are the longest that a command may take to give up.
-setDefaultTimeout(30_000);
 
 const env = readEnv();
 const { server, stop } = await findServer(env);

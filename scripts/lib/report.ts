@@ -11,8 +11,8 @@ export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */
 export const BUSY = 75;
 const INTERRUPTED = 130;
-/** How long a signal waits for what has to be cleaned up. */
-const CLEAN_UP_MS = 3000;
+/** How long a signal waits for what has to be cleaned up; a second one does not. */
+const CLEAN_UP_MS = 8000;
 
 /** What an error may carry for the person who typed the command. */
 export interface FailureFields {

@@ -65,15 +65,17 @@ export function useDatabase(state: State) {
   beforeAll(() => createDatabase(database.name, state), TIMEOUT_MS);
   afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
-  const test = (sentence: string, body: () => Promise<void>) =>
-    bunTest(sentence, async () => {
+  const test = (sentence: string, body: () => Promise<void>) => {
+    const keepFailed = async () => {
       try {
         await body();
       } catch (error) {
         hasPassed = false;
         throw error;
       }
-    });
+    };
+    bunTest(sentence, keepFailed, TIMEOUT_MS);
+  };
   return { database, test };
 }
 
