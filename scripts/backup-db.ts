@@ -3,7 +3,7 @@
 // that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
 // Needs pg_dump and pg_restore.
 import { existsSync, statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import {
@@ -15,19 +15,19 @@ import {
 import {
   type Backup,
   listBackups,
+  locateArchive,
   type Manifest,
   discard,
   namePartial,
   openFolder,
   publish,
   removeBackup,
-  requireFile,
   verifyBackup,
 } from "./lib/backups";
 import { openConnection, patient, probe } from "./lib/connection";
 import { compareRows, countRows, listTables } from "./lib/count-rows";
 import { tryReadPlan } from "./lib/migrations";
-import { findPostgresTool } from "./lib/postgres-tools";
+import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
 import {
   FINDINGS,
   note,
@@ -78,8 +78,10 @@ const LOCK_TIMEOUT_MS = 60_000;
 const env = readEnv();
 const { direct: address, backupDir: folder } = env;
 if (values.list) list();
-else if (values.verify !== undefined) await verify(locate(values.verify));
-else if (values.drill !== undefined) await drill(locate(values.drill));
+else if (values.verify !== undefined)
+  await verify(locateArchive(folder, values.verify));
+else if (values.drill !== undefined)
+  await drill(locateArchive(folder, values.drill));
 else await backUp();
 
 async function backUp(): Promise<void> {
@@ -198,52 +200,25 @@ function describe(backup: Backup): string {
 
 async function verify(path: string): Promise<void> {
   const start = performance.now();
-  requireFile(path);
-  const restore = await findRestore();
-  const { bytes, sha256, manifest, problem } = await verifyBackup(
-    restore,
-    path,
-  );
-  const document = {
-    file: path,
-    bytes,
-    sha256,
-    head: manifest?.head ?? null,
+  const examined = await examine(path, await findRestore());
+  const { manifest } = examined;
+  if (examined.isWhole) {
+    print(`Verified: ${path}`);
+    if (!manifest)
+      note("It has no manifest: its checksum could not be compared");
+  }
+  printJson({
+    ...examined.document,
     serverVersion: manifest?.serverVersion ?? null,
     tables: manifest?.tables ?? null,
-    verified: problem === undefined,
     ms: Math.round(performance.now() - start),
-  };
-  if (problem !== undefined) {
-    process.exitCode = FINDINGS;
-    print(`Bad: ${path}: ${problem}`);
-    return printJson({ ...document, problem });
-  }
-  print(`Verified: ${path}`);
-  if (!manifest) note("It has no manifest: its checksum could not be compared");
-  printJson(document);
+  });
 }
 
 async function drill(path: string): Promise<void> {
-  requireFile(path);
   const { restore } = await findTools();
-  const { bytes, sha256, manifest, problem } = await verifyBackup(
-    restore,
-    path,
-  );
-  const head = manifest?.head ?? null;
-  if (problem !== undefined) {
-    process.exitCode = FINDINGS;
-    print(`Bad: ${path}: ${problem}`);
-    return printJson({
-      file: path,
-      bytes,
-      sha256,
-      head,
-      verified: false,
-      problem,
-    });
-  }
+  const { isWhole, manifest, document } = await examine(path, restore);
+  if (!isWhole) return printJson(document);
   const start = performance.now();
   const { tables, ms } = await withScratchDatabase(
     address,
@@ -256,32 +231,36 @@ async function drill(path: string): Promise<void> {
     },
   );
   const differences = manifest ? compareRows(manifest.tables, tables) : [];
-  for (const difference of differences) print(`Bad: ${difference}`);
+  for (const difference of differences) print(`Bad: ${path}: ${difference}`);
   if (differences.length > 0) process.exitCode = FINDINGS;
   else
     print(
       `Drilled: ${path}, restored in ${ms} ms, ${Object.keys(tables).length} tables`,
     );
   if (!manifest) note("It has no manifest: its rows could not be compared");
-  printJson({
-    file: path,
-    bytes,
-    sha256,
-    head,
-    tables,
-    verified: differences.length === 0,
-    ms,
-  });
+  printJson({ ...document, tables, verified: differences.length === 0, ms });
 }
 
-/** A path, or the name of a file in the folder of backups. */
-function locate(file: string): string {
-  const inFolder = join(folder, file);
-  return !existsSync(file) && existsSync(inFolder) ? inFolder : resolve(file);
+/** Says where an archive is bad, with the exit code of a finding. */
+async function examine(path: string, restore: PostgresTool) {
+  const { bytes, sha256, manifest, problem } = await verifyBackup(
+    restore,
+    path,
+  );
+  const isWhole = problem === undefined;
+  const head = manifest?.head ?? null;
+  const document = { file: path, bytes, sha256, head, verified: isWhole };
+  if (isWhole) return { isWhole, manifest, document };
+  process.exitCode = FINDINGS;
+  print(`Bad: ${path}: ${problem}`);
+  return { isWhole, manifest, document: { ...document, problem } };
 }
 
 async function findTools() {
-  const { version, engine } = await findServer();
+  const found = await probe(address);
+  if (found.state !== "ready") throw found.error;
+  const { version } = found;
+  const engine = await findEngine(env);
   return {
     version,
     dump: findPostgresTool("pg_dump", env, address, engine, version),
@@ -295,12 +274,6 @@ async function findRestore() {
   const version = found.state === "ready" ? found.version : undefined;
   const engine = await findEngine(env);
   return findPostgresTool("pg_restore", env, address, engine, version);
-}
-
-async function findServer() {
-  const found = await probe(address);
-  if (found.state !== "ready") throw found.error;
-  return { version: found.version, engine: await findEngine(env) };
 }
 
 function formatBytes(bytes: number): string {

@@ -2,12 +2,11 @@
 // kept; --undo swaps back. The file is proven before anything is touched, and
 // what came out of it before anything is swapped. Needs an owner with CREATEDB.
 // Exits 1 with the old database in place, 2 without consent, 75 when busy.
-import { existsSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
-import { requireFile, verifyBackup, type Verification } from "./lib/backups";
+import { locateArchive, verifyBackup, type Verification } from "./lib/backups";
 import { openConnection, patient, probe } from "./lib/connection";
 import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
@@ -74,8 +73,7 @@ const env = readEnv();
 const address = env.direct;
 const { database } = address;
 const previous = previousOf(database);
-const path = file === undefined ? "" : locate(file);
-if (path) requireFile(path);
+const path = file === undefined ? "" : locateArchive(env.backupDir, file);
 
 const consent: Consent = {
   command: "db:restore",
@@ -183,10 +181,4 @@ async function compareHead(sql: Sql): Promise<string | null> {
       `Warning: the backup is newer than this checkout: ${unknown.length} of its migrations are not in it`,
     );
   return head?.tag ?? null;
-}
-
-/** A path, or the name of a file in the folder of backups. */
-function locate(name: string): string {
-  const inFolder = join(env.backupDir, name);
-  return !existsSync(name) && existsSync(inFolder) ? inFolder : resolve(name);
 }

@@ -4,6 +4,7 @@ import {
   accessSync,
   closeSync,
   constants,
+  existsSync,
   fsyncSync,
   lstatSync,
   mkdirSync,
@@ -16,7 +17,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { hostname } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { hashFile, readArchive } from "./archives";
 import type { PostgresTool } from "./postgres-tools";
 import { failure, type FailureFields, refusal } from "./report";
@@ -190,10 +191,17 @@ function attempt<T>(work: () => T): T | undefined {
   }
 }
 
-/** @throws when there is no such file. */
-export function requireFile(path: string): void {
+/**
+ * The path of an archive, from a path or from its name in the folder of backups.
+ *
+ * @throws when there is no such file.
+ */
+export function locateArchive(folder: string, name: string): string {
+  const inFolder = join(folder, name);
+  const path =
+    !existsSync(name) && existsSync(inFolder) ? inFolder : resolve(name);
   const found = statSync(path, { throwIfNoEntry: false });
-  if (found?.isFile()) return;
+  if (found?.isFile()) return path;
   throw failure(found ? `${path} is not a file` : `there is no file ${path}`, {
     code: "FILE_MISSING",
     hint: found
@@ -216,14 +224,13 @@ export interface Verification {
  *
  * @param isReread false leaves out the reading where the checksum tells that it
  * is the very file that was read when it was made.
- * @throws when there is no such file, or nothing to read it with.
+ * @throws where there is nothing to read it with.
  */
 export async function verifyBackup(
   tool: PostgresTool,
   path: string,
   isReread = true,
 ): Promise<Verification> {
-  requireFile(path);
   const bytes = statSync(path).size;
   let manifest: Manifest | undefined;
   let unreadable: string | undefined;
