@@ -4,29 +4,13 @@
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { applyPending } from "./lib/apply-migrations";
-import { openConnection, patient } from "./lib/connection";
-import { askBetween, type Consent, requireConsent } from "./lib/consent";
-import { withMigrationLock } from "./lib/migration-lock";
+import { openConnection } from "./lib/connection";
 import { readPlan } from "./lib/migrations";
-import {
-  type Protection,
-  readProtection,
-  stampProduction,
-} from "./lib/protection";
-import {
-  requireFlags,
-  requirePrevious,
-  undoSwap,
-} from "./lib/replace-database";
+import { type Protection, stampProduction } from "./lib/protection";
+import { replaceDatabase } from "./lib/replace-database";
 import { print, printJson, readOptions, readWhole } from "./lib/report";
 import { describeSeed, type Seeded, seedDevelopment } from "./lib/seed-dev";
-import {
-  databaseExists,
-  makeNext,
-  previousOf,
-  swapIn,
-  withSwapLock,
-} from "./lib/swap-databases";
+import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
 
 const usage = `bun run db:reset [flags]
 
@@ -56,33 +40,7 @@ const address = env.direct;
 const { database } = address;
 const previous = previousOf(database);
 
-const consent: Consent = {
-  command: "db:reset",
-  address,
-  confirmed: values.confirm,
-  agreed: [],
-};
-
-await askBetween(() => withSwapLock(address, waitSeconds, replace));
-
-async function replace(server: Sql): Promise<void> {
-  const hasPrevious = await databaseExists(server, previous);
-  const sql = await openConnection(address, "db:reset");
-  try {
-    await sql.unsafe(patient);
-    const protection = await readProtection(sql, env, address);
-    if (values.undo) requirePrevious(hasPrevious, previous);
-    else requireFlags(protection, address, hasPrevious, values, ["no-seed"]);
-    requireConsent(consent, protection);
-    await withMigrationLock(sql, waitSeconds, () =>
-      values.undo
-        ? undoSwap(server, address, protection)
-        : reset(server, protection),
-    );
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
-}
+await replaceDatabase("db:reset", env, values, waitSeconds, ["no-seed"], reset);
 
 async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;

@@ -6,23 +6,13 @@ import { basename } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
-import { locateArchive, verifyBackup, type Verification } from "./lib/backups";
+import { locateArchive, type Manifest, verifyBackup } from "./lib/backups";
 import { openConnection, patient, probe } from "./lib/connection";
-import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
-import { withMigrationLock } from "./lib/migration-lock";
 import { tryReadPlan } from "./lib/migrations";
 import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
-import {
-  type Protection,
-  readProtection,
-  stampProduction,
-} from "./lib/protection";
-import {
-  requireFlags,
-  requirePrevious,
-  undoSwap,
-} from "./lib/replace-database";
+import { type Protection, stampProduction } from "./lib/protection";
+import { replaceDatabase } from "./lib/replace-database";
 import {
   failure,
   note,
@@ -33,13 +23,7 @@ import {
   refusal,
 } from "./lib/report";
 import { findEngine } from "./lib/server";
-import {
-  databaseExists,
-  makeNext,
-  previousOf,
-  swapIn,
-  withSwapLock,
-} from "./lib/swap-databases";
+import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
 
 const usage = `bun run db:restore <file> [flags] | db:restore --undo
 
@@ -75,64 +59,11 @@ const { database } = address;
 const previous = previousOf(database);
 const path = file === undefined ? "" : locateArchive(env.backupDir, file);
 
-const consent: Consent = {
-  command: "db:restore",
-  address,
-  confirmed: values.confirm,
-  agreed: [],
-};
+await replaceDatabase("db:restore", env, values, waitSeconds, [], restore);
 
-await askBetween(() => withSwapLock(address, waitSeconds, replace));
-
-async function replace(server: Sql): Promise<void> {
-  const hasPrevious = await databaseExists(server, previous);
-  const sql = await openConnection(address, "db:restore");
-  try {
-    await sql.unsafe(patient);
-    const protection = await readProtection(sql, env, address);
-    if (values.undo) requirePrevious(hasPrevious, previous);
-    else requireFlags(protection, address, hasPrevious, values);
-    requireConsent(consent, protection);
-    const tool = values.undo ? undefined : await findTool();
-    const proven = tool && (await requireWhole(tool));
-    await withMigrationLock(sql, waitSeconds, () =>
-      tool && proven
-        ? restore(server, protection, tool, proven)
-        : undoSwap(server, address, protection),
-    );
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
-}
-
-async function findTool(): Promise<PostgresTool> {
-  const found = await probe(address);
-  if (found.state !== "ready") throw found.error;
-  const engine = await findEngine(env);
-  return findPostgresTool("pg_restore", env, address, engine, found.version);
-}
-
-async function requireWhole(tool: PostgresTool): Promise<Verification> {
-  const verification = await verifyBackup(tool, path, false);
-  const { problem, manifest } = verification;
-  if (problem !== undefined)
-    throw failure(`${path} is bad: ${problem}`, {
-      code: "BACKUP_BAD",
-      hint: "`bun run db:backup --list` lists the others",
-    });
-  if (!manifest)
-    note(
-      "It has no manifest: neither its checksum nor its rows can be compared",
-    );
-  return verification;
-}
-
-async function restore(
-  server: Sql,
-  protection: Protection,
-  tool: PostgresTool,
-  { manifest }: Verification,
-): Promise<void> {
+async function restore(server: Sql, protection: Protection): Promise<void> {
+  const tool = await findTool();
+  const manifest = await requireWhole(tool);
   let head: string | null = null;
   let tables: RowCounts = {};
   await makeNext(server, address, async (next) => {
@@ -156,6 +87,27 @@ async function restore(
   );
   print(`Kept: ${previous}, which \`bun run db:restore --undo\` brings back`);
   printJson({ database, previous, file: path, head, tables });
+}
+
+async function findTool(): Promise<PostgresTool> {
+  const found = await probe(address);
+  if (found.state !== "ready") throw found.error;
+  const engine = await findEngine(env);
+  return findPostgresTool("pg_restore", env, address, engine, found.version);
+}
+
+async function requireWhole(tool: PostgresTool): Promise<Manifest | undefined> {
+  const { problem, manifest } = await verifyBackup(tool, path, false);
+  if (problem !== undefined)
+    throw failure(`${path} is bad: ${problem}`, {
+      code: "BACKUP_BAD",
+      hint: "`bun run db:backup --list` lists the others",
+    });
+  if (!manifest)
+    note(
+      "It has no manifest: neither its checksum nor its rows can be compared",
+    );
+  return manifest;
 }
 
 function requireSame(original: RowCounts, copy: RowCounts): void {

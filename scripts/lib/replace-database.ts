@@ -2,38 +2,97 @@
 // place of the old one, which is kept, and both can be undone.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
+import type { Env } from "../../src/env";
 import { openConnection, patient } from "./connection";
+import { askBetween, type Consent, requireConsent } from "./consent";
+import { withMigrationLock } from "./migration-lock";
 import { tryReadPlan } from "./migrations";
 import {
   isProtected,
   nameReason,
   type Protection,
+  readProtection,
   stampProduction,
 } from "./protection";
 import { failure, print, printJson, refusal } from "./report";
-import { previousOf, swapBack } from "./swap-databases";
+import {
+  databaseExists,
+  previousOf,
+  swapBack,
+  withSwapLock,
+} from "./swap-databases";
 
-/** @throws when there is nothing to go back to. */
-export function requirePrevious(hasPrevious: boolean, previous: string): void {
+/** What the flags of both commands say. */
+interface Flags {
+  undo?: boolean;
+  confirm?: string;
+  "drop-previous"?: boolean;
+  "no-seed"?: boolean;
+}
+
+/**
+ * Runs `replace` with the locks and the consent that it takes; with `--undo`,
+ * swaps back to the database that was kept.
+ *
+ * @param command for its name in pg_stat_activity and in questions.
+ * @param wanted further flags that a protected database wants.
+ * @param replace is given a connection to another database of the server.
+ * @throws with exit code 2 without consent, with 75 when another command had
+ * the locks for longer than `waitSeconds`.
+ */
+export async function replaceDatabase(
+  command: string,
+  env: Env,
+  flags: Flags,
+  waitSeconds: number,
+  wanted: "no-seed"[],
+  replace: (server: Sql, protection: Protection) => Promise<void>,
+): Promise<void> {
+  const address = env.direct;
+  const previous = previousOf(address.database);
+  const consent: Consent = {
+    command,
+    address,
+    confirmed: flags.confirm,
+    agreed: [],
+  };
+  await askBetween(() =>
+    withSwapLock(address, waitSeconds, async (server) => {
+      const hasPrevious = await databaseExists(server, previous);
+      if (flags.undo) requirePrevious(hasPrevious, previous);
+      const sql = await openConnection(address, command);
+      try {
+        await sql.unsafe(patient);
+        const protection = await readProtection(sql, env, address);
+        if (!flags.undo)
+          requireFlags(protection, address, hasPrevious, flags, wanted);
+        requireConsent(consent, protection);
+        await withMigrationLock(sql, waitSeconds, () =>
+          flags.undo
+            ? undoSwap(server, address, protection)
+            : replace(server, protection),
+        );
+      } finally {
+        await sql.end({ timeout: 5 });
+      }
+    }),
+  );
+}
+
+function requirePrevious(hasPrevious: boolean, previous: string): void {
   if (hasPrevious) return;
   throw failure(`there is no ${previous} to go back to`, {
     hint: "`db:reset` and `db:restore` keep one from their first run on",
   });
 }
 
-/**
- * What a protected database wants to hear besides its name.
- *
- * @param given the command's flags.
- * @param wanted further flags that it wants.
- * @throws with exit code 2, and names all that are missing.
- */
-export function requireFlags(
+/** What a protected database wants to hear besides its name, all at once. */
+function requireFlags(
   protection: Protection,
   address: DatabaseAddress,
   hasPrevious: boolean,
-  given: { "drop-previous"?: boolean; "no-seed"?: boolean; confirm?: string },
-  wanted: "no-seed"[] = [],
+  given: Flags,
+  wanted: "no-seed"[],
 ): void {
   if (!isProtected(protection)) return;
   const { database } = address;
@@ -52,7 +111,7 @@ export function requireFlags(
 }
 
 /** Swaps back to the database that was kept, and says so. */
-export async function undoSwap(
+async function undoSwap(
   server: Sql,
   address: DatabaseAddress,
   protection: Protection,
