@@ -7,8 +7,10 @@ import { basename, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import {
+  type CopiedRows,
   dumpDatabase,
   hashFile,
+  nameCopied,
   readArchive,
   restoreArchive,
 } from "./lib/archives";
@@ -24,11 +26,22 @@ import {
   removeBackup,
   verifyBackup,
 } from "./lib/backups";
-import { openConnection, patient, probe } from "./lib/connection";
-import { compareRows, countRows, listTables } from "./lib/count-rows";
-import { tryReadPlan } from "./lib/migrations";
-import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
+import { openConnection, patient } from "./lib/connection";
 import {
+  compareRows,
+  type CountedTable,
+  countRows,
+  listTables,
+  type RowCounts,
+} from "./lib/count-rows";
+import { planMigrations, readMigrations, readRecords } from "./lib/migrations";
+import {
+  findArchiveReader,
+  findPostgresTools,
+  type PostgresTool,
+} from "./lib/postgres-tools";
+import {
+  failure,
   FINDINGS,
   note,
   onInterrupt,
@@ -40,7 +53,6 @@ import {
   showProgress,
 } from "./lib/report";
 import { withScratchDatabase } from "./lib/scratch-database";
-import { findEngine } from "./lib/server";
 
 const usage = `bun run db:backup [flags]
 
@@ -72,6 +84,7 @@ if (
     code: "USAGE",
   });
 
+const recordsTable = "drizzle.__drizzle_migrations";
 /** How long a dump waits for a table that somebody has locked. */
 const LOCK_TIMEOUT_MS = 60_000;
 
@@ -87,7 +100,10 @@ else await backUp();
 async function backUp(): Promise<void> {
   const start = performance.now();
   openFolder(folder);
-  const tools = await findTools();
+  const { tools, serverVersion } = await findPostgresTools(
+    ["pg_dump", "pg_restore"],
+    env,
+  );
   const createdAt = new Date().toISOString();
   const path = nameArchive(createdAt);
   const partial = namePartial(path);
@@ -98,22 +114,22 @@ async function backUp(): Promise<void> {
   }, 200);
   let manifest: Manifest;
   try {
-    const { names, ...contents } = await readContents();
-    await dumpDatabase(tools.dump, address, LOCK_TIMEOUT_MS, partial);
-    const [sha256, rows] = await Promise.all([
+    const contents = await dump(tools.pg_dump, partial);
+    const { systemIdentifier, head, tables } = contents;
+    const [sha256, copied] = await Promise.all([
       hashFile(partial),
-      readArchive(tools.restore, partial),
+      readArchive(tools.pg_restore, partial),
     ]);
-    const own = Object.entries(rows).filter(([name]) => names.has(name));
     manifest = {
       file: basename(path),
       database: address.database,
       createdAt,
       bytes: statSync(partial).size,
       sha256,
-      ...contents,
-      serverVersion: tools.version,
-      tables: Object.fromEntries(own),
+      systemIdentifier,
+      head,
+      serverVersion,
+      tables: sumRows(copied, tables),
       verified: true,
       ms: Math.round(performance.now() - start),
     };
@@ -139,25 +155,64 @@ async function backUp(): Promise<void> {
   printJson({ ...document, file: path });
 }
 
-/** What the manifest tells besides what is read from the archive itself. */
-async function readContents() {
+/** Dumps, and reads in the same snapshot what the manifest tells of it. */
+async function dump(pgDump: PostgresTool, partial: string) {
   const sql = await openConnection(address, "db:backup");
   try {
-    const [cluster] = await sql<{ systemIdentifier: string }[]>`
-      select system_identifier::text as "systemIdentifier" from pg_control_system()`;
-    return {
-      systemIdentifier: cluster?.systemIdentifier ?? "",
-      head: (await tryReadPlan(sql))?.head?.tag ?? null,
-      names: await listTables(sql),
-    };
+    await sql.unsafe(patient);
+    await sql.unsafe("begin isolation level repeatable read, read only");
+    const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
+      select pg_export_snapshot() as snapshot,
+        system_identifier::text as "systemIdentifier" from pg_control_system()`;
+    const { snapshot = "", systemIdentifier = "" } = row ?? {};
+    const tables = await listTables(sql);
+    const hasRecords = tables.some(({ name }) => name === recordsTable);
+    const head = hasRecords ? await readHead(sql) : null;
+    await dumpDatabase(pgDump, address, snapshot, LOCK_TIMEOUT_MS, partial);
+    return { systemIdentifier, head, tables };
   } finally {
     await sql.end({ timeout: 5 });
   }
 }
 
-/** Two in one millisecond get two names. */
+/** A broken checkout keeps no backup from being made. */
+async function readHead(sql: Sql): Promise<string | null> {
+  try {
+    const records = await readRecords(sql);
+    return planMigrations(readMigrations(), records).head?.tag ?? null;
+  } catch (error) {
+    const { message } = error as Error;
+    note(`Warning: the newest migration is not known: ${message}`);
+    return null;
+  }
+}
+
+/**
+ * The rows in the archive, by table.
+ *
+ * @throws when one of the tables is not in it.
+ */
+function sumRows(copied: CopiedRows, tables: CountedTable[]): RowCounts {
+  const rows: RowCounts = {};
+  const found = new Set<string>();
+  for (const { schema, table, name } of tables) {
+    const count = copied.get(nameCopied(schema, table));
+    if (count !== undefined) found.add(name);
+    rows[name] = (rows[name] ?? 0) + (count ?? 0);
+  }
+  const lost = tables.find(
+    ({ name, source }) => source !== null && !found.has(name),
+  );
+  if (lost) throw failure(`${lost.name} is not in what pg_dump has written`);
+  return rows;
+}
+
+/** Two within a microsecond get two names. */
 function nameArchive(createdAt: string): string {
-  const stamp = createdAt.replace(/[-:.]/g, "");
+  const micros = Math.trunc((performance.now() % 1) * 1000);
+  const stamp = createdAt
+    .replace(/[-:.]/g, "")
+    .replace("Z", `${String(micros).padStart(3, "0")}Z`);
   const name = address.database.replace(/[^\w-]/g, "_");
   for (let count = 0; ; count += 1) {
     const suffix = count === 0 ? "" : `-${count}`;
@@ -200,10 +255,10 @@ function describe(backup: Backup): string {
 
 async function verify(path: string): Promise<void> {
   const start = performance.now();
-  const examined = await examine(path, await findRestore());
+  const examined = await examine(path, await findArchiveReader(env));
   const { manifest } = examined;
   if (examined.isWhole) {
-    print(`Verified: ${path}`);
+    print(manifest ? `Verified: ${path}` : `Read: ${path}, to its end`);
     if (!manifest)
       note("It has no manifest: its checksum could not be compared");
   }
@@ -216,7 +271,8 @@ async function verify(path: string): Promise<void> {
 }
 
 async function drill(path: string): Promise<void> {
-  const { restore } = await findTools();
+  const { tools: found } = await findPostgresTools(["pg_restore"], env);
+  const restore = found.pg_restore;
   const { isWhole, manifest, document } = await examine(path, restore);
   if (!isWhole) return printJson(document);
   const start = performance.now();
@@ -254,26 +310,6 @@ async function examine(path: string, restore: PostgresTool) {
   process.exitCode = FINDINGS;
   print(`Bad: ${path}: ${problem}`);
   return { isWhole, manifest, document: { ...document, problem } };
-}
-
-async function findTools() {
-  const found = await probe(address);
-  if (found.state !== "ready") throw found.error;
-  const { version } = found;
-  const engine = await findEngine(env);
-  return {
-    version,
-    dump: findPostgresTool("pg_dump", env, address, engine, version),
-    restore: findPostgresTool("pg_restore", env, address, engine, version),
-  };
-}
-
-/** Reading an archive takes no server: one that is down is no obstacle. */
-async function findRestore() {
-  const found = await probe(address);
-  const version = found.state === "ready" ? found.version : undefined;
-  const engine = await findEngine(env);
-  return findPostgresTool("pg_restore", env, address, engine, version);
 }
 
 function formatBytes(bytes: number): string {

@@ -71,7 +71,10 @@ try {
   const { created, password } = admin;
   if (created) print(`Created: the administrator ${email}`);
   else if (password) print(`Reset: the password of ${email}`);
-  else print(`Nothing to create: ${email} is there`);
+  else {
+    print(`Nothing to create: ${email} is there`);
+    note("Hint: `--reset-password` gives it a new password");
+  }
   if (password) {
     print(`Password: ${password}`);
     note("It is shown this once: keep it now");

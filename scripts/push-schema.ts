@@ -13,7 +13,7 @@ import {
 import { diffSchema } from "./lib/diff-schema";
 import { withMigrationLock } from "./lib/migration-lock";
 import { readRecords } from "./lib/migrations";
-import { type Protection, readProtection } from "./lib/protection";
+import { readProtection } from "./lib/protection";
 import { note, print, printJson, readOptions, readWhole } from "./lib/report";
 
 const usage = `bun run db:push [flags]
@@ -51,14 +51,15 @@ try {
   const protection = await readProtection(sql, env, address);
   await askBetween(async () => requireDevelopment(consent, protection));
   await requireDirect(sql, address);
-  await askBetween(() =>
-    withMigrationLock(sql, waitSeconds, () => push(protection)),
-  );
+  await askBetween(() => withMigrationLock(sql, waitSeconds, push));
 } finally {
   await sql.end({ timeout: 5 });
 }
 
-async function push(protection: Protection): Promise<void> {
+async function push(): Promise<void> {
+  // While it waited, the database may have become production.
+  const protection = await readProtection(sql, env, address);
+  requireDevelopment(consent, protection);
   const { statements, losses, left } = await diffSchema(
     sql,
     env.test ?? address,

@@ -8,7 +8,13 @@ import { openConnection } from "./lib/connection";
 import { readPlan } from "./lib/migrations";
 import { type Protection, stampProduction } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
-import { print, printJson, readOptions, readWhole } from "./lib/report";
+import {
+  holdInterrupt,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+} from "./lib/report";
 import { describeSeed, type Seeded, seedDevelopment } from "./lib/seed-dev";
 import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
 
@@ -58,10 +64,12 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
       await sql.end({ timeout: 5 });
     }
   });
-  const hasDropped = await swapIn(server, address);
-  if (hasDropped) print(`Dropped: the older ${previous}`);
-  print(`Reset: ${database}, at ${head ?? "no migration"}`);
-  if (seeded) print(describeSeed(seeded));
-  print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
-  printJson({ database, previous, head, seeded: seeded ?? null });
+  await holdInterrupt(async () => {
+    const hasDropped = await swapIn(server, address);
+    if (hasDropped) print(`Dropped: the older ${previous}`);
+    print(`Reset: ${database}, at ${head ?? "no migration"}`);
+    if (seeded) print(describeSeed(seeded));
+    print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
+    printJson({ database, previous, head, seeded: seeded ?? null });
+  });
 }

@@ -7,14 +7,15 @@ import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { restoreArchive } from "./lib/archives";
 import { locateArchive, type Manifest, verifyBackup } from "./lib/backups";
-import { openConnection, patient, probe } from "./lib/connection";
+import { openConnection, patient } from "./lib/connection";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { tryReadPlan } from "./lib/migrations";
-import { findPostgresTool, type PostgresTool } from "./lib/postgres-tools";
+import { findPostgresTools, type PostgresTool } from "./lib/postgres-tools";
 import { type Protection, stampProduction } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
   failure,
+  holdInterrupt,
   note,
   print,
   printJson,
@@ -22,7 +23,6 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { findEngine } from "./lib/server";
 import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
 
 const usage = `bun run db:restore <file> [flags] | db:restore --undo
@@ -62,7 +62,8 @@ const path = file === undefined ? "" : locateArchive(env.backupDir, file);
 await replaceDatabase("db:restore", env, values, waitSeconds, [], restore);
 
 async function restore(server: Sql, protection: Protection): Promise<void> {
-  const tool = await findTool();
+  const { tools } = await findPostgresTools(["pg_restore"], env);
+  const tool = tools.pg_restore;
   const manifest = await requireWhole(tool);
   let head: string | null = null;
   let tables: RowCounts = {};
@@ -80,20 +81,15 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
       await sql.end({ timeout: 5 });
     }
   });
-  const hasDropped = await swapIn(server, address);
-  if (hasDropped) print(`Dropped: the older ${previous}`);
-  print(
-    `Restored: ${database} from ${basename(path)}, at ${head ?? "no migration"}`,
-  );
-  print(`Kept: ${previous}, which \`bun run db:restore --undo\` brings back`);
-  printJson({ database, previous, file: path, head, tables });
-}
-
-async function findTool(): Promise<PostgresTool> {
-  const found = await probe(address);
-  if (found.state !== "ready") throw found.error;
-  const engine = await findEngine(env);
-  return findPostgresTool("pg_restore", env, address, engine, found.version);
+  await holdInterrupt(async () => {
+    const hasDropped = await swapIn(server, address);
+    if (hasDropped) print(`Dropped: the older ${previous}`);
+    print(
+      `Restored: ${database} from ${basename(path)}, at ${head ?? "no migration"}`,
+    );
+    print(`Kept: ${previous}, which \`bun run db:restore --undo\` brings back`);
+    printJson({ database, previous, file: path, head, tables });
+  });
 }
 
 async function requireWhole(tool: PostgresTool): Promise<Manifest | undefined> {

@@ -22,7 +22,7 @@ const env = readEnv();
 const address = env.direct;
 const sql = await openConnection(address, "db:status").catch(reportUnreachable);
 try {
-  const engine = await findEngine(env);
+  const engine = await findEngine(env, address);
   const server = await readServer(sql);
   const pooled = await isPooled(sql, address);
   const environment = (await isStamped(sql)) ? "production" : null;

@@ -14,8 +14,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { spawn } from "bun";
 import type { Sql } from "postgres";
-import { openConnection } from "../scripts/lib/connection";
-import { findPostgresTool } from "../scripts/lib/postgres-tools";
+import { findPostgresTools } from "../scripts/lib/postgres-tools";
 import { findEngine } from "../scripts/lib/server";
 import { readEnv, root } from "../src/env";
 import {
@@ -23,15 +22,18 @@ import {
   type State,
   type TestDatabase,
   testDatabase,
+  until,
 } from "./lib/database";
 import { ownHead } from "./lib/migrations";
-import { testServer } from "./setup";
 
 /** A pg_restore that the system ends. */
 const cutOff = `#!/bin/sh
 if [ "$1" = --version ]; then echo 'pg_restore (PostgreSQL) 99'; exit; fi
 exit 137
 `;
+
+const hash = (bytes: string | Uint8Array) =>
+  new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
 
 interface Given extends TestDatabase {
   folder: string;
@@ -45,11 +47,8 @@ if (missing) console.warn(`Left out: backups, for ${missing}`);
 const suite = missing ? () => {} : describe;
 
 async function findMissingTool(): Promise<string | undefined> {
-  const sql = await openConnection(testServer, "tests");
-  const [row] = await sql`select current_setting('server_version') as version`;
-  await sql.end();
   try {
-    findPostgresTool("pg_dump", readEnv(), testServer, engine, row?.version);
+    await findPostgresTools(["pg_dump", "pg_restore"], readEnv());
   } catch (error) {
     return (error as Error).message;
   }
@@ -105,16 +104,6 @@ async function listDatabases(given: Given): Promise<string[]> {
   return rows.map(({ suffix }) => suffix);
 }
 
-/** Waits until a session of the server does what the condition says. */
-async function until(sql: Sql, condition: string): Promise<void> {
-  for (;;) {
-    const [row] = await sql.unsafe(
-      `select count(*)::int as found from pg_stat_activity where ${condition}`,
-    );
-    if (row?.found > 0) return;
-  }
-}
-
 suite("db:backup", () => {
   test("dumps, proves, lists, verifies and drills", "seeded", async (given) => {
     const { run, folder, list, name } = given;
@@ -129,9 +118,7 @@ suite("db:backup", () => {
     expect(rest).toEqual({
       file: path,
       bytes: statSync(path).size,
-      sha256: new Bun.CryptoHasher("sha256")
-        .update(readFileSync(path))
-        .digest("hex"),
+      sha256: hash(readFileSync(path)),
       head: ownHead,
       serverVersion: expect.any(String),
       verified: true,
@@ -166,11 +153,12 @@ suite("db:backup", () => {
       writeFileSync(join(folder, "other.dump"), "by hand");
       await run("db:backup");
       const [, elsewhere = ""] = list();
-      const manifest = join(folder, `${elsewhere}.json`);
-      const text = readFileSync(manifest, "utf8");
+      const path = join(folder, `${elsewhere}.json`);
+      const { digest, ...manifest } = JSON.parse(readFileSync(path, "utf8"));
+      manifest.systemIdentifier = "another";
       writeFileSync(
-        manifest,
-        text.replace(/(Identifier": ").*"/, '$1another"'),
+        path,
+        JSON.stringify({ ...manifest, digest: hash(JSON.stringify(manifest)) }),
       );
       await run("db:backup");
       await run("db:backup");
@@ -178,11 +166,68 @@ suite("db:backup", () => {
       const kept = await run("db:backup --keep 2");
       const none = await run("db:backup --keep 0");
 
+      expect(digest).toHaveLength(64);
       expect(kept.stdout).toEndWith(`Deleted: ${oldest}\n`);
       expect(list()).toHaveLength(4);
       expect(list()).toContain("other.dump");
       expect(list()).toContain(elsewhere);
       expect(none.exitCode).toBe(2);
+    },
+  );
+
+  test(
+    "counts each row once, whatever its table is",
+    "empty",
+    async (given) => {
+      const { run, sql, list } = given;
+      await sql.unsafe(`
+      create table parent (x int); create table child () inherits (parent);
+      insert into parent values (1); insert into child values (2), (3);
+      create table parts (n int) partition by list (n);
+      create table part_1 partition of parts for values in (1);
+      create table part_2 partition of parts for values in (2);
+      insert into parts values (1), (2), (2);
+      create table no_parts (n int) partition by list (n);
+      create table "a\nb" ("c\nd" text);
+      insert into "a\nb" values ('COPY public.child (x) FROM stdin;'), ('\\.'), (null);
+      create table none (); insert into none default values;
+      create schema s; create table s.t (); create table "s.t" (i int);
+      insert into "s.t" values (1)`);
+      const { stdout } = await run("db:backup --json");
+      const [file] = list();
+      const drilled = await run(`db:backup --drill ${file} --json`);
+
+      const { tables } = JSON.parse(stdout);
+      expect(tables).toEqual({
+        parent: 1,
+        child: 2,
+        parts: 3,
+        no_parts: 0,
+        "a\nb": 3,
+        none: 1,
+        "s.t": 0,
+        '"s.t"': 1,
+      });
+      expect(JSON.parse(drilled.stdout)).toMatchObject({
+        verified: true,
+        tables,
+      });
+    },
+  );
+
+  test(
+    "a drill drops what a drill that was killed has left",
+    "migrated",
+    async (given) => {
+      const { run, sql, list, name } = given;
+      await run("db:backup");
+      const [file] = list();
+      const abandoned = `${name}__scratch_00000000`;
+      await sql.unsafe(`create database ${abandoned}`);
+      const drilled = await run(`db:backup --drill ${file}`);
+
+      expect(drilled.exitCode).toBe(0);
+      expect(await listDatabases(given)).toEqual([""]);
     },
   );
 
@@ -321,6 +366,7 @@ suite("db:restore", () => {
         whole.map((byte, index) =>
           index === whole.length - 9 ? byte ^ 1 : byte,
         ),
+        Buffer.from("ustar, or any other format"),
       ];
       for (const bytes of bad) {
         writeFileSync(path, bytes);
@@ -331,8 +377,17 @@ suite("db:restore", () => {
         expect(restored.exitCode).toBe(1);
         expect(restored.stderr).toStartWith(`Error: ${path} is bad: `);
       }
+      writeFileSync(path, whole);
+      const manifest = readFileSync(`${path}.json`, "utf8");
+      writeFileSync(
+        `${path}.json`,
+        manifest.replace('"users": 1', '"users": 2'),
+      );
+      const changed = await run(`db:backup --verify ${file}`);
       const absent = await run("db:restore absent.dump");
 
+      expect(changed.stdout).toEndWith("is not a manifest, or was changed\n");
+      expect(changed.exitCode).toBe(3);
       expect(absent.exitCode).toBe(1);
       expect(await listDatabases(given)).toEqual([""]);
     },
@@ -487,7 +542,7 @@ if (engine !== "compose") {
 
       expect(exitCode).toBe(1);
       expect(stderr).toMatch(
-        /^Error: pg_dump is version 9, and the server is PostgreSQL \d+\nHint: install /,
+        /^Error: pg_dump is version 9(, .*)?, and the server is PostgreSQL \d+\nHint: install /,
       );
     },
   );

@@ -133,4 +133,27 @@ describe("db:bootstrap", () => {
       expect(unnamed.stderr).toContain("`--email <email>`");
     },
   );
+
+  test(
+    "resets no password of nobody, and says who is no administrator",
+    "seeded",
+    async ({ run, sql }) => {
+      const unknown = await run(
+        `db:bootstrap:admin --email ${email} --reset-password`,
+      );
+      const member = await run("db:bootstrap:admin --email dev@example.com");
+
+      expect(unknown).toMatchObject({
+        exitCode: 1,
+        stderr: `Error: there is no user ${email}\nHint: \`bun run db:bootstrap:admin\` without \`--reset-password\` makes an administrator\n`,
+      });
+      expect(member.stdout).toBe(
+        "Nothing to create: dev@example.com is there\n",
+      );
+      expect(member.stderr).toStartWith(
+        "Warning: dev@example.com is no owner of the tenant Administration\n",
+      );
+      expect(await sql`select from users`).toHaveLength(1);
+    },
+  );
 });

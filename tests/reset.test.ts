@@ -1,12 +1,19 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
+import { spawn } from "bun";
+import { lockOnceMore } from "../scripts/lib/migration-lock";
+import { stampProduction } from "../scripts/lib/protection";
+import { root } from "../src/env";
 import {
   openDatabase,
   type TestDatabase,
   testDatabase as test,
+  until,
 } from "./lib/database";
 import { urlOf } from "./lib/command";
 import { ownHead } from "./lib/migrations";
+import { withRoles } from "./lib/roles";
+import { testServer } from "./setup";
 
 /** The databases of a test, by the end of their names. */
 async function listDatabases({ sql, name }: TestDatabase): Promise<string[]> {
@@ -196,5 +203,117 @@ test(
     expect(stderr).toBe(
       `Error: the role ${role} may not make databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
     );
+  },
+);
+
+test(
+  "looks again at what became production while it waited",
+  "migrated",
+  async (database) => {
+    const { run, sql, name } = database;
+    const holder = await sql.reserve();
+    await holder.unsafe(lockOnceMore);
+    const waiting = run("db:reset");
+    await until(
+      sql,
+      `datname = '${name}' and application_name = 'db:reset' and query like '%advisory%'`,
+    );
+    await stampProduction(sql);
+    await holder.unsafe("select pg_advisory_unlock_all()");
+    holder.release();
+    const { exitCode, stderr } = await waiting;
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain("it is stamped production");
+    expect(await listDatabases(database)).toEqual([""]);
+  },
+);
+
+test(
+  "drops no database that was production, unless it is told to",
+  "empty",
+  async (database) => {
+    const { run, name, address } = database;
+    await run("db:reset --no-seed");
+    const previous = openDatabase({
+      ...address,
+      database: `${name}__previous`,
+    });
+    await stampProduction(previous);
+    await previous.end();
+
+    const refused = await run("db:reset");
+    const dropped = await run("db:reset --drop-previous");
+
+    expect(refused).toMatchObject({
+      exitCode: 2,
+      stderr: `Error: ${name}__previous would be dropped, and is stamped production\nHint: if you mean it, add \`--drop-previous\`\n`,
+    });
+    expect(dropped.exitCode).toBe(0);
+  },
+);
+
+test(
+  "makes nothing where the older copy cannot make way",
+  "empty",
+  async (database) => {
+    const { run, name, sql } = database;
+    await run("db:reset --no-seed");
+    const server = openDatabase(testServer);
+    await server.unsafe(`alter database ${name}__previous is_template true`);
+    const refused = await run("db:reset");
+    await server.unsafe(`alter database ${name}__previous is_template false`);
+    await server.end();
+
+    expect(refused.exitCode).toBe(1);
+    expect(refused.stderr).toStartWith(
+      `Error: ${name}__previous would have to be dropped, and it is a template\nHint: `,
+    );
+    expect(await countBuilds(database)).toBe(0);
+    expect(sql).toBeDefined();
+  },
+);
+
+test(
+  "says who was in the way, and leaves no copy behind",
+  "empty",
+  async (database) => {
+    const { run, name, sql } = database;
+    await withRoles(database, 1, async ({ name: role, variables }) => {
+      await sql.unsafe(
+        `alter role ${role} createdb; alter database ${name} owner to ${role}`,
+      );
+      const { exitCode, stderr } = await run("db:reset", variables);
+
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith(
+        `Error: ${name} was not swapped, and is as it was: `,
+      );
+      expect(stderr).toMatch(/^ {2}pid \d+, /m);
+      expect(await listDatabases(database)).toEqual([""]);
+    });
+  },
+);
+
+test(
+  "is done once it has said so, whatever signal comes then",
+  "empty",
+  async ({ url }) => {
+    const { PATH, HOME } = process.env;
+    const child = spawn([process.execPath, "run", "db:reset", "--json"], {
+      cwd: root,
+      env: { PATH, HOME, DATABASE_URL: url, DB_ENGINE: "external" },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    let stdout = "";
+    for await (const bytes of child.stdout) {
+      stdout += new TextDecoder().decode(bytes);
+      child.kill("SIGINT");
+    }
+
+    expect(JSON.parse(stdout)).toMatchObject({ head: ownHead });
+    expect(await child.stderr.text()).toBe("");
+    expect(await child.exited).toBe(0);
   },
 );

@@ -1,22 +1,30 @@
 // PostgreSQL's archives: pg_dump writes them, pg_restore reads them. The file is
 // always ours: in a container, they go through its standard streams.
 import { createHash } from "node:crypto";
-import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
+import {
+  closeSync,
+  createReadStream,
+  fsyncSync,
+  openSync,
+  readSync,
+} from "node:fs";
+import { dirname } from "node:path";
 import { spawn } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
-import type { RowCounts } from "./count-rows";
 import type { PostgresTool } from "./postgres-tools";
 import { failure } from "./report";
 
 /**
  * Writes an archive in the custom format, which is compressed.
  *
+ * @param snapshot what it is to see, exported by a transaction that is open.
  * @param lockTimeout milliseconds that it waits for a table.
  * @param path a new file, which nobody else may read.
  */
 export async function dumpDatabase(
   tool: PostgresTool,
   address: DatabaseAddress,
+  snapshot: string,
   lockTimeout: number,
   path: string,
 ): Promise<void> {
@@ -26,51 +34,79 @@ export async function dumpDatabase(
       [
         ...tool.command,
         "--format=custom",
+        `--snapshot=${snapshot}`,
         `--lock-wait-timeout=${lockTimeout}`,
         ...tool.login(address.database),
       ],
-      { env: tool.variables, stdin: "ignore", stdout: file, stderr: "pipe" },
+      // In a container it goes on until this pipe is closed.
+      { env: tool.variables, stdin: "pipe", stdout: file, stderr: "pipe" },
     );
     await finish(child, "pg_dump");
     fsyncSync(file);
+  } catch (error) {
+    if (!/no space left/i.test((error as Error).message)) throw error;
+    throw failure((error as Error).message, {
+      hint: `free some space for ${dirname(path)}, or set another \`BACKUP_DIR\``,
+    });
   } finally {
     closeSync(file);
   }
+}
+
+/** Rows in an archive by table, as `nameCopied` names it. */
+export type CopiedRows = Map<string, number>;
+
+/** How a table is named in an archive. */
+export function nameCopied(schema: string, table: string): string {
+  return JSON.stringify([schema, table]);
 }
 
 /**
  * Reads an archive to its end, as a restore would; its list of contents would
  * not show that it was cut short.
  *
- * @returns the rows of each table in it; those of `public` go without their
- * schema.
+ * @returns the rows of each table in it.
  * @throws when it cannot be read, with the code `TOOL_FAILED` where that is not
  * the archive's fault.
  */
 export async function readArchive(
   tool: PostgresTool,
   path: string,
-): Promise<RowCounts> {
+): Promise<CopiedRows> {
+  requireArchive(path);
   const child = spawn([...tool.command, "--data-only", "--file=-"], {
     env: tool.variables,
     stdin: Bun.file(path),
     stdout: "pipe",
     stderr: "pipe",
   });
-  const [counts] = await Promise.all([
+  const [copied] = await Promise.all([
     countCopied(child.stdout),
     finish(child, "pg_restore"),
   ]);
-  return counts;
+  return copied;
+}
+
+/** Of a tar archive that was cut short, pg_restore would never find the end. */
+function requireArchive(path: string): void {
+  const file = openSync(path, "r");
+  const start = Buffer.alloc(5);
+  try {
+    readSync(file, start);
+  } finally {
+    closeSync(file);
+  }
+  if (start.toString("latin1") === "PGDMP") return;
+  throw failure("it is not an archive of `pg_dump --format=custom`");
 }
 
 /** https://www.postgresql.org/docs/current/sql-copy.html, "Text Format" */
 async function countCopied(
   stream: ReadableStream<Uint8Array>,
-): Promise<RowCounts> {
-  const counts: RowCounts = {};
+): Promise<CopiedRows> {
+  const copied: CopiedRows = new Map();
   let table: string | undefined;
-  let rows = 0;
+  let header = "";
   let rest = Buffer.alloc(0);
   for await (const bytes of stream) {
     const chunk =
@@ -78,6 +114,7 @@ async function countCopied(
         ? Buffer.concat([rest, bytes])
         : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let start = 0;
+    let rows = 0;
     for (
       let end = chunk.indexOf(10);
       end !== -1;
@@ -86,31 +123,41 @@ async function countCopied(
       const isEnd =
         end - start === 2 && chunk[start] === 92 && chunk[start + 1] === 46;
       if (table !== undefined && isEnd) {
-        counts[table] = rows;
+        add(table, rows);
         table = undefined;
       } else if (table !== undefined) rows += 1;
-      else if (chunk[start] === 67) {
-        table = readCopy(chunk.toString("utf8", start, end));
+      else if (header || chunk[start] === 67) {
+        // A name may have a line break in it.
+        header += chunk.toString("utf8", start, end + 1);
+        table = readCopy(header);
+        if (table !== undefined || !header.startsWith("COPY ")) header = "";
         rows = 0;
       }
       start = end + 1;
     }
+    if (table !== undefined) add(table, rows);
     // Of a row, which may be as long as a gigabyte, the start is enough.
     const end = table === undefined ? chunk.length : start + 3;
     rest = Buffer.from(chunk.subarray(start, end));
   }
-  return counts;
+  return copied;
+
+  function add(name: string, rows: number): void {
+    copied.set(name, (copied.get(name) ?? 0) + rows);
+  }
 }
 
 /** The table of `COPY public.users (id, name) FROM stdin;`. */
-function readCopy(line: string): string | undefined {
+function readCopy(statement: string): string | undefined {
   const name = '("(?:[^"]|"")+"|[^". ]+)';
-  const found = new RegExp(`^COPY ${name}\\.${name} .*FROM stdin;$`).exec(line);
+  const found = new RegExp(`^COPY ${name}\\.${name} [^]*FROM stdin;\n$`).exec(
+    statement,
+  );
   if (!found) return undefined;
   const [schema = "", table = ""] = found
     .slice(1)
     .map((part) => part.replace(/^"|"$/g, "").replaceAll('""', '"'));
-  return schema === "public" ? table : `${schema}.${table}`;
+  return nameCopied(schema, table);
 }
 
 /**

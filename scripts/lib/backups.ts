@@ -1,5 +1,6 @@
 // The folder of backups: each an archive with a manifest beside it, which says
 // what has to come out of it again.
+import { createHash } from "node:crypto";
 import {
   accessSync,
   closeSync,
@@ -11,6 +12,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   renameSync,
   rmSync,
   statSync,
@@ -53,6 +55,9 @@ export interface Backup extends Partial<Manifest> {
   verified: boolean;
 }
 
+/** On one machine each container has processes of its own. */
+const machine = hostname() + readProcessNamespace();
+
 /** The ending of a file in the making: which process on which machine makes it. */
 const PARTIAL = /\.partial-(.+)-(\d+)$/;
 
@@ -82,9 +87,17 @@ function isAbandoned(path: string): boolean {
   if (!pid) return false;
   // This process has made none yet: its number was another's before.
   const isOurs = Number(pid) === process.pid || !isAlive(Number(pid));
-  if (host === hostname() && isOurs) return true;
+  if (host === machine && isOurs) return true;
   const written = lstatSync(path, { throwIfNoEntry: false })?.mtimeMs;
   return written !== undefined && Date.now() - written > ABANDONED_MS;
+}
+
+function readProcessNamespace(): string {
+  try {
+    return readlinkSync("/proc/self/ns/pid").replace(/\D/g, "");
+  } catch {
+    return ""; // not Linux
+  }
 }
 
 function unusable(folder: string, { message }: Error): Error {
@@ -96,14 +109,15 @@ function unusable(folder: string, { message }: Error): Error {
 
 /** Where an archive is written until it is proven. */
 export function namePartial(path: string): string {
-  return `${path}.partial-${hostname()}-${process.pid}`;
+  return `${path}.partial-${machine}-${process.pid}`;
 }
 
 /** Puts archive and manifest in place: the archive last, for it is what counts. */
 export function publish(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
   const file = openSync(namePartial(manifestPath), "w", 0o600);
-  writeFileSync(file, `${JSON.stringify(manifest, null, 2)}\n`);
+  const digest = hashManifest(manifest);
+  writeFileSync(file, `${JSON.stringify({ ...manifest, digest }, null, 2)}\n`);
   fsyncSync(file);
   closeSync(file);
   renameSync(namePartial(manifestPath), manifestPath);
@@ -134,9 +148,11 @@ export function listBackups(folder: string): Backup[] {
   }
   return names
     .filter((name) => name.endsWith(".dump"))
-    .map((file) => {
+    .flatMap((file) => {
       const path = join(folder, file);
-      const { size: bytes, mtime } = lstatSync(path);
+      const found = statSync(path, { throwIfNoEntry: false });
+      if (!found?.isFile()) return []; // deleted meanwhile, or no archive
+      const { size: bytes, mtime } = found;
       const manifest = attempt(() => readManifest(path));
       const isWhole = manifest?.bytes === bytes && manifest.verified;
       return {
@@ -152,7 +168,7 @@ export function listBackups(folder: string): Backup[] {
 
 /** Removes an archive, and its manifest after it. */
 export function removeBackup(folder: string, file: string): void {
-  rmSync(join(folder, file));
+  rmSync(join(folder, file), { force: true }); // another may have done it
   rmSync(nameManifest(join(folder, file)), { force: true });
 }
 
@@ -169,17 +185,20 @@ export function readManifest(path: string): Manifest | undefined {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
-  const manifest = attempt(() => JSON.parse(text));
-  const isWhole =
-    typeof manifest?.sha256 === "string" &&
-    typeof manifest.createdAt === "string" &&
-    typeof manifest.bytes === "number" &&
-    typeof manifest.tables === "object" &&
-    manifest.tables !== null;
-  if (isWhole) return manifest;
-  throw failure(`${basename(nameManifest(path))} is not a manifest`, {
-    code: "BACKUP_BAD",
-  });
+  const written = attempt(() => JSON.parse(text));
+  if (typeof written === "object" && written !== null) {
+    const { digest, ...manifest } = written;
+    if (digest === hashManifest(manifest)) return manifest;
+  }
+  throw failure(
+    `${basename(nameManifest(path))} is not a manifest, or was changed`,
+    { code: "BACKUP_BAD" },
+  );
+}
+
+/** So that a manifest tells by itself whether it was changed. */
+function hashManifest(manifest: Manifest): string {
+  return createHash("sha256").update(JSON.stringify(manifest)).digest("hex");
 }
 
 /** Undefined where it throws. */

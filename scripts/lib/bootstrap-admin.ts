@@ -1,7 +1,7 @@
 // The first administrator of a deployment: a user with a password that nobody
 // chose, who owns a tenant.
 import { and, eq, sql } from "drizzle-orm";
-import { drizzle } from "drizzle-orm/postgres-js";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
 import * as schema from "../../src/infrastructure/database/schema";
 import {
@@ -12,6 +12,7 @@ import {
   users,
 } from "../../src/infrastructure/database/schema";
 import { pollLock, tryLockTransaction } from "./migration-lock";
+import { failure, note } from "./report";
 
 /** better-auth's name for a sign-in with email and password. */
 const CREDENTIAL = "credential";
@@ -32,7 +33,8 @@ export interface Bootstrapped {
  *
  * @param isReset gives a user that is there a new password, and ends its
  * sessions.
- * @throws with exit code 75 when the lock was not free within `waitSeconds`.
+ * @throws where a password is to be reset and there is no such user; with exit
+ * code 75 when the lock was not free within `waitSeconds`.
  */
 export async function bootstrapAdmin(
   client: Sql,
@@ -54,6 +56,12 @@ export async function bootstrapAdmin(
         .select()
         .from(users)
         .where(eq(sql`lower(${users.email})`, email.toLowerCase()));
+      if (!known && isReset)
+        throw failure(`there is no user ${email}`, {
+          hint: "`bun run db:bootstrap:admin` without `--reset-password` makes an administrator",
+        });
+      if (known && !(await isOwner(db, known.id)))
+        note(`Warning: ${email} is no owner of the tenant ${TENANT.name}`);
       if (known && !isReset) return true;
       hash ??= await Bun.password.hash(password, "argon2id");
       done = { email, created: !known, password };
@@ -95,4 +103,22 @@ export async function bootstrapAdmin(
     }),
   );
   return done;
+}
+
+async function isOwner(
+  db: Pick<PostgresJsDatabase<typeof schema>, "select">,
+  userId: string,
+): Promise<boolean> {
+  const owners = await db
+    .select({ id: tenantMembers.userId })
+    .from(tenantMembers)
+    .innerJoin(tenants, eq(tenants.id, tenantMembers.tenantId))
+    .where(
+      and(
+        eq(tenants.slug, TENANT.slug),
+        eq(tenantMembers.userId, userId),
+        eq(tenantMembers.role, "owner"),
+      ),
+    );
+  return owners.length > 0;
 }

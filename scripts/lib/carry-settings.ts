@@ -4,7 +4,7 @@ import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "./quote-sql";
 import { note } from "./report";
 
-/** Kept by the server as a list that is quoted already: pg_dump's own list. */
+/** Kept by the server as a list of quoted names: pg_dump's own list. */
 const LISTS =
   /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
 
@@ -67,6 +67,8 @@ export async function carrySettings(
   from: string,
   to: string,
 ): Promise<void> {
+  for (const left of await listLeft(server, from))
+    note(`Warning: not carried over: ${left}`);
   for (const statement of await listStatements(server, from, to))
     await server.unsafe(statement).catch((error: Error) => {
       // A setting may be a secret: it is named, and not shown.
@@ -113,7 +115,7 @@ async function listStatements(
   const statements = settings.map(({ role, setting }) => {
     const [name = "", ...rest] = setting.split("=");
     const value = rest.join("=");
-    const written = LISTS.test(name) ? value || "''" : quoteLiteral(value);
+    const written = LISTS.test(name) ? quoteList(value) : quoteLiteral(value);
     const parameter = name.split(".").map(quoteIdentifier).join(".");
     return role === null
       ? `alter database ${target} set ${parameter} to ${written}`
@@ -136,4 +138,25 @@ async function listStatements(
       `alter database ${target} owner to ${quoteIdentifier(own.owner)}`,
     );
   return statements;
+}
+
+/** `public, "other one"` as literals, of which SET makes the same list. */
+function quoteList(value: string): string {
+  const names = value.match(/"(?:[^"]|"")*"|[^",\s]+/g) ?? ['""'];
+  return names
+    .map((name) =>
+      quoteLiteral(name.replace(/^"|"$/g, "").replaceAll('""', '"')),
+    )
+    .join(", ");
+}
+
+/** What the server has tied to the old database itself. */
+async function listLeft(server: Sql, database: string): Promise<string[]> {
+  const rows = await server<{ left: string }[]>`
+    select 'the replication slot ' || slot_name as left
+    from pg_replication_slots where database = ${database}
+    union all
+    select 'that it is a template' from pg_database
+    where datname = ${database} and datistemplate`;
+  return rows.map(({ left }) => left);
 }

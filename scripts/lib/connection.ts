@@ -12,10 +12,15 @@ import { failure, refusal } from "./report";
 
 const CONNECT_SECONDS = 4;
 const GOODBYE_MS = 1000;
+/** How often, and after how long, to look again for a database. */
+const SWAP_ATTEMPTS = 20;
+const SWAP_MS = 50;
 /** For a session that works long, whatever is set for the database or the role. */
 export const patient = `
-  set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
-  set idle_session_timeout = 0; set lock_timeout = '60s'`;
+  select set_config(name, case name when 'lock_timeout' then '60s' else '0' end, false)
+  from pg_settings
+  where name in ('statement_timeout', 'transaction_timeout', 'lock_timeout',
+    'idle_session_timeout', 'idle_in_transaction_session_timeout')`;
 
 const DIRECT =
   "set `DATABASE_URL_UNPOOLED` to a direct connection to the server";
@@ -99,14 +104,24 @@ export async function openConnection(
   address: DatabaseAddress,
   name: string,
 ): Promise<Sql> {
-  const sql = connect(address, name);
-  try {
-    await sql`select 1`;
-    return sql;
-  } catch (error) {
-    await sql.end({ timeout: 0 });
-    throw explainConnectionError(error as Error, address);
+  for (let attempt = 1; ; attempt += 1) {
+    const sql = connect(address, name);
+    try {
+      await sql`select 1`;
+      return sql;
+    } catch (error) {
+      await sql.end({ timeout: 0 });
+      const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);
+      if (isLast) throw explainConnectionError(error as Error, address);
+      await Bun.sleep(SWAP_MS);
+    }
   }
+}
+
+/** The database was there, and another one is about to have its name. */
+function isBeingSwapped(error: unknown): boolean {
+  const { code, detail = "" } = error as { code?: string; detail?: string };
+  return code === "3D000" && /renamed/.test(detail);
 }
 
 /**
@@ -238,7 +253,7 @@ export function explainConnectionError(
 ): Error {
   const server = nameServer(address);
   const { database, user, sslmode, variable } = address;
-  const explain = (message: string, hint: string) =>
+  const explain = (message: string, hint?: string) =>
     failure(message, {
       code: "UNREACHABLE",
       hint,
@@ -302,7 +317,11 @@ export function explainConnectionError(
       `the certificate of ${server} is not trusted: ${error.message}`,
       `name its authorities with \`sslrootcert\` in \`${variable}\``,
     );
-  return explain(`cannot connect to ${server}: ${error.message}`, elsewhere);
+  // One that has a SQLSTATE is the server's own answer.
+  return explain(
+    `cannot connect to ${server}: ${error.message}`,
+    sqlstate(error) ? undefined : elsewhere,
+  );
 }
 
 function sqlstate({ code }: { code?: string }): string | undefined {

@@ -1,22 +1,42 @@
 // How many rows each table has, to compare a copy with its original.
 import type { Sql } from "postgres";
 
-/** Rows by table; those of `public` go without their schema. */
+/**
+ * Rows by table; those of `public` go without their schema. A partitioned table
+ * stands for its partitions, for rows may find another one in a copy.
+ */
 export type RowCounts = Record<string, number>;
 
-/** Every table but those that came with an extension, by the name of its count. */
-export async function listTables(sql: Sql): Promise<Map<string, string>> {
-  const tables = await sql.unsafe<{ name: string; qualified: string }[]>(`
-    select format('%I.%I', nspname, relname) as qualified,
-      case nspname when 'public' then '' else nspname || '.' end || relname as name
-    from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-    where relkind = 'r' and relpersistence <> 't'
-      and nspname not in ('pg_catalog', 'information_schema')
-      and not exists (
-        select from pg_depend where classid = 'pg_class'::regclass
-          and objid = pg_class.oid and deptype = 'e')
+/** A table, and where its rows are counted. */
+export interface CountedTable {
+  schema: string;
+  table: string;
+  /** Its name in the counts. */
+  name: string;
+  /** What follows FROM; null where its rows are those of its partitions. */
+  source: string | null;
+}
+
+/** Every table but those that came with an extension. */
+export async function listTables(sql: Sql): Promise<CountedTable[]> {
+  return await sql.unsafe<CountedTable[]>(`
+    with tables as (
+      select pg_class.oid, nspname, relname, relkind,
+        case when nspname ~ '[."]' then quote_ident(nspname) else nspname end as schema,
+        case when relname ~ '[."]' then quote_ident(relname) else relname end as "table"
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+      where relkind in ('r', 'p') and relpersistence <> 't'
+        and nspname not in ('pg_catalog', 'information_schema')
+        and not exists (
+          select from pg_depend where classid = 'pg_class'::regclass
+            and objid = pg_class.oid and deptype = 'e')
+    )
+    select own.nspname as schema, own.relname as "table",
+      case root.nspname when 'public' then '' else root.schema || '.' end || root."table" as name,
+      case own.relkind when 'r' then format('only %I.%I', own.nspname, own.relname) end as source
+    from tables as own
+      join tables as root on root.oid = coalesce(pg_partition_root(own.oid), own.oid)
     order by name`);
-  return new Map(tables.map(({ name, qualified }) => [name, qualified]));
 }
 
 /** Counts the rows of every table. */
@@ -24,11 +44,13 @@ export async function countRows(sql: Sql): Promise<RowCounts> {
   const counts: RowCounts = {};
   // Without row security: a policy would hide what is there.
   await sql.unsafe("set row_security = off");
-  for (const [name, qualified] of await listTables(sql)) {
+  for (const { name, source } of await listTables(sql)) {
+    counts[name] ??= 0;
+    if (source === null) continue;
     const [row] = await sql.unsafe<{ rows: string }[]>(
-      `select count(*) as rows from ${qualified}`,
+      `select count(*) as rows from ${source}`,
     );
-    counts[name] = Number(row?.rows);
+    counts[name] += Number(row?.rows);
   }
   return counts;
 }

@@ -5,8 +5,9 @@ import { spawnSync } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { composeCommand } from "./compose";
+import { openConnection, probe } from "./connection";
 import { failure } from "./report";
-import type { Engine } from "./server";
+import { findEngine } from "./server";
 
 /** A command line, to which arguments may be added, and its environment. */
 export interface PostgresTool {
@@ -16,55 +17,130 @@ export interface PostgresTool {
   login: (database: string) => string[];
 }
 
-/**
- * Finds a client program for the server at `address`.
- *
- * @param serverVersion such as `18.4`; an older program may misread it. Where
- * no server is wanted, undefined takes any program.
- * @throws when there is none, with what to install.
- */
-export function findPostgresTool(
-  program: "psql" | "pg_dump" | "pg_restore",
-  env: Env,
-  address: DatabaseAddress,
-  engine: Engine,
-  serverVersion: string | undefined,
-): PostgresTool {
-  const major = Number.parseInt(serverVersion ?? "0", 10);
-  const own = readMajor(program);
-  if (own !== undefined && own >= major)
-    return {
-      command: [program],
-      variables: libpqVariables(address),
-      login: nameDatabase,
-    };
+type Program = "psql" | "pg_dump" | "pg_restore";
+type Tools<P extends Program> = Record<P, PostgresTool>;
 
-  if (engine === "compose") {
-    // Inside the container its socket asks for no password.
-    const isAttended = program === "psql" && process.stdin.isTTY;
-    const terminal = isAttended ? [] : ["-T"];
-    return {
-      ...composeCommand(env, ["exec", ...terminal, "db", program]),
-      login: (database) => [
-        "--username",
-        address.user,
-        ...nameDatabase(database),
-      ],
-    };
-  }
-  const found = own === undefined ? "not installed" : `version ${own}`;
-  throw failure(
-    `${program} is ${found}, and the server is PostgreSQL ${major}`,
-    {
-      hint: `install PostgreSQL's client programs, version ${major} or newer, and put them on the PATH: from apt.postgresql.org \`apt-get install postgresql-client-${major}\`, with Homebrew \`brew install postgresql@${major}\``,
-    },
-  );
+/**
+ * Finds client programs that are as new as the server that `env.direct` names,
+ * all in one place.
+ *
+ * @returns them, and the server's version, such as `18.4`.
+ * @throws when it cannot be reached, or there are none, with what to install.
+ */
+export async function findPostgresTools<P extends Program>(
+  programs: P[],
+  env: Env,
+): Promise<{ tools: Tools<P>; serverVersion: string }> {
+  const found = await probe(env.direct);
+  if (found.state !== "ready") throw found.error;
+  const major = Number.parseInt(found.version, 10);
+  const tools =
+    findOnPath(programs, env.direct, major) ??
+    (await findInContainer(programs, env));
+  if (tools) return { tools, serverVersion: found.version };
+  const own = programs.flatMap((program) => {
+    const version = readMajor(program);
+    if (version === undefined) return [`${program} is not installed`];
+    return version < major ? [`${program} is version ${version}`] : [];
+  });
+  throw failure(`${own.join(", ")}, and the server is PostgreSQL ${major}`, {
+    hint: `install PostgreSQL's client programs, version ${major} or newer, and put them on the PATH: from apt.postgresql.org \`apt-get install postgresql-client-${major}\`, with Homebrew \`brew install postgresql@${major}\``,
+  });
 }
+
+/**
+ * Finds what reads an archive. That takes no server: one that is down is no
+ * obstacle where there is a program on the PATH.
+ */
+export async function findArchiveReader(env: Env): Promise<PostgresTool> {
+  try {
+    const { tools } = await findPostgresTools(["pg_restore"], env);
+    return tools.pg_restore;
+  } catch (error) {
+    const own = findOnPath(["pg_restore"], env.direct, 0);
+    if (own) return own.pg_restore;
+    throw error;
+  }
+}
+
+function findOnPath<P extends Program>(
+  programs: P[],
+  address: DatabaseAddress,
+  major: number,
+): Tools<P> | undefined {
+  const isNew = (program: P) => (readMajor(program) ?? -1) >= major;
+  if (!programs.every(isNew)) return undefined;
+  return gather(programs, (program) => ({
+    command: [program],
+    variables: libpqVariables(address),
+    login: nameDatabase,
+  }));
+}
+
+/** Undefined where the container is not the server that `env.direct` names. */
+async function findInContainer<P extends Program>(
+  programs: P[],
+  env: Env,
+): Promise<Tools<P> | undefined> {
+  const address = env.direct;
+  if ((await findEngine(env, address)) !== "compose") return undefined;
+  const psql = nameInContainer("psql", env, false);
+  const text = "select system_identifier::text as id from pg_control_system()";
+  const options = ["--no-psqlrc", "--tuples-only", "--no-align"];
+  const { stdout } = spawnSync(
+    [
+      ...psql.command,
+      ...psql.login(address.database),
+      ...options,
+      `--command=${text}`,
+    ],
+    { env: psql.variables, stdin: "ignore" },
+  );
+  const sql = await openConnection(address, "db:probe");
+  try {
+    const [cluster] = await sql.unsafe<{ id: string }[]>(text);
+    if (stdout.toString().trim() !== cluster?.id) return undefined;
+    return gather(programs, (program) => nameInContainer(program, env));
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+function gather<P extends Program>(
+  programs: P[],
+  make: (program: P) => PostgresTool,
+): Tools<P> {
+  const tools = programs.map((program) => [program, make(program)]);
+  return Object.fromEntries(tools) as Tools<P>;
+}
+
+/** Ends pg_dump, which writes on for nobody, when its standard input is closed. */
+const ENDED_WITH_INPUT =
+  'exec 3<&0; "$@" </dev/null & tool=$!; { cat <&3; kill $tool; } >/dev/null 2>&1 & wait $tool';
+
+function nameInContainer(
+  program: Program,
+  env: Env,
+  isAttended = program === "psql" && process.stdin.isTTY,
+): PostgresTool {
+  const { user } = env.direct; // whom its socket asks for no password
+  const terminal = isAttended ? [] : ["-T"];
+  const shell =
+    program === "pg_dump" ? ["sh", "-c", ENDED_WITH_INPUT, "sh"] : [];
+  return {
+    ...composeCommand(env, ["exec", ...terminal, "db", ...shell, program]),
+    login: (database) => ["--username", user, ...nameDatabase(database)],
+  };
+}
+
+/** So that a network that is gone is noticed within a minute, and not in hours. */
+const KEEPALIVE =
+  "connect_timeout=10 keepalives_idle=30 keepalives_interval=10 keepalives_count=3 tcp_user_timeout=60000";
 
 /** As a connection string, for a name may look like one. */
 function nameDatabase(database: string): string[] {
   const quoted = database.replace(/['\\]/g, "\\$&");
-  return ["--dbname", `dbname='${quoted}'`];
+  return ["--dbname", `dbname='${quoted}' ${KEEPALIVE}`];
 }
 
 function readMajor(program: string): number | undefined {

@@ -30,15 +30,17 @@ export async function readProtection(
 /** Whether the production stamp of this very database is there. */
 export async function isStamped(sql: Sql): Promise<boolean> {
   const [table] = await sql.unsafe<{ exists: boolean }[]>(
-    `select to_regclass('drizzle.__environment') is not null as exists`,
+    `select pg_catalog.to_regclass('drizzle.__environment') is not null as exists`,
   );
   if (!table?.exists) return false;
   // A copy has another oid, and a restored dump another oid or cluster.
   const [row] = await sql.unsafe<{ stamped: boolean }[]>(`
     select exists (
-      select from drizzle.__environment, pg_control_system() as cluster
+      select from drizzle.__environment, pg_catalog.pg_control_system() as cluster
       where name = 'production'
-        and database_oid = (select oid from pg_database where datname = current_database())
+        and database_oid = (
+          select oid from pg_catalog.pg_database
+          where datname = pg_catalog.current_database())
         and __environment.system_identifier = cluster.system_identifier
     ) as stamped`);
   return row?.stamped === true;
@@ -47,7 +49,7 @@ export async function isStamped(sql: Sql): Promise<boolean> {
 /** Stamps the database as production, unless it is stamped already. */
 export async function stampProduction(sql: Sql): Promise<void> {
   if (await isStamped(sql)) return;
-  await sql.begin((transaction) => [
+  await sql.begin("read write", (transaction) => [
     transaction.unsafe("create schema if not exists drizzle"),
     transaction.unsafe(`
       create table if not exists drizzle.__environment (
@@ -61,7 +63,8 @@ export async function stampProduction(sql: Sql): Promise<void> {
     transaction.unsafe(`
       insert into drizzle.__environment (name, database_oid, system_identifier)
       select 'production', oid, system_identifier
-      from pg_database, pg_control_system() where datname = current_database()`),
+      from pg_catalog.pg_database, pg_catalog.pg_control_system()
+      where datname = pg_catalog.current_database()`),
   ]);
 }
 

@@ -9,12 +9,13 @@ import { withMigrationLock } from "./migration-lock";
 import { tryReadPlan } from "./migrations";
 import {
   isProtected,
+  isStamped,
   nameReason,
   type Protection,
   readProtection,
   stampProduction,
 } from "./protection";
-import { failure, print, printJson, refusal } from "./report";
+import { failure, holdInterrupt, print, printJson, refusal } from "./report";
 import {
   databaseExists,
   previousOf,
@@ -56,26 +57,48 @@ export async function replaceDatabase(
     confirmed: flags.confirm,
     agreed: [],
   };
+  const guard = async (server: Sql, sql: Sql): Promise<Protection> => {
+    const hasPrevious = await databaseExists(server, previous);
+    const protection = await readProtection(sql, env, address);
+    if (flags.undo) requirePrevious(hasPrevious, previous);
+    else {
+      requireFlags(protection, address, hasPrevious, flags, wanted);
+      if (hasPrevious && !flags["drop-previous"])
+        await refuseStamped({ ...address, database: previous });
+    }
+    requireConsent(consent, protection);
+    return protection;
+  };
   await askBetween(() =>
     withSwapLock(address, waitSeconds, async (server) => {
-      const hasPrevious = await databaseExists(server, previous);
-      if (flags.undo) requirePrevious(hasPrevious, previous);
       const sql = await openConnection(address, command);
       try {
         await sql.unsafe(patient);
-        const protection = await readProtection(sql, env, address);
-        if (!flags.undo)
-          requireFlags(protection, address, hasPrevious, flags, wanted);
-        requireConsent(consent, protection);
-        await withMigrationLock(sql, waitSeconds, () =>
-          flags.undo
-            ? undoSwap(server, address, protection)
-            : replace(server, protection),
-        );
+        await guard(server, sql);
+        await withMigrationLock(sql, waitSeconds, async () => {
+          // While it waited, the database may have become production.
+          const protection = await guard(server, sql);
+          if (flags.undo) await undoSwap(server, address, protection);
+          else await replace(server, protection);
+        });
       } finally {
         await sql.end({ timeout: 5 });
       }
     }),
+  );
+}
+
+/** What was production is not dropped in passing. */
+async function refuseStamped(previous: DatabaseAddress): Promise<void> {
+  const sql = await openConnection(previous, "db:swap");
+  try {
+    if (!(await isStamped(sql))) return;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+  throw refusal(
+    `${previous.database} would be dropped, and is stamped production`,
+    { hint: "if you mean it, add `--drop-previous`" },
   );
 }
 
@@ -131,8 +154,10 @@ async function undoSwap(
   } finally {
     await sql.end({ timeout: 5 });
   }
-  await swapBack(server, address);
-  print(`Restored: ${database} from ${previous}`);
-  print(`Kept: ${previous}, the database until now`);
-  printJson({ database, previous, head });
+  await holdInterrupt(async () => {
+    await swapBack(server, address);
+    print(`Restored: ${database} from ${previous}`);
+    print(`Kept: ${previous}, the database until now`);
+    printJson({ database, previous, head });
+  });
 }

@@ -102,8 +102,14 @@ export function print(line: string): void {
   if (!isJson) write("stdout", `${line}\n`);
 }
 
-/** Prints the one JSON document on stdout, where it was asked for. */
+let isDone = false;
+
+/**
+ * Prints the one JSON document on stdout, where it was asked for. With it the
+ * command is done: a signal that comes later changes nothing.
+ */
 export function printJson(document: object): void {
+  isDone = true;
   if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
@@ -152,6 +158,23 @@ export function onInterrupt(cleanUp: () => Promise<unknown>): () => void {
   return () => cleanUps.delete(cleanUp);
 }
 
+let isHeld = false;
+let isDelayed = false;
+
+/**
+ * Has a signal wait for what should not be left without a word of how it ended;
+ * a second signal does not wait.
+ */
+export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
+  isHeld = true;
+  try {
+    await work();
+  } finally {
+    isHeld = false;
+  }
+  if (isDelayed && !isDone) process.emit("SIGINT");
+}
+
 function report(thrown: Error & FailureFields & { usage?: string }): void {
   if (isInterrupted) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
@@ -164,8 +187,11 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
 
   // Drizzle's own message is only "Failed query": the reason is the cause.
   const error = thrown.cause instanceof Error ? thrown.cause : thrown;
-  if (LOST.test((error as FailureFields).code ?? ""))
+  if (LOST.test((error as FailureFields).code ?? "")) {
     error.message = "the connection to the server was lost";
+    thrown.hint ??=
+      "run it again once `bun run db:status` shows that the server is there";
+  }
   if (isJson)
     return printJson({ ...thrown.document, error: describeError(error) });
   note(`Error: ${error.message}`);
@@ -179,6 +205,10 @@ process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.on(signal, async () => {
+    if ((isDone || isHeld) && !isDelayed) {
+      isDelayed = true;
+      return;
+    }
     report(failure("interrupted", { code: "INTERRUPTED" }));
     if (!isInterrupted && cleanUps.size > 0) {
       isInterrupted = true;

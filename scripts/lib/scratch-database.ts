@@ -1,13 +1,17 @@
 // A database to try something in, beside another one, that is always dropped.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection } from "./connection";
+import { readDatabaseOptions } from "./carry-settings";
+import { openConnection, patient } from "./connection";
+import { dropDatabase } from "./drop-database";
 import { quoteIdentifier } from "./quote-sql";
 import { onInterrupt, refusal } from "./report";
 
+const SUFFIX = "__scratch_";
+
 /**
- * Makes an empty database with a random name on the server of `address`, runs
- * `work` connected to it, and drops it.
+ * Makes an empty database with a random name on the server of `address`, with
+ * its locale, runs `work` connected to it, and drops it.
  *
  * @throws with exit code 2 when the role may not make databases.
  */
@@ -16,19 +20,22 @@ export async function withScratchDatabase<T>(
   name: string,
   work: (sql: Sql, scratch: DatabaseAddress) => Promise<T>,
 ): Promise<T> {
-  const suffix = `__scratch_${crypto.randomUUID().slice(0, 8)}`;
   // PostgreSQL cuts names at 63 bytes, and would cut the suffix away.
   let base = address.database;
-  while (Buffer.byteLength(base + suffix) > 63) base = base.slice(0, -1);
-  const database = base + suffix;
+  while (Buffer.byteLength(base + SUFFIX) > 63 - 8) base = base.slice(0, -1);
+  base += SUFFIX;
+  const database = base + crypto.randomUUID().slice(0, 8);
   const scratch = { ...address, database };
   const server = await openConnection(address, name);
-  const dropText = `drop database if exists ${quoteIdentifier(database)} with (force)`;
-  const drop = async () => await server.unsafe(dropText);
+  const drop = () => dropDatabase(server, database);
   const keep = onInterrupt(drop);
   try {
+    await server.unsafe(patient);
+    await tryLock(server, database);
+    await dropAbandoned(server, base);
+    const options = await readDatabaseOptions(server, address.database);
     await server
-      .unsafe(`create database ${quoteIdentifier(database)} template template0`)
+      .unsafe(`create database ${quoteIdentifier(database)} ${options}`)
       .catch((error: Error & { code?: string }) => {
         if (error.code !== "42501") throw error;
         throw refusal(
@@ -49,7 +56,7 @@ export async function withScratchDatabase<T>(
       await drop().catch(async () => {
         // Its session was lost while it had nothing to do.
         const again = await openConnection(address, name);
-        await again.unsafe(dropText);
+        await dropDatabase(again, database);
         await again.end({ timeout: 5 });
       });
     }
@@ -57,4 +64,25 @@ export async function withScratchDatabase<T>(
     keep();
     await server.end({ timeout: 5 });
   }
+}
+
+/** Those of runs that were killed: nobody holds their lock. */
+async function dropAbandoned(server: Sql, base: string): Promise<void> {
+  const rows = await server<{ database: string }[]>`
+    select datname as database from pg_database
+    where starts_with(datname, ${base}) and length(datname) = length(${base}) + 8`;
+  for (const { database } of rows) {
+    if (!(await tryLock(server, database))) continue;
+    await server
+      .unsafe(`drop database ${quoteIdentifier(database)}`)
+      .catch(() => {}); // one that was just made, or another role's
+    await server`select pg_advisory_unlock(hashtextextended(${database}, 0))`;
+  }
+}
+
+/** Held by a session of the database beside which the scratch database is. */
+async function tryLock(server: Sql, database: string): Promise<boolean> {
+  const [row] = await server<{ locked: boolean }[]>`
+    select pg_try_advisory_lock(hashtextextended(${database}, 0)) as locked`;
+  return row?.locked === true;
 }

@@ -81,11 +81,17 @@ export async function stopServer(env: Env): Promise<Engine | undefined> {
   });
 }
 
-/** Who runs the server that DATABASE_URL names, or would run it. */
-export async function findEngine(env: Env): Promise<Engine> {
-  if (!isLocal(env.database)) return "external";
-  if (readEmbeddedPort(env.dataDir) === env.database.port) return "embedded";
-  if ((await readComposePort(env)) === env.database.port) return "compose";
+/**
+ * Who runs the server at an address, as far as its port tells: DATABASE_URL's,
+ * unless another is given.
+ */
+export async function findEngine(
+  env: Env,
+  address = env.database,
+): Promise<Engine> {
+  if (!isLocal(address)) return "external";
+  if (readEmbeddedPort(env.dataDir) === address.port) return "embedded";
+  if ((await readComposePort(env)) === address.port) return "compose";
   return "external";
 }
 

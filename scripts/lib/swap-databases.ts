@@ -1,17 +1,27 @@
 // Puts another database in the place of one that is in use, and keeps the old
 // one: both renames in one transaction, from a third database of the server.
 // The first rename locks the database, so that new sessions wait, while a second
-// connection ends the old ones. Cut short anywhere, nothing is renamed.
+// connection ends the old ones; one that waited is told to come again, by 3D000.
+// Cut short anywhere, nothing is renamed.
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { carrySettings, readDatabaseOptions } from "./carry-settings";
 import { openConnection, patient, requireDirect } from "./connection";
+import { dropDatabase } from "./drop-database";
 import { withMigrationLock } from "./migration-lock";
 import { quoteIdentifier } from "./quote-sql";
-import { failure, note, onInterrupt, refusal } from "./report";
+import {
+  failure,
+  type FailureFields,
+  note,
+  onInterrupt,
+  refusal,
+} from "./report";
 
 const TERMINATE_MS = 50;
+/** How long a server may take to come back after a crash. */
+const RECOVERY_MS = 30_000;
 
 /** Where the old database is kept. */
 export const previousOf = (database: string) => `${database}__previous`;
@@ -67,19 +77,24 @@ export async function makeNext(
   address: DatabaseAddress,
   fill: (next: DatabaseAddress) => Promise<void>,
 ): Promise<void> {
-  const next = nextOf(address.database);
-  const dropNext = `drop database if exists ${quoteIdentifier(next)} with (force)`;
-  await server.unsafe(dropNext);
-  const options = await readDatabaseOptions(server, address.database);
-  await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);
-  const forget = onInterrupt(() => server.unsafe(dropNext));
+  const { database } = address;
+  const next = nextOf(database);
+  await requireDroppable(server, previousOf(database));
+  await dropLeftover(server, droppedOf(database));
+  await dropLeftover(server, next);
+  const options = await readDatabaseOptions(server, database);
+  const forget = onInterrupt(() => dropDatabase(server, next));
   try {
+    await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);
+    if (await isRestricted(server, database))
+      await server.unsafe(
+        `revoke all on database ${quoteIdentifier(next)} from public`,
+      );
     await fill({ ...address, database: next });
     // Last, for it may be one that makes every session read only.
-    await carrySettings(server, address.database, next);
+    await carrySettings(server, database, next);
   } catch (error) {
-    await server.unsafe(dropNext);
-    throw error;
+    throw await clearNext(server, address, error as Error);
   } finally {
     forget();
   }
@@ -109,21 +124,25 @@ export async function swapIn(
   const { database } = address;
   const previous = previousOf(database);
   const dropped = droppedOf(database);
-  const dropDropped = `drop database if exists ${quoteIdentifier(dropped)} with (force)`;
-  await server.unsafe(dropDropped);
+  const next = nextOf(database);
   const renames: [string, string][] = [
     [database, previous],
-    [nextOf(database), database],
+    [next, database],
   ];
   const hasOlder = await databaseExists(server, previous);
   if (hasOlder) renames.unshift([previous, dropped]);
-  await renameTogether(server, address, renames);
   try {
-    await server.unsafe(dropDropped);
+    await renameTogether(server, address, renames);
+  } catch (error) {
+    throw await clearNext(server, address, error as Error);
+  }
+  try {
+    await dropLeftover(server, dropped);
     return hasOlder;
   } catch (error) {
-    const { message } = error as Error;
-    note(`Warning: ${dropped} could not be dropped: ${message}`);
+    const { message, hint } = error as FailureFields & Error;
+    note(`Warning: ${message}`);
+    if (hint) note(`Hint: ${hint}`);
     return false;
   }
 }
@@ -138,15 +157,112 @@ export async function swapBack(
   address: DatabaseAddress,
 ): Promise<void> {
   const { database } = address;
-  // What a run that was cut off has left there is nobody's.
-  await server.unsafe(
-    `drop database if exists ${quoteIdentifier(nextOf(database))} with (force)`,
-  );
+  await dropLeftover(server, nextOf(database));
   await renameTogether(server, address, [
     [database, nextOf(database)],
     [previousOf(database), database],
     [nextOf(database), previousOf(database)],
   ]);
+}
+
+/** Whether not everybody may enter it. */
+async function isRestricted(server: Sql, database: string): Promise<boolean> {
+  const [row] = await server<{ restricted: boolean }[]>`
+    select datacl is not null as restricted from pg_database
+    where datname = ${database}`;
+  return row?.restricted === true;
+}
+
+/** Drops what was made for nothing; the error says in what state things are. */
+async function clearNext(
+  server: Sql,
+  address: DatabaseAddress,
+  error: Error & FailureFields,
+): Promise<Error> {
+  const { database } = address;
+  const next = nextOf(database);
+  const lines = [...(error.lines ?? [])];
+  // With no space at all, the checkpoint of DROP DATABASE would end the server.
+  if (/no space left|free disk space/i.test([error.message, ...lines].join()))
+    await emptyDatabase({ ...address, database: next }).catch(() => {});
+  const isGone = await dropDatabase(server, next)
+    .catch(() => dropOnceRecovered(address, next))
+    .then(() => true)
+    .catch(() => false);
+  if (!isGone) lines.push(`${next} is left over: the next run drops it`);
+  if (!error.message.includes(database))
+    lines.push(`Nothing was swapped: ${database} is the database that it was`);
+  return Object.assign(error, { lines });
+}
+
+/** Gives the space of its tables back. */
+async function emptyDatabase(address: DatabaseAddress): Promise<void> {
+  const sql = await openConnection(address, "db:swap");
+  try {
+    const tables = await sql<{ name: string }[]>`
+      select format('%I.%I', nspname, relname) as name
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+      where relkind in ('r', 'm') and relpersistence <> 't'
+        and nspname not in ('pg_catalog', 'information_schema')
+      order by relpages desc`;
+    for (const { name } of tables)
+      await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+/** A server that has crashed comes back by itself. */
+async function dropOnceRecovered(
+  address: DatabaseAddress,
+  database: string,
+): Promise<void> {
+  const deadline = Date.now() + RECOVERY_MS;
+  for (;;)
+    try {
+      const again = await openConnection(beside(address), "db:swap");
+      await dropDatabase(again, database).finally(() => again.end());
+      return;
+    } catch (error) {
+      const { details } = error as { details?: { sqlstate?: string } };
+      const isRecovering = details?.sqlstate === "57P03";
+      if (!isRecovering || Date.now() > deadline) throw error;
+      await Bun.sleep(500);
+    }
+}
+
+/** @throws where the older `__previous` could not make way. */
+async function requireDroppable(server: Sql, database: string): Promise<void> {
+  const [row] = await server<{ keeper: string | null }[]>`
+    select case when datistemplate then 'it is a template'
+      when exists (select from pg_subscription where subdbid = d.oid)
+        then 'it has a subscription'
+      when exists (
+        select from pg_replication_slots where database = datname and active)
+        then 'a replication slot of it is in use' end as keeper
+    from pg_database as d where datname = ${database}`;
+  if (!row?.keeper) return;
+  throw failure(`${database} would have to be dropped, and ${row.keeper}`, {
+    hint: `end that, or keep it under another name with \`ALTER DATABASE ${quoteIdentifier(database)} RENAME TO …\``,
+  });
+}
+
+/** What a run that was cut off has left, which is nobody's. */
+async function dropLeftover(server: Sql, database: string): Promise<void> {
+  try {
+    await dropDatabase(server, database);
+  } catch (error) {
+    throw failure(
+      `${database}, which an earlier run has left, cannot be dropped: ${describe(error)}`,
+      { hint: `drop it with \`DROP DATABASE ${quoteIdentifier(database)}\`` },
+    );
+  }
+}
+
+/** With the server's detail, which says who is in the way. */
+function describe(error: unknown): string {
+  const { message, detail } = error as Error & { detail?: string };
+  return detail ? `${message}: ${detail.replace(/\.$/, "")}` : message;
 }
 
 async function renameTogether(
@@ -170,10 +286,12 @@ async function renameTogether(
   } catch (error) {
     // The answer may be what was lost, and not the swap.
     if (!(await isSame(address, before))) return;
+    const lines = await listSessions(second, names).catch(() => []);
     throw failure(
-      `${address.database} was not swapped, and is as it was: ${(error as Error).message}`,
+      `${address.database} was not swapped, and is as it was: ${describe(error)}`,
       {
-        hint: "end the sessions that are in the way, and run the command again",
+        lines,
+        hint: "end the sessions or prepared transactions that are in the way, and run the command again",
       },
     );
   } finally {
@@ -181,6 +299,14 @@ async function renameTogether(
     await ending;
     await second.end({ timeout: 5 });
   }
+}
+
+/** Who is in these databases, one line each. */
+async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
+  const rows = await sql<{ line: string }[]>`
+    select format('  pid %s, %s, %s', pid, usename, application_name) as line
+    from pg_stat_activity where datname in ${sql(databases)} limit 5`;
+  return rows.map(({ line }) => line);
 }
 
 /** Whether the database is still the one with that oid. */

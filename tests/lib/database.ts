@@ -85,6 +85,16 @@ export function openDatabase(address: DatabaseAddress): Sql {
   return postgres({ ...options, max: 2, onnotice: () => {} });
 }
 
+/** Waits until a session of the server does what the condition says. */
+export async function until(sql: Sql, condition: string): Promise<void> {
+  for (;;) {
+    const [row] = await sql.unsafe(
+      `select count(*)::int as found from pg_stat_activity where ${condition}`,
+    );
+    if (row?.found > 0) return;
+  }
+}
+
 function describeDatabase(
   name = `test_${crypto.randomUUID().slice(0, 8)}`,
 ): TestDatabase {
