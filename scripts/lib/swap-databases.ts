@@ -94,7 +94,10 @@ export async function makeNext(
     // Last, for it may be one that makes every session read only.
     await carrySettings(server, database, next);
   } catch (error) {
-    throw await clearNext(server, address, error as Error);
+    const { lines = [] } = error as FailureFields;
+    const left = await clearNext(server, address, error as Error);
+    const state = `Nothing was swapped: ${database} is the database that it was`;
+    throw Object.assign(error as Error, { lines: [...lines, ...left, state] });
   } finally {
     forget();
   }
@@ -134,7 +137,9 @@ export async function swapIn(
   try {
     await renameTogether(server, address, renames);
   } catch (error) {
-    throw await clearNext(server, address, error as Error);
+    const { lines = [] } = error as FailureFields;
+    const left = await clearNext(server, address, error as Error);
+    throw Object.assign(error as Error, { lines: [...lines, ...left] });
   }
   try {
     await dropLeftover(server, dropped);
@@ -173,26 +178,21 @@ async function isRestricted(server: Sql, database: string): Promise<boolean> {
   return row?.restricted === true;
 }
 
-/** Drops what was made for nothing; the error says in what state things are. */
+/** Drops what was made for nothing, or says that it may still be there. */
 async function clearNext(
   server: Sql,
   address: DatabaseAddress,
-  error: Error & FailureFields,
-): Promise<Error> {
-  const { database } = address;
-  const next = nextOf(database);
-  const lines = [...(error.lines ?? [])];
+  { message, lines = [] }: Error & FailureFields,
+): Promise<string[]> {
+  const next = nextOf(address.database);
   // With no space at all, the checkpoint of DROP DATABASE would end the server.
-  if (/no space left|free disk space/i.test([error.message, ...lines].join()))
+  if (/no space left|free disk space/i.test([message, ...lines].join()))
     await emptyDatabase({ ...address, database: next }).catch(() => {});
   const isGone = await dropDatabase(server, next)
     .catch(() => dropOnceRecovered(address, next))
     .then(() => true)
     .catch(() => false);
-  if (!isGone) lines.push(`${next} is left over: the next run drops it`);
-  if (!error.message.includes(database))
-    lines.push(`Nothing was swapped: ${database} is the database that it was`);
-  return Object.assign(error, { lines });
+  return isGone ? [] : [`${next} may be left over: the next run drops it`];
 }
 
 /** Gives the space of its tables back. */
