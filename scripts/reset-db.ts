@@ -6,6 +6,8 @@ import { readEnv } from "../src/env";
 import { applyPending } from "./lib/apply-migrations";
 import { openConnection } from "./lib/connection";
 import { readPlan } from "./lib/migrations";
+import { previousOf } from "./lib/neighbours";
+import { makeNext } from "./lib/next-database";
 import { type Protection, stampProduction } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
@@ -16,7 +18,7 @@ import {
   readWhole,
 } from "./lib/report";
 import { describeSeed, type Seeded, seedDevelopment } from "./lib/seed-dev";
-import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
+import { swapIn } from "./lib/swap-databases";
 
 const usage = `bun run db:reset [flags]
 

@@ -10,6 +10,8 @@ import { locateArchive, type Manifest, verifyBackup } from "./lib/backups";
 import { openConnection, patient } from "./lib/connection";
 import { compareRows, countRows, type RowCounts } from "./lib/count-rows";
 import { tryReadPlan } from "./lib/migrations";
+import { previousOf } from "./lib/neighbours";
+import { makeNext } from "./lib/next-database";
 import { findPostgresTools, type PostgresTool } from "./lib/postgres-tools";
 import { type Protection, stampProduction } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
@@ -23,7 +25,7 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { makeNext, previousOf, swapIn } from "./lib/swap-databases";
+import { swapIn } from "./lib/swap-databases";
 
 const usage = `bun run db:restore <file> [flags] | db:restore --undo
 

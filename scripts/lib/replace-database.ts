@@ -7,6 +7,7 @@ import { openConnection, patient } from "./connection";
 import { askBetween, type Consent, requireConsent } from "./consent";
 import { withMigrationLock } from "./migration-lock";
 import { tryReadPlan } from "./migrations";
+import { databaseExists, previousOf } from "./neighbours";
 import {
   isProtected,
   isStamped,
@@ -16,12 +17,7 @@ import {
   stampProduction,
 } from "./protection";
 import { failure, holdInterrupt, print, printJson, refusal } from "./report";
-import {
-  databaseExists,
-  previousOf,
-  swapBack,
-  withSwapLock,
-} from "./swap-databases";
+import { swapBack, withSwapLock } from "./swap-databases";
 
 /** What the flags of both commands say. */
 interface Flags {
