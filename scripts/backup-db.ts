@@ -50,7 +50,7 @@ import {
   readOptions,
   readWhole,
   refusal,
-  showProgress,
+  withProgress,
 } from "./lib/report";
 import { withScratchDatabase } from "./lib/scratch-database";
 
@@ -108,23 +108,25 @@ async function backUp(): Promise<void> {
   const path = nameArchive(createdAt);
   const partial = namePartial(path);
   const forget = onInterrupt(async () => discard(path));
-  const progress = setInterval(() => {
-    const bytes = existsSync(partial) ? statSync(partial).size : 0;
-    showProgress(`dumping, ${formatBytes(bytes)}`);
-  }, 200);
   let manifest: Manifest;
   try {
-    const contents = await dump(tools.pg_dump, partial);
-    const { systemIdentifier, head, tables } = contents;
-    const [sha256, copied] = await Promise.all([
-      hashFile(partial),
-      readArchive(tools.pg_restore, partial),
-    ]);
+    const { systemIdentifier, head, tables } = await withProgress(
+      () => `dumping, ${formatBytes(sizeOf(partial))}`,
+      () => dump(tools.pg_dump, partial),
+    );
+    const [sha256, copied] = await withProgress(
+      () => `reading ${formatBytes(sizeOf(partial))} back`,
+      () =>
+        Promise.all([
+          hashFile(partial),
+          readArchive(tools.pg_restore, partial),
+        ]),
+    );
     manifest = {
       file: basename(path),
       database: address.database,
       createdAt,
-      bytes: statSync(partial).size,
+      bytes: sizeOf(partial),
       sha256,
       systemIdentifier,
       head,
@@ -138,8 +140,6 @@ async function backUp(): Promise<void> {
     discard(path);
     throw error;
   } finally {
-    clearInterval(progress);
-    showProgress("");
     forget();
   }
   print(
@@ -280,7 +280,10 @@ async function drill(path: string): Promise<void> {
     address,
     "db:backup",
     async (sql: Sql, scratch) => {
-      await restoreArchive(restore, path, scratch.database);
+      await withProgress(
+        () => `restoring into ${scratch.database}`,
+        () => restoreArchive(restore, path, scratch.database),
+      );
       const ms = Math.round(performance.now() - start);
       await sql.unsafe(patient);
       return { tables: await countRows(sql), ms };
@@ -291,7 +294,7 @@ async function drill(path: string): Promise<void> {
   if (differences.length > 0) process.exitCode = FINDINGS;
   else
     print(
-      `Drilled: ${path}, restored in ${ms} ms, ${Object.keys(tables).length} tables`,
+      `Drilled: ${path}, restored in ${ms} ms (tables ${Object.keys(tables).length})`,
     );
   if (!manifest) note("It has no manifest: its rows could not be compared");
   printJson({ ...document, tables, verified: differences.length === 0, ms });
@@ -310,6 +313,10 @@ async function examine(path: string, restore: PostgresTool) {
   process.exitCode = FINDINGS;
   print(`Bad: ${path}: ${problem}`);
   return { isWhole, manifest, document: { ...document, problem } };
+}
+
+function sizeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 }
 
 function formatBytes(bytes: number): string {

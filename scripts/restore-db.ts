@@ -24,6 +24,7 @@ import {
   readOptions,
   readWhole,
   refusal,
+  withProgress,
 } from "./lib/report";
 import { swapIn } from "./lib/swap-databases";
 
@@ -70,7 +71,12 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;
   let tables: RowCounts = {};
   await makeNext(server, address, async (next) => {
-    await restoreArchive(tool, path, next.database);
+    const start = performance.now();
+    await withProgress(
+      () =>
+        `restoring into ${next.database}, ${Math.round((performance.now() - start) / 1000)} s`,
+      () => restoreArchive(tool, path, next.database),
+    );
     const sql = await openConnection(next, "db:restore");
     try {
       await sql.unsafe(patient);

@@ -12,6 +12,7 @@ import {
 } from "./lib/database";
 import { urlOf } from "./lib/command";
 import { ownHead } from "./lib/migrations";
+import { copyProject } from "./lib/project";
 import { withRoles } from "./lib/roles";
 import { testServer } from "./setup";
 
@@ -98,7 +99,6 @@ test(
   "leaves the database as it was when a migration fails",
   "seeded",
   async (database) => {
-    const { copyProject } = await import("./lib/project");
     using project = copyProject();
     project.write(
       `src/infrastructure/database/migrations/${ownHead}.sql`,
@@ -292,6 +292,28 @@ test(
       expect(stderr).toMatch(/^ {2}pid \d+, /m);
       expect(await listDatabases(database)).toEqual([""]);
     });
+  },
+);
+
+test(
+  "leaves no copy behind after Ctrl-C on a terminal",
+  "empty",
+  async (database) => {
+    const { sql, name, attend } = database;
+    using project = copyProject();
+    project.write(
+      `src/infrastructure/database/migrations/${ownHead}.sql`,
+      "select pg_sleep(60);",
+    );
+    await using terminal = attend("db:reset", project.folder);
+
+    await until(sql, `datname = '${name}__next' and query like '%pg_sleep%'`);
+    terminal.types("\x03");
+    const { exitCode, screen } = await terminal.ends();
+
+    expect(screen).toContain("Error: interrupted");
+    expect(exitCode).toBe(130);
+    expect(await listDatabases(database)).toEqual([""]);
   },
 );
 

@@ -136,6 +136,20 @@ export function showProgress(line: string): boolean {
   return true;
 }
 
+/** Shows what `describe` says, five times a second, as long as `work` takes. */
+export async function withProgress<T>(
+  describe: () => string,
+  work: () => Promise<T>,
+): Promise<T> {
+  const timer = setInterval(() => showProgress(describe()), 200);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    showProgress("");
+  }
+}
+
 /** An error as JSON documents carry it. */
 export function describeError(error: Error & FailureFields) {
   const { code = "UNEXPECTED", message, hint, details } = error;
@@ -158,6 +172,9 @@ export function onInterrupt(cleanUp: () => Promise<unknown>): () => void {
   return () => cleanUps.delete(cleanUp);
 }
 
+/** On a terminal Ctrl-C arrives twice: `bun run` passes its own on. */
+const ECHO_MS = 300;
+let signalledAt = -ECHO_MS;
 let isHeld = false;
 let isDelayed = false;
 
@@ -205,6 +222,9 @@ process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.on(signal, async () => {
+    const isEcho = performance.now() - signalledAt < ECHO_MS;
+    signalledAt = performance.now();
+    if (isEcho) return;
     if ((isDone || isHeld) && !isDelayed) {
       isDelayed = true;
       return;
