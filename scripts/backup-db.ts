@@ -8,10 +8,10 @@ import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import {
   type CopiedRows,
+  countArchived,
   dumpDatabase,
   hashFile,
   nameCopied,
-  readArchive,
   restoreArchive,
 } from "./lib/archives";
 import {
@@ -119,7 +119,7 @@ async function backUp(): Promise<void> {
       () =>
         Promise.all([
           hashFile(partial),
-          readArchive(tools.pg_restore, partial),
+          countArchived(tools.pg_restore, partial),
         ]),
     );
     manifest = {
@@ -146,13 +146,17 @@ async function backUp(): Promise<void> {
     `Backed up: ${path} (${formatBytes(manifest.bytes)}, ${manifest.ms} ms)`,
   );
   if (keep !== undefined) prune(keep, manifest);
-  const {
-    database: _,
-    systemIdentifier: __,
-    createdAt: ___,
-    ...document
-  } = manifest;
-  printJson({ ...document, file: path });
+  const { bytes, sha256, head, tables, verified, ms } = manifest;
+  printJson({
+    file: path,
+    bytes,
+    sha256,
+    head,
+    serverVersion,
+    tables,
+    verified,
+    ms,
+  });
 }
 
 /** Dumps, and reads in the same snapshot what the manifest tells of it. */
@@ -175,7 +179,10 @@ async function dump(pgDump: PostgresTool, partial: string) {
   }
 }
 
-/** A broken checkout keeps no backup from being made. */
+/**
+ * Without the log, of which there may be none: an error would end the snapshot.
+ * A broken checkout keeps no backup from being made.
+ */
 async function readHead(sql: Sql): Promise<string | null> {
   try {
     const records = await readRecords(sql);
@@ -193,7 +200,7 @@ async function readHead(sql: Sql): Promise<string | null> {
  * @throws when one of the tables is not in it.
  */
 function sumRows(copied: CopiedRows, tables: CountedTable[]): RowCounts {
-  const rows: RowCounts = {};
+  const rows: RowCounts = Object.create(null);
   const found = new Set<string>();
   for (const { schema, table, name } of tables) {
     const count = copied.get(nameCopied(schema, table));
@@ -207,17 +214,16 @@ function sumRows(copied: CopiedRows, tables: CountedTable[]): RowCounts {
   return rows;
 }
 
-/** Two within a microsecond get two names. */
+/** To the microsecond, so that two at once get two names. */
 function nameArchive(createdAt: string): string {
   const micros = Math.trunc((performance.now() % 1) * 1000);
-  const stamp = createdAt
-    .replace(/[-:.]/g, "")
-    .replace("Z", `${String(micros).padStart(3, "0")}Z`);
+  const stamp = `${createdAt.replace(/\D/g, "")}${String(micros).padStart(3, "0")}`;
+  const time = stamp.replace(/^(.{8})/, "$1T");
   const name = address.database.replace(/[^\w-]/g, "_");
   for (let count = 0; ; count += 1) {
     const suffix = count === 0 ? "" : `-${count}`;
-    const path = join(folder, `${name}_${stamp}${suffix}.dump`);
-    if (!existsSync(path) && !existsSync(namePartial(path))) return path;
+    const path = join(folder, `${name}_${time}Z${suffix}.dump`);
+    if (!existsSync(path)) return path;
   }
 }
 
@@ -275,11 +281,11 @@ async function drill(path: string): Promise<void> {
   const restore = found.pg_restore;
   const { isWhole, manifest, document } = await examine(path, restore);
   if (!isWhole) return printJson(document);
-  const start = performance.now();
   const { tables, ms } = await withScratchDatabase(
     address,
     "db:backup",
     async (sql: Sql, scratch) => {
+      const start = performance.now();
       await withProgress(
         () => `restoring into ${scratch.database}`,
         () => restoreArchive(restore, path, scratch.database),

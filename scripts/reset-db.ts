@@ -8,7 +8,11 @@ import { openConnection } from "./lib/connection";
 import { readPlan } from "./lib/migrations";
 import { previousOf } from "./lib/neighbours";
 import { makeNext } from "./lib/next-database";
-import { type Protection, stampProduction } from "./lib/protection";
+import {
+  isProductionDatabase,
+  type Protection,
+  stampProduction,
+} from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
   holdInterrupt,
@@ -58,8 +62,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
     try {
       const plan = await readPlan(sql);
       await applyPending(sql, plan);
-      if (protection.isStamped || protection.isProduction)
-        await stampProduction(sql);
+      if (isProductionDatabase(protection)) await stampProduction(sql);
       if (!values["no-seed"]) seeded = await seedDevelopment(sql, waitSeconds);
       head = plan.migrations.at(-1)?.tag ?? null;
     } finally {

@@ -13,7 +13,11 @@ import { tryReadPlan } from "./lib/migrations";
 import { previousOf } from "./lib/neighbours";
 import { makeNext } from "./lib/next-database";
 import { findPostgresTools, type PostgresTool } from "./lib/postgres-tools";
-import { type Protection, stampProduction } from "./lib/protection";
+import {
+  isProductionDatabase,
+  type Protection,
+  stampProduction,
+} from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
   failure,
@@ -83,8 +87,7 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
       tables = await countRows(sql);
       if (manifest) requireSame(manifest.tables, tables);
       head = await compareHead(sql);
-      if (protection.isStamped || protection.isProduction)
-        await stampProduction(sql);
+      if (isProductionDatabase(protection)) await stampProduction(sql);
     } finally {
       await sql.end({ timeout: 5 });
     }

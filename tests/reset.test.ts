@@ -257,7 +257,7 @@ test(
   "makes nothing where the older copy cannot make way",
   "empty",
   async (database) => {
-    const { run, name, sql } = database;
+    const { run, name } = database;
     await run("db:reset --no-seed");
     const server = openDatabase(testServer);
     await server.unsafe(`alter database ${name}__previous is_template true`);
@@ -270,7 +270,6 @@ test(
       `Error: ${name}__previous would have to be dropped, and it is a template\nHint: `,
     );
     expect(await countBuilds(database)).toBe(0);
-    expect(sql).toBeDefined();
   },
 );
 
@@ -314,6 +313,34 @@ test(
     expect(screen).toContain("Error: interrupted");
     expect(exitCode).toBe(130);
     expect(await listDatabases(database)).toEqual([""]);
+  },
+);
+
+test(
+  "a signal waits for the swap, which is told as it ended",
+  "empty",
+  async ({ name, url }) => {
+    const server = openDatabase(testServer);
+    const holder = await server.reserve();
+    await holder.unsafe(`begin; comment on database ${name} is 'held'`);
+    const { PATH, HOME } = process.env;
+    const child = spawn([process.execPath, "run", "db:reset"], {
+      cwd: root,
+      env: { PATH, HOME, DATABASE_URL: url, DB_ENGINE: "external" },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    await until(
+      server,
+      `application_name = 'db:swap' and query like 'alter database "${name}"%' and wait_event_type = 'Lock'`,
+    );
+    child.kill("SIGINT");
+    await holder.unsafe("rollback");
+    holder.release();
+    await server.end();
+
+    expect(await child.stdout.text()).toStartWith(`Reset: ${name}, `);
+    expect(await child.exited).toBe(0);
   },
 );
 

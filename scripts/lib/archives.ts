@@ -65,26 +65,45 @@ export function nameCopied(schema: string, table: string): string {
  * Reads an archive to its end, as a restore would; its list of contents would
  * not show that it was cut short.
  *
- * @returns the rows of each table in it.
  * @throws when it cannot be read, with the code `TOOL_FAILED` where that is not
  * the archive's fault.
  */
 export async function readArchive(
   tool: PostgresTool,
   path: string,
+): Promise<void> {
+  await finish(startReading(tool, path, "ignore"), "pg_restore");
+}
+
+/**
+ * Reads an archive that `dumpDatabase` has written, like `readArchive`.
+ *
+ * @returns the rows of each table in it.
+ */
+export async function countArchived(
+  tool: PostgresTool,
+  path: string,
 ): Promise<CopiedRows> {
-  requireArchive(path);
-  const child = spawn([...tool.command, "--data-only", "--file=-"], {
-    env: tool.variables,
-    stdin: Bun.file(path),
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const child = startReading(tool, path, "pipe");
   const [copied] = await Promise.all([
     countCopied(child.stdout),
     finish(child, "pg_restore"),
   ]);
   return copied;
+}
+
+function startReading<Out extends "ignore" | "pipe">(
+  tool: PostgresTool,
+  path: string,
+  stdout: Out,
+) {
+  requireArchive(path);
+  return spawn([...tool.command, "--data-only", "--file=-"], {
+    env: tool.variables,
+    stdin: Bun.file(path),
+    stdout,
+    stderr: "pipe",
+  });
 }
 
 /** Of a tar archive that was cut short, pg_restore would never find the end. */

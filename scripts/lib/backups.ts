@@ -65,7 +65,8 @@ const PARTIAL = /\.partial-(.+)-(\d+)$/;
 const ABANDONED_MS = 24 * 3600 * 1000;
 
 /**
- * Makes the folder, which nobody else may enter, and clears what was cut off.
+ * Makes the folder where there is none, for nobody else to enter, and clears what
+ * was cut off.
  *
  * @throws with exit code 2 where files cannot be put there.
  */
@@ -121,9 +122,14 @@ export function publish(path: string, manifest: Manifest): void {
   fsyncSync(file);
   closeSync(file);
   renameSync(namePartial(manifestPath), manifestPath);
-  renameSync(namePartial(path), path);
+  try {
+    renameSync(namePartial(path), path);
+  } catch (error) {
+    rmSync(manifestPath, { force: true });
+    throw error;
+  }
   const folder = openSync(dirname(path), "r");
-  fsyncSync(folder);
+  attempt(() => fsyncSync(folder)); // a network's folder may not take it
   closeSync(folder);
 }
 
@@ -261,10 +267,7 @@ export async function verifyBackup(
   const isProven = manifest?.verified && !isReread;
   const reading = isProven
     ? undefined
-    : readArchive(tool, path).then(
-        () => undefined,
-        (error: Error & FailureFields) => error,
-      );
+    : readArchive(tool, path).catch((error: Error & FailureFields) => error);
   const [sha256, unread] = await Promise.all([hashFile(path), reading]);
   if (manifest && manifest.sha256 !== sha256) {
     const length =

@@ -28,7 +28,8 @@ export interface Bootstrapped {
 
 /**
  * Makes the administrator, as the owner of the tenant `administration`, unless
- * the email has a user already; in one transaction under the migration lock.
+ * the email has a user already, of whom it is said when it is no owner; in one
+ * transaction under the migration lock.
  * Safe to run at once: the first makes it, the others find it.
  *
  * @param isReset gives a user that is there a new password, and ends its

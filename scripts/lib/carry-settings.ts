@@ -21,7 +21,7 @@ export async function readDatabaseOptions(
       encoding: string;
       collate: string;
       ctype: string;
-      provider: string;
+      provider: string | null;
       locale: string | null;
       rules: string | null;
       tablespace: string;
@@ -29,7 +29,8 @@ export async function readDatabaseOptions(
     }[]
   >`
     select pg_encoding_to_char(encoding) as encoding,
-      datcollate as collate, datctype as ctype, datlocprovider as provider,
+      datcollate as collate, datctype as ctype,
+      to_jsonb(d) ->> 'datlocprovider' as provider,
       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale,
       to_jsonb(d) ->> 'daticurules' as rules, spcname as tablespace,
       not has_tablespace_privilege(dattablespace, 'create') as "isDenied"
@@ -43,6 +44,7 @@ export async function readDatabaseOptions(
     `lc_ctype ${quoteLiteral(row.ctype)}`,
   ];
   const locale = quoteLiteral(row.locale ?? "");
+  if (row.provider === "c") words.push("locale_provider libc");
   if (row.provider === "i")
     words.push("locale_provider icu", `icu_locale ${locale}`);
   if (row.rules !== null) words.push(`icu_rules ${quoteLiteral(row.rules)}`);

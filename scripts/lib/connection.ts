@@ -121,7 +121,7 @@ export async function openConnection(
 /** The database was there, and another one is about to have its name. */
 function isBeingSwapped(error: unknown): boolean {
   const { code, detail = "" } = error as { code?: string; detail?: string };
-  return code === "3D000" && /renamed/.test(detail);
+  return code === "3D000" && detail !== "";
 }
 
 /**

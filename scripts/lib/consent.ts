@@ -1,7 +1,12 @@
 // The consent that a command needs before it loses data: the database's name,
 // by --confirm or from the keyboard. No lock is held while a question is open.
 import type { DatabaseAddress } from "../../src/database-url";
-import { isProtected, nameReason, type Protection } from "./protection";
+import {
+  isProductionDatabase,
+  isProtected,
+  nameReason,
+  type Protection,
+} from "./protection";
 import { type FailureFields, note, refusal } from "./report";
 
 /** What was agreed to so far. */
@@ -41,7 +46,7 @@ export function requireDevelopment(
   protection: Protection,
 ): void {
   const { command, address } = consent;
-  if (protection.isStamped || protection.isProduction)
+  if (isProductionDatabase(protection))
     throw refusal(
       `${command} is for development, and ${address.database} is not: ${nameReason(protection, address)}`,
       { hint: "docs/DATABASE_SETUP.md says what a production database takes" },

@@ -41,7 +41,7 @@ export async function listTables(sql: Sql): Promise<CountedTable[]> {
 
 /** Counts the rows of every table. */
 export async function countRows(sql: Sql): Promise<RowCounts> {
-  const counts: RowCounts = {};
+  const counts: RowCounts = Object.create(null);
   // Without row security: a policy would hide what is there.
   await sql.unsafe("set row_security = off");
   for (const { name, source } of await listTables(sql)) {

@@ -84,7 +84,8 @@ export async function pollLock(
   let noted = start;
   while (!(await tryLock())) {
     const holder = await readLockHolder(sql, key);
-    const held = `another command${holder ? ` (${nameHolder(holder)})` : ""} holds the migration lock`;
+    const lock = key === KEY ? "the migration lock" : "the lock for swapping";
+    const held = `another command${holder ? ` (${nameHolder(holder)})` : ""} holds ${lock}`;
     if (Date.now() - start >= waitSeconds * 1000)
       throw failure(held, {
         code: "BUSY",

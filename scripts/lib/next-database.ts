@@ -2,7 +2,7 @@
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { carrySettings, readDatabaseOptions } from "./carry-settings";
-import { openConnection } from "./connection";
+import { openConnection, patient } from "./connection";
 import { dropDatabase } from "./drop-database";
 import {
   beside,
@@ -44,10 +44,8 @@ export async function makeNext(
     // Last, for it may be one that makes every session read only.
     await carrySettings(server, database, next);
   } catch (error) {
-    const { lines = [] } = error as FailureFields;
-    const left = await clearNext(server, address, error as Error);
     const state = `Nothing was swapped: ${database} is the database that it was`;
-    throw Object.assign(error as Error, { lines: [...lines, ...left, state] });
+    throw await clearNext(server, address, error as Error, state);
   } finally {
     forget();
   }
@@ -56,13 +54,16 @@ export async function makeNext(
 /**
  * Drops a successor that was made for nothing, because of an error.
  *
- * @returns a line for the error where it may still be there.
+ * @returns the error, with a line where it may still be there, and one about the
+ * state of things.
  */
 export async function clearNext(
   server: Sql,
   address: DatabaseAddress,
-  { message, lines = [] }: Error & FailureFields,
-): Promise<string[]> {
+  error: Error & FailureFields,
+  ...state: string[]
+): Promise<Error> {
+  const { message, lines = [] } = error;
   const next = nextOf(address.database);
   // With no space at all, the checkpoint of DROP DATABASE would end the server.
   if (/no space left|free disk space/i.test([message, ...lines].join()))
@@ -71,7 +72,10 @@ export async function clearNext(
     .catch(() => dropOnceRecovered(address, next))
     .then(() => true)
     .catch(() => false);
-  return isGone ? [] : [`${next} may be left over: the next run drops it`];
+  const left = isGone
+    ? []
+    : [`${next} may be left over: the next run drops it`];
+  return Object.assign(error, { lines: [...lines, ...left, ...state] });
 }
 
 /** Gives the space of its tables back. */
@@ -100,7 +104,10 @@ async function dropOnceRecovered(
   for (;;)
     try {
       const again = await openConnection(beside(address), "db:swap");
-      await dropDatabase(again, database).finally(() => again.end());
+      await again
+        .unsafe(patient)
+        .then(() => dropDatabase(again, database))
+        .finally(() => again.end({ timeout: 5 }));
       return;
     } catch (error) {
       const { details } = error as { details?: { sqlstate?: string } };

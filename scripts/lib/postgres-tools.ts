@@ -5,7 +5,7 @@ import { spawnSync } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { composeCommand } from "./compose";
-import { openConnection, probe } from "./connection";
+import { openConnection } from "./connection";
 import { failure } from "./report";
 import { findEngine } from "./server";
 
@@ -16,6 +16,9 @@ export interface PostgresTool {
   /** The arguments that connect it to a database of the server. */
   login: (database: string) => string[];
 }
+
+/** A Docker engine may accept a connection and then never answer. */
+const ANSWER_MS = 8000;
 
 type Program = "psql" | "pg_dump" | "pg_restore";
 type Tools<P extends Program> = Record<P, PostgresTool>;
@@ -31,13 +34,12 @@ export async function findPostgresTools<P extends Program>(
   programs: P[],
   env: Env,
 ): Promise<{ tools: Tools<P>; serverVersion: string }> {
-  const found = await probe(env.direct);
-  if (found.state !== "ready") throw found.error;
-  const major = Number.parseInt(found.version, 10);
+  const serverVersion = await readVersion(env.direct);
+  const major = Number.parseInt(serverVersion, 10);
   const tools =
     findOnPath(programs, env.direct, major) ??
     (await findInContainer(programs, env));
-  if (tools) return { tools, serverVersion: found.version };
+  if (tools) return { tools, serverVersion };
   const own = programs.flatMap((program) => {
     const version = readMajor(program);
     if (version === undefined) return [`${program} is not installed`];
@@ -63,6 +65,17 @@ export async function findArchiveReader(env: Env): Promise<PostgresTool> {
   }
 }
 
+async function readVersion(address: DatabaseAddress): Promise<string> {
+  const sql = await openConnection(address, "db:probe");
+  try {
+    const [row] = await sql<{ version: string }[]>`
+      select split_part(current_setting('server_version'), ' ', 1) as version`;
+    return row?.version ?? "";
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
 function findOnPath<P extends Program>(
   programs: P[],
   address: DatabaseAddress,
@@ -72,7 +85,11 @@ function findOnPath<P extends Program>(
   if (!programs.every(isNew)) return undefined;
   return gather(programs, (program) => ({
     command: [program],
-    variables: libpqVariables(address),
+    variables: {
+      ...libpqVariables(address),
+      // Its messages are read; psql takes the encoding from its locale.
+      ...(program !== "psql" && { LC_ALL: "C" }),
+    },
     login: nameDatabase,
   }));
 }
@@ -94,7 +111,7 @@ async function findInContainer<P extends Program>(
       ...options,
       `--command=${text}`,
     ],
-    { env: psql.variables, stdin: "ignore" },
+    { env: psql.variables, stdin: "ignore", timeout: ANSWER_MS },
   );
   const sql = await openConnection(address, "db:probe");
   try {
@@ -115,8 +132,14 @@ function gather<P extends Program>(
 }
 
 /** Ends pg_dump, which writes on for nobody, when its standard input is closed. */
-const ENDED_WITH_INPUT =
-  'exec 3<&0; "$@" </dev/null & tool=$!; { cat <&3; kill $tool; } >/dev/null 2>&1 & wait $tool';
+const ENDED_WITH_INPUT = `
+  exec 3<&0
+  "$@" </dev/null & tool=$!
+  { trap 'kill $!; exit' TERM; cat <&3 & wait $!; kill $tool; } >/dev/null 2>&1 &
+  watcher=$!
+  wait $tool; code=$?
+  kill $watcher
+  exit $code`;
 
 function nameInContainer(
   program: Program,
@@ -169,7 +192,6 @@ function libpqVariables(address: DatabaseAddress) {
       address.sslrootcert ?? (isVerified ? findSystemAuthorities() : undefined),
     PGAPPNAME: parameters.application_name,
     PGOPTIONS: parameters.options,
-    LC_MESSAGES: "C",
   };
 }
 

@@ -73,6 +73,11 @@ export function isProtected(protection: Protection): boolean {
   return Object.values(protection).includes(true);
 }
 
+/** Whether it is, or is to be, stamped. */
+export function isProductionDatabase(protection: Protection): boolean {
+  return protection.isStamped || protection.isProduction;
+}
+
 /** Why a database is protected, as the end of a sentence. */
 export function nameReason(
   protection: Protection,

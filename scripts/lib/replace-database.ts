@@ -9,6 +9,7 @@ import { withMigrationLock } from "./migration-lock";
 import { tryReadPlan } from "./migrations";
 import { databaseExists, previousOf } from "./neighbours";
 import {
+  isProductionDatabase,
   isProtected,
   isStamped,
   nameReason,
@@ -19,7 +20,7 @@ import {
 import { failure, holdInterrupt, print, printJson, refusal } from "./report";
 import { swapBack, withSwapLock } from "./swap-databases";
 
-/** What the flags of both commands say. */
+/** Flags of both commands, and `--no-seed` of the one. */
 interface Flags {
   undo?: boolean;
   confirm?: string;
@@ -144,8 +145,7 @@ async function undoSwap(
   let head: string | null;
   try {
     await sql.unsafe(patient);
-    if (protection.isStamped || protection.isProduction)
-      await stampProduction(sql);
+    if (isProductionDatabase(protection)) await stampProduction(sql);
     head = (await tryReadPlan(sql))?.head?.tag ?? null;
   } finally {
     await sql.end({ timeout: 5 });

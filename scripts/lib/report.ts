@@ -189,7 +189,6 @@ export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
   } finally {
     isHeld = false;
   }
-  if (isDelayed && !isDone) process.emit("SIGINT");
 }
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
@@ -222,13 +221,13 @@ process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.on(signal, async () => {
-    const isEcho = performance.now() - signalledAt < ECHO_MS;
+    if (performance.now() - signalledAt < ECHO_MS) return;
     signalledAt = performance.now();
-    if (isEcho) return;
     if ((isDone || isHeld) && !isDelayed) {
       isDelayed = true;
       return;
     }
+    if (isDone) process.exit();
     report(failure("interrupted", { code: "INTERRUPTED" }));
     if (!isInterrupted && cleanUps.size > 0) {
       isInterrupted = true;

@@ -5,7 +5,7 @@ import { readDatabaseOptions } from "./carry-settings";
 import { openConnection, patient } from "./connection";
 import { dropDatabase } from "./drop-database";
 import { quoteIdentifier } from "./quote-sql";
-import { onInterrupt, refusal } from "./report";
+import { note, onInterrupt, refusal } from "./report";
 
 const SUFFIX = "__scratch_";
 
@@ -53,17 +53,28 @@ export async function withScratchDatabase<T>(
         await sql.end({ timeout: 5 });
       }
     } finally {
-      await drop().catch(async () => {
-        // Its session was lost while it had nothing to do.
-        const again = await openConnection(address, name);
-        await dropDatabase(again, database);
-        await again.end({ timeout: 5 });
-      });
+      await drop()
+        .catch(() => dropAgain(address, name, database))
+        .catch(({ message }: Error) =>
+          note(`Warning: ${database} may be left over: ${message}`),
+        );
     }
   } finally {
     keep();
     await server.end({ timeout: 5 });
   }
+}
+
+/** For where the session was lost while it had nothing to do. */
+async function dropAgain(
+  address: DatabaseAddress,
+  name: string,
+  database: string,
+): Promise<void> {
+  const server = await openConnection(address, name);
+  await dropDatabase(server, database).finally(() =>
+    server.end({ timeout: 5 }),
+  );
 }
 
 /** Those of runs that were killed: nobody holds their lock. */

@@ -22,6 +22,8 @@ import { quoteIdentifier } from "./quote-sql";
 import { failure, type FailureFields, note, refusal } from "./report";
 
 const TERMINATE_MS = 50;
+/** How long a commit is waited for whose session was lost. */
+const COMMIT_MS = 10_000;
 
 /**
  * Runs `work` on another database of the server, while no other command swaps
@@ -82,9 +84,7 @@ export async function swapIn(
   try {
     await renameTogether(server, address, renames);
   } catch (error) {
-    const { lines = [] } = error as FailureFields;
-    const left = await clearNext(server, address, error as Error);
-    throw Object.assign(error as Error, { lines: [...lines, ...left] });
+    throw await clearNext(server, address, error as Error);
   }
   try {
     await dropLeftover(server, dropped);
@@ -121,12 +121,18 @@ async function renameTogether(
   renames: [from: string, to: string][],
 ): Promise<void> {
   const second = await openConnection(beside(address), "db:swap");
-  await second.unsafe(patient);
-  const before = await readOid(second, address.database);
   const swap = new AbortController();
   const names = renames.map(([from]) => from);
-  const ending = endSessions(second, names, swap.signal);
+  let ending: Promise<void> | undefined;
+  let before: number | undefined;
+  let pid: number | undefined;
   try {
+    await second.unsafe(patient);
+    before = await readOid(second, address.database);
+    const [session] = await server<{ pid: number }[]>`
+      select pg_backend_pid() as pid`;
+    pid = session?.pid;
+    ending = endSessions(second, names, swap.signal);
     await server.begin(async (transaction) => {
       for (const [from, to] of renames)
         await transaction.unsafe(
@@ -135,7 +141,7 @@ async function renameTogether(
     });
   } catch (error) {
     // The answer may be what was lost, and not the swap.
-    if (!(await isSame(address, before))) return;
+    if (isLost(error) && !(await isSame(address, before, pid))) return;
     const lines = await listSessions(second, names).catch(() => []);
     throw failure(
       `${address.database} was not swapped, and is as it was: ${describeObstacle(error)}`,
@@ -159,28 +165,48 @@ async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
   return rows.map(({ line }) => line);
 }
 
-/** Whether the database is still the one with that oid. */
+/** An error of a statement leaves the server's session in place. */
+function isLost(error: unknown): boolean {
+  const { code = "" } = error as { code?: string };
+  return !/^[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
+}
+
+/**
+ * Whether the database is still the one with that oid, once the session that was
+ * lost is over: it may have been committing.
+ */
 async function isSame(
   address: DatabaseAddress,
   oid: number | undefined,
+  pid = 0,
 ): Promise<boolean> {
   const { database } = address;
-  let sql: Sql;
-  try {
-    sql = await openConnection(beside(address), "db:swap");
-  } catch (error) {
-    throw failure(
-      `the server was lost, and whether ${database} was swapped is not known: ${(error as Error).message}`,
+  const unknown = (reason: string) =>
+    failure(
+      `the server was lost, and whether ${database} was swapped is not known: ${reason}`,
       {
         hint: "`bun run db:status` shows the database once the server is back",
       },
     );
-  }
+  const sql = await openConnection(beside(address), "db:swap").catch(
+    ({ message }: Error) => Promise.reject(unknown(message)),
+  );
   try {
+    const deadline = Date.now() + COMMIT_MS;
+    while (await isThere(sql, pid)) {
+      if (Date.now() > deadline)
+        throw unknown(`its session ${pid} is still at work`);
+      await Bun.sleep(100);
+    }
     return (await readOid(sql, database)) === oid;
   } finally {
     await sql.end({ timeout: 5 });
   }
+}
+
+async function isThere(sql: Sql, pid: number): Promise<boolean> {
+  const [row] = await sql`select from pg_stat_activity where pid = ${pid}`;
+  return row !== undefined;
 }
 
 async function readOid(
@@ -201,7 +227,9 @@ async function endSessions(
   while (!signal.aborted) {
     await sql`
       select pg_terminate_backend(pid) from pg_stat_activity
-      where datname in ${sql(databases)} and pid <> pg_backend_pid()`.catch(
+      where datname in ${sql(databases)} and pid <> pg_backend_pid()
+        and (pg_has_role(usesysid, 'MEMBER') or pg_has_role('pg_signal_backend', 'MEMBER')
+          and not (select rolsuper from pg_roles where oid = usesysid))`.catch(
       () => {},
     );
     await Bun.sleep(TERMINATE_MS);

@@ -87,12 +87,15 @@ export function openDatabase(address: DatabaseAddress): Sql {
 
 /** Waits until a session of the server does what the condition says. */
 export async function until(sql: Sql, condition: string): Promise<void> {
-  for (;;) {
+  const deadline = Date.now() + TIMEOUT_MS / 2;
+  while (Date.now() < deadline) {
     const [row] = await sql.unsafe(
       `select count(*)::int as found from pg_stat_activity where ${condition}`,
     );
     if (row?.found > 0) return;
+    await Bun.sleep(10);
   }
+  throw new Error(`no session came to be where ${condition}`);
 }
 
 function describeDatabase(

@@ -4,7 +4,10 @@ import { emptyDataDir } from "./command";
 
 /** A command at work on a terminal. */
 export interface Attended extends AsyncDisposable {
-  /** Resolves once the text is on the screen; rejects when the command ends without. */
+  /**
+   * Resolves once the text is on the screen, after what was waited for before;
+   * rejects when the command ends without.
+   */
   shows: (text: string) => Promise<void>;
   /** Types, with `\r` for the Enter key. */
   types: (keys: string) => void;
@@ -19,7 +22,9 @@ export function attend(
   cwd = root,
 ): Attended {
   const { PATH, HOME } = process.env;
+  const decoder = new TextDecoder();
   let screen = "";
+  let seen = 0;
   let look = () => {};
   const child = spawn([process.execPath, "run", ...command.split(" ")], {
     cwd,
@@ -28,7 +33,7 @@ export function attend(
       cols: 200,
       rows: 50,
       data: (_terminal, bytes) => {
-        screen += new TextDecoder().decode(bytes);
+        screen += decoder.decode(bytes, { stream: true });
         look();
       },
     },
@@ -36,7 +41,13 @@ export function attend(
   return {
     shows: (text) => {
       const { promise, resolve, reject } = Promise.withResolvers<void>();
-      look = () => screen.includes(text) && resolve();
+      look = () => {
+        const at = screen.indexOf(text, seen);
+        if (at === -1) return;
+        seen = at + text.length;
+        look = () => {};
+        resolve();
+      };
       look();
       void child.exited.then(() =>
         reject(new Error(`it ended without "${text}": ${screen}`)),
