@@ -34,7 +34,7 @@ import {
   listTables,
   type RowCounts,
 } from "./lib/count-rows";
-import { planMigrations, readMigrations, readRecords } from "./lib/migrations";
+import { tryReadPlan } from "./lib/migrations";
 import {
   findArchiveReader,
   findPostgresTools,
@@ -171,26 +171,15 @@ async function dump(pgDump: PostgresTool, partial: string) {
     const { snapshot = "", systemIdentifier = "" } = row ?? {};
     const tables = await listTables(sql);
     const hasRecords = tables.some(({ name }) => name === recordsTable);
-    const head = hasRecords ? await readHead(sql) : null;
+    // An error would end the snapshot, and a lock would be held all the time.
+    await sql.unsafe("savepoint head");
+    const plan = hasRecords ? await tryReadPlan(sql) : undefined;
+    await sql.unsafe("rollback to savepoint head");
+    const head = plan?.head?.tag ?? null;
     await dumpDatabase(pgDump, address, snapshot, LOCK_TIMEOUT_MS, partial);
     return { systemIdentifier, head, tables };
   } finally {
     await sql.end({ timeout: 5 });
-  }
-}
-
-/**
- * Without the log, of which there may be none: an error would end the snapshot.
- * A broken checkout keeps no backup from being made.
- */
-async function readHead(sql: Sql): Promise<string | null> {
-  try {
-    const records = await readRecords(sql);
-    return planMigrations(readMigrations(), records).head?.tag ?? null;
-  } catch (error) {
-    const { message } = error as Error;
-    note(`Warning: the newest migration is not known: ${message}`);
-    return null;
   }
 }
 
