@@ -110,6 +110,10 @@ let isDone = false;
  */
 export function printJson(document: object): void {
   isDone = true;
+  writeJson(document);
+}
+
+function writeJson(document: object): void {
   if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
@@ -209,7 +213,7 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
       "run it again once `bun run db:status` shows that the server is there";
   }
   if (isJson)
-    return printJson({ ...thrown.document, error: describeError(error) });
+    return writeJson({ ...thrown.document, error: describeError(error) });
   note(`Error: ${error.message}`);
   for (const line of thrown.lines ?? []) note(line);
   if (thrown.hint) note(`Hint: ${thrown.hint}`);
