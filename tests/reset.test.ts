@@ -230,6 +230,30 @@ test(
 );
 
 test(
+  "touches nothing while it cannot tell whether this is production",
+  "migrated",
+  async ({ run, sql }) => {
+    await stampProduction(sql);
+    const holder = await sql.reserve();
+    await holder.unsafe("begin; lock table drizzle.__environment");
+    const [reset, status] = await Promise.all([
+      run("db:reset"),
+      run("db:status"),
+    ]);
+    await holder.unsafe("rollback");
+    holder.release();
+
+    for (const { exitCode, stdout, stderr } of [reset, status]) {
+      expect(exitCode).toBe(1);
+      expect(stdout).toBe("");
+      expect(stderr).toStartWith(
+        "Error: whether this is production is not known: ",
+      );
+    }
+  },
+);
+
+test(
   "drops no database that was production, unless it is told to",
   "empty",
   async (database) => {

@@ -3,6 +3,7 @@
 import type { Sql } from "postgres";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
+import { failure } from "./report";
 
 /** What protects a database; it is protected when one of them is true. */
 export interface Protection {
@@ -33,8 +34,12 @@ export async function isStamped(sql: Sql): Promise<boolean> {
     `select pg_catalog.to_regclass('drizzle.__environment') is not null as exists`,
   );
   if (!table?.exists) return false;
-  // A copy has another oid, and a restored dump another oid or cluster.
-  const [row] = await sql.unsafe<{ stamped: boolean }[]>(`
+  // Both at once are one transaction, also behind a pooler. A copy has another
+  // oid, and a restored dump another oid or cluster.
+  const results = await sql
+    .unsafe<{ stamped: boolean }[][]>(
+      `
+    set local lock_timeout = '5s';
     select exists (
       select from drizzle.__environment, pg_catalog.pg_control_system() as cluster
       where name = 'production'
@@ -42,8 +47,16 @@ export async function isStamped(sql: Sql): Promise<boolean> {
           select oid from pg_catalog.pg_database
           where datname = pg_catalog.current_database())
         and __environment.system_identifier = cluster.system_identifier
-    ) as stamped`);
-  return row?.stamped === true;
+    ) as stamped`,
+    )
+    .catch((error: Error & { code?: string }) => {
+      if (error.code !== "55P03") throw error;
+      throw failure(
+        "whether this is production is not known: another session has locked drizzle.__environment",
+        { hint: "try again when that session is done" },
+      );
+    });
+  return results[1]?.[0]?.stamped === true;
 }
 
 /** Stamps the database as production, unless it is stamped already. */
