@@ -23,6 +23,7 @@ import {
   namePartial,
   openFolder,
   publish,
+  recordVerified,
   removeBackup,
   verifyBackup,
 } from "./lib/backups";
@@ -41,6 +42,7 @@ import {
   type PostgresTool,
 } from "./lib/postgres-tools";
 import {
+  announce,
   failure,
   FINDINGS,
   note,
@@ -107,7 +109,7 @@ async function backUp(): Promise<void> {
   const createdAt = new Date().toISOString();
   const path = nameArchive(createdAt);
   const partial = namePartial(path);
-  const forget = onInterrupt(async () => discard(path));
+  const forget = onInterrupt(async () => discard(path), "No backup was made");
   let manifest: Manifest;
   try {
     const { systemIdentifier, head, tables } = await withProgress(
@@ -226,7 +228,7 @@ function prune(count: number, made: Manifest): void {
   for (const backup of own.slice(count)) {
     if (backup === newestVerified || backup.file === made.file) continue;
     removeBackup(folder, backup.file);
-    print(`Deleted: ${backup.file}`);
+    announce(`Deleted: ${backup.file}`);
   }
 }
 
@@ -302,6 +304,12 @@ async function examine(path: string, restore: PostgresTool) {
     path,
   );
   const isWhole = problem === undefined;
+  if (manifest && manifest.verified !== isWhole)
+    try {
+      recordVerified(path, { ...manifest, verified: isWhole });
+    } catch (error) {
+      note(`Warning: not written down: ${(error as Error).message}`);
+    }
   const head = manifest?.head ?? null;
   const document = { file: path, bytes, sha256, head, verified: isWhole };
   if (isWhole) return { isWhole, manifest, document };

@@ -41,6 +41,12 @@ const [part, ...surplus] = positionals;
 if (surplus.length > 0 || (part !== undefined && part !== "admin"))
   throw refusal(`unexpected argument "${positionals.at(-1)}"`, {
     code: "USAGE",
+    hint: "who the administrator is says `--email <email>`",
+  });
+if (values.name.trim() === "")
+  throw refusal("--name is empty", {
+    code: "USAGE",
+    hint: "leave it out for `Administrator`",
   });
 const email = values.email?.trim() ?? "";
 if (!/^[^\s@]+@[^\s@]+$/.test(email))

@@ -11,7 +11,14 @@ import {
   selectPending,
 } from "./lib/migrations";
 import { isStamped, stampProduction } from "./lib/protection";
-import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import {
+  announce,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+} from "./lib/report";
 import { skipStatements } from "./lib/sql-statements";
 import type { Watch } from "./lib/watch-session";
 
@@ -82,7 +89,8 @@ async function applyUnderLock(watch: Watch): Promise<void> {
       onStart: watch.setTitle,
       onApplied,
     });
-    if (env.isProduction) await stampProduction(sql);
+    if (env.isProduction && (await stampProduction(sql)))
+      announce(`Stamped: ${database} as production`);
   } catch (error) {
     throw Object.assign(error as Error, { document: report(plan, applied) });
   }

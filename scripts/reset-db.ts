@@ -15,6 +15,7 @@ import {
 } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
+  announce,
   holdInterrupt,
   print,
   printJson,
@@ -71,7 +72,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   });
   await holdInterrupt(async () => {
     const hasDropped = await swapIn(server, address);
-    if (hasDropped) print(`Dropped: the older ${previous}`);
+    if (hasDropped) announce(`Dropped: the older ${previous}`);
     print(`Reset: ${database}, at ${head ?? "no migration"}`);
     if (seeded) print(describeSeed(seeded));
     print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);

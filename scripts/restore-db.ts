@@ -20,6 +20,7 @@ import {
 } from "./lib/protection";
 import { replaceDatabase } from "./lib/replace-database";
 import {
+  announce,
   failure,
   holdInterrupt,
   note,
@@ -94,7 +95,7 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
   });
   await holdInterrupt(async () => {
     const hasDropped = await swapIn(server, address);
-    if (hasDropped) print(`Dropped: the older ${previous}`);
+    if (hasDropped) announce(`Dropped: the older ${previous}`);
     print(
       `Restored: ${database} from ${basename(path)}, at ${head ?? "no migration"}`,
     );

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
 import { nameServer, probe } from "./lib/connection";
-import { print, readOptions } from "./lib/report";
+import { print, readOptions, refusal } from "./lib/report";
 import { findEngine } from "./lib/server";
 
 const usage = `bun run db:setup
@@ -23,6 +23,10 @@ const steps = ["start-db.ts", "migrate.ts", "seed-db.ts", "test-db.ts"];
 
 readOptions(usage, {});
 
+if (readEnv().isProduction)
+  throw refusal("db:setup is for development, and NODE_ENV is production", {
+    hint: "docs/DATABASE_SETUP.md says what a first deploy takes",
+  });
 await writeEnvFile();
 for (const step of steps) {
   const child = spawn([process.execPath, join(import.meta.dir, step)], {

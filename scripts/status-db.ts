@@ -1,9 +1,8 @@
 // bun run db:status: which server is this, and in what state are it and its
 // migrations? Reads only. Exits 1 when the server cannot be reached.
-import { readdirSync, statSync } from "node:fs";
-import { join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
+import { listBackups } from "./lib/backups";
 import { isPooled, nameServer, openConnection } from "./lib/connection";
 import { nameHolder, readLockHolder } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
@@ -28,7 +27,7 @@ try {
   const environment = (await isStamped(sql)) ? "production" : null;
   const migrations = await countMigrations(sql);
   const lockHolder = await readLockHolder(sql);
-  const lastBackup = findLastBackup();
+  const lastBackup = findLastBackup(server.systemIdentifier);
 
   const { serverVersion, tls, sizeBytes, connections } = server;
   printRows({
@@ -108,20 +107,23 @@ async function readServer(sql: Sql) {
       sizeBytes: string;
       used: number;
       max: number;
+      systemIdentifier: string;
     }[]
   >`
     select split_part(current_setting('server_version'), ' ', 1) as "serverVersion",
       coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as tls,
       pg_database_size(current_database()) as "sizeBytes",
       (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as used,
-      current_setting('max_connections')::int as max`;
+      current_setting('max_connections')::int as max,
+      (select system_identifier::text from pg_control_system()) as "systemIdentifier"`;
   if (!row) throw new Error("the server answered nothing");
-  const { serverVersion, tls, sizeBytes, used, max } = row;
+  const { serverVersion, tls, sizeBytes, used, max, systemIdentifier } = row;
   return {
     serverVersion,
     tls,
     sizeBytes: Number(sizeBytes),
     connections: { used, max },
+    systemIdentifier,
   };
 }
 
@@ -143,21 +145,25 @@ async function countMigrations(sql: Sql) {
 }
 
 /** The newest dump in the folder of BACKUP_DIR; null where there is none. */
-function findLastBackup(): { file: string; at: string } | null {
-  let names: string[];
+/** The newest that its manifest does not call another database's. */
+function findLastBackup(
+  systemIdentifier?: string,
+): { file: string; at: string } | null {
+  const { database } = address;
+  const own = { database, systemIdentifier };
   try {
-    names = readdirSync(env.backupDir);
-  } catch {
-    return null; // no such folder
+    const newest = listBackups(env.backupDir)
+      .map((backup) => ({ ...own, ...backup }))
+      .find(
+        (backup) =>
+          backup.database === database &&
+          [backup.systemIdentifier, undefined].includes(systemIdentifier),
+      );
+    return newest ? { file: newest.file, at: newest.createdAt } : null;
+  } catch (error) {
+    note(`Warning: ${(error as Error).message}`);
+    return null;
   }
-  const [newest] = names
-    .filter((name) => name.endsWith(".dump"))
-    .map((file) => ({
-      file,
-      at: statSync(join(env.backupDir, file)).mtime.toISOString(),
-    }))
-    .sort((a, b) => b.at.localeCompare(a.at));
-  return newest ?? null;
 }
 
 function printRows(rows: Record<string, string>): void {

@@ -362,6 +362,7 @@ suite("db:restore", () => {
       const path = join(folder, file);
       const whole = readFileSync(path);
       const bad = [
+        Buffer.from("ustar, or any other format"),
         whole.subarray(0, whole.length - 1),
         whole.subarray(0, 100),
         new Uint8Array(),
@@ -369,7 +370,6 @@ suite("db:restore", () => {
         whole.map((byte, index) =>
           index === whole.length - 9 ? byte ^ 1 : byte,
         ),
-        Buffer.from("ustar, or any other format"),
       ];
       for (const bytes of bad) {
         writeFileSync(path, bytes);
@@ -380,7 +380,10 @@ suite("db:restore", () => {
         expect(restored.exitCode).toBe(1);
         expect(restored.stderr).toStartWith(`Error: ${path} is bad: `);
       }
+      const listed = await run("db:backup --list --json");
       writeFileSync(path, whole);
+      await run(`db:backup --verify ${file}`);
+      const mended = await run("db:backup --list --json");
       const manifest = readFileSync(`${path}.json`, "utf8");
       writeFileSync(
         `${path}.json`,
@@ -389,6 +392,8 @@ suite("db:restore", () => {
       const changed = await run(`db:backup --verify ${file}`);
       const absent = await run("db:restore absent.dump");
 
+      expect(JSON.parse(listed.stdout).backups[0].verified).toBe(false);
+      expect(JSON.parse(mended.stdout).backups[0].verified).toBe(true);
       expect(changed.stdout).toEndWith("is not a manifest, or was changed\n");
       expect(changed.exitCode).toBe(3);
       expect(absent.exitCode).toBe(1);

@@ -145,7 +145,7 @@ describe("db:bootstrap", () => {
 
       expect(unknown).toMatchObject({
         exitCode: 1,
-        stderr: `Error: there is no user ${email}\nHint: \`bun run db:bootstrap:admin\` without \`--reset-password\` makes an administrator\n`,
+        stderr: `Error: there is no user ${email}\nHint: \`bun run db:bootstrap:admin --email ${email}\` makes one\n`,
       });
       expect(member.stdout).toBe(
         "Nothing to create: dev@example.com is there\n",

@@ -137,6 +137,22 @@ test("run three at once, one after the other", "empty", async (database) => {
   expect(await listDatabases(database)).toEqual(["", "__previous"]);
 });
 
+test(
+  "takes a wrong name for a mistake, on any database",
+  "seeded",
+  async (database) => {
+    await database.sql`delete from builds`;
+
+    const { exitCode, stderr } = await database.run("db:reset --confirm other");
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toStartWith(
+      'Error: "other" is not the name of the database\n',
+    );
+    expect(await countBuilds(database)).toBe(0);
+  },
+);
+
 test("says that there is nothing to undo", "empty", async (database) => {
   const { exitCode, stderr } = await database.run("db:reset --undo");
 
@@ -151,7 +167,7 @@ test(
   "migrated",
   async (database) => {
     const { run, name, sql } = database;
-    await run("db:migrate", { NODE_ENV: "production" });
+    const stamped = await run("db:migrate", { NODE_ENV: "production" });
     await sql`create table precious ()`;
 
     const bare = await run("db:reset");
@@ -164,6 +180,7 @@ test(
     const undone = await run(`db:reset --undo --confirm ${name}`);
     const statusUndone = JSON.parse((await run("db:status --json")).stdout);
 
+    expect(stamped.stdout).toContain(`Stamped: ${name} as production\n`);
     expect(bare).toEqual({
       exitCode: 2,
       stdout: "",
@@ -174,6 +191,7 @@ test(
     expect(done.exitCode).toBe(0);
     expect(status.environment).toBe("production");
     expect(older.exitCode).toBe(2);
+    expect(older.stderr).toContain(`\nWould be dropped: ${name}__previous\n`);
     expect(older.stderr).toContain("`--drop-previous`");
     expect(undo.exitCode).toBe(2);
     expect(undone.exitCode).toBe(0);

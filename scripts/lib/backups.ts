@@ -75,7 +75,11 @@ export function openFolder(folder: string): void {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
-    throw unusable(folder, error as Error);
+    const isFile = existsSync(folder) && !statSync(folder).isDirectory();
+    throw unusable(
+      folder,
+      isFile ? new Error("it is a file") : (error as Error),
+    );
   }
   for (const name of readdirSync(folder)) {
     const path = join(folder, name);
@@ -113,14 +117,25 @@ export function namePartial(path: string): string {
   return `${path}.partial-${machine}-${process.pid}`;
 }
 
-/** Puts archive and manifest in place: the archive last, for it is what counts. */
-export function publish(path: string, manifest: Manifest): void {
+/** Writes down what a look at an archive has found, so that a list can tell. */
+export function recordVerified(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
-  const file = openSync(namePartial(manifestPath), "w", 0o600);
+  writeManifest(namePartial(manifestPath), manifest);
+  renameSync(namePartial(manifestPath), manifestPath);
+}
+
+function writeManifest(path: string, manifest: Manifest): void {
+  const file = openSync(path, "w", 0o600);
   const digest = hashManifest(manifest);
   writeFileSync(file, `${JSON.stringify({ ...manifest, digest }, null, 2)}\n`);
   fsyncSync(file);
   closeSync(file);
+}
+
+/** Puts archive and manifest in place: the archive last, for it is what counts. */
+export function publish(path: string, manifest: Manifest): void {
+  const manifestPath = nameManifest(path);
+  writeManifest(namePartial(manifestPath), manifest);
   renameSync(namePartial(manifestPath), manifestPath);
   try {
     renameSync(namePartial(path), path);

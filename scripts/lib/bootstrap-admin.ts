@@ -59,7 +59,7 @@ export async function bootstrapAdmin(
         .where(eq(sql`lower(${users.email})`, email.toLowerCase()));
       if (!known && isReset)
         throw failure(`there is no user ${email}`, {
-          hint: "`bun run db:bootstrap:admin` without `--reset-password` makes an administrator",
+          hint: `\`bun run db:bootstrap:admin --email ${email}\` makes one`,
         });
       if (known && !(await isOwner(db, known.id)))
         note(`Warning: ${email} is no owner of the tenant ${TENANT.name}`);

@@ -88,17 +88,14 @@ export function requireName(
 ): void {
   const { command, address, confirmed } = consent;
   const { database } = address;
+  refuseOtherName(database, confirmed);
   const wanted = [...reasons, ...subjects];
   if (wanted.every((reason) => consent.agreed.includes(reason))) return;
   if (confirmed === database) return;
-  const hint = `if you mean it, add \`--confirm ${database}\``;
-  const other = (name: string) =>
-    refusal(`"${name}" is not the name of the database`, { hint });
-  if (confirmed) throw other(confirmed);
   const reason = reasons.join("; ");
   const unanswered: Error & FailureFields = refusal(
     `${command} wants consent: ${reason}`,
-    { hint },
+    { hint: hintConfirm(database) },
   );
   throw Object.assign(unanswered, {
     ask: async () => {
@@ -106,11 +103,25 @@ export function requireName(
         `${command} on ${database}: ${reason}. Type the database's name to go on: `,
       );
       if (!typed) throw Object.assign(unanswered, { ask: undefined });
-      if (typed !== database) throw other(typed);
+      refuseOtherName(database, typed);
       consent.agreed.push(...wanted);
     },
   });
 }
+
+/** @throws with exit code 2 where what is named is another database. */
+export function refuseOtherName(
+  database: string,
+  name: string | undefined,
+): void {
+  if (name === undefined || name === database) return;
+  throw refusal(`"${name}" is not the name of the database`, {
+    hint: hintConfirm(database),
+  });
+}
+
+const hintConfirm = (database: string) =>
+  `if you mean it, add \`--confirm ${database}\``;
 
 /** Empty where the keyboard was left without an answer. */
 async function ask(question: string): Promise<string> {

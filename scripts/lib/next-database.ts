@@ -33,7 +33,8 @@ export async function makeNext(
   await dropLeftover(server, droppedOf(database));
   await dropLeftover(server, next);
   const options = await readDatabaseOptions(server, database);
-  const forget = onInterrupt(() => dropDatabase(server, next));
+  const state = `Nothing was swapped: ${database} is the database that it was`;
+  const forget = onInterrupt(() => dropDatabase(server, next), state);
   try {
     await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);
     if (await isRestricted(server, database))
@@ -44,7 +45,6 @@ export async function makeNext(
     // Last, for it may be one that makes every session read only.
     await carrySettings(server, database, next);
   } catch (error) {
-    const state = `Nothing was swapped: ${database} is the database that it was`;
     throw await clearNext(server, address, error as Error, state);
   } finally {
     forget();

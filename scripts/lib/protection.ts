@@ -59,9 +59,13 @@ export async function isStamped(sql: Sql): Promise<boolean> {
   return results[1]?.[0]?.stamped === true;
 }
 
-/** Stamps the database as production, unless it is stamped already. */
-export async function stampProduction(sql: Sql): Promise<void> {
-  if (await isStamped(sql)) return;
+/**
+ * Stamps the database as production, unless it is stamped already.
+ *
+ * @returns whether it was stamped now.
+ */
+export async function stampProduction(sql: Sql): Promise<boolean> {
+  if (await isStamped(sql)) return false;
   await sql.begin("read write", (transaction) => [
     transaction.unsafe("create schema if not exists drizzle"),
     transaction.unsafe(`
@@ -79,6 +83,7 @@ export async function stampProduction(sql: Sql): Promise<void> {
       from pg_catalog.pg_database, pg_catalog.pg_control_system()
       where datname = pg_catalog.current_database()`),
   ]);
+  return true;
 }
 
 /** Whether a command that can lose data needs consent there. */

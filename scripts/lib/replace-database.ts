@@ -4,7 +4,12 @@ import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { openConnection, patient } from "./connection";
-import { askBetween, type Consent, requireConsent } from "./consent";
+import {
+  askBetween,
+  type Consent,
+  refuseOtherName,
+  requireConsent,
+} from "./consent";
 import { withMigrationLock } from "./migration-lock";
 import { tryReadPlan } from "./migrations";
 import { databaseExists, previousOf } from "./neighbours";
@@ -54,6 +59,7 @@ export async function replaceDatabase(
     confirmed: flags.confirm,
     agreed: [],
   };
+  refuseOtherName(address.database, flags.confirm);
   const guard = async (server: Sql, sql: Sql): Promise<Protection> => {
     const hasPrevious = await databaseExists(server, previous);
     const protection = await readProtection(sql, env, address);
@@ -126,7 +132,10 @@ function requireFlags(
   if (missing.length === 0) return;
   throw refusal(
     `${database} is protected: ${nameReason(protection, address)}`,
-    { hint: `if you mean it, add \`${missing.join(" ")}\`` },
+    {
+      lines: hasPrevious ? [`Would be dropped: ${previousOf(database)}`] : [],
+      hint: `if you mean it, add \`${missing.join(" ")}\``,
+    },
   );
 }
 
@@ -153,7 +162,9 @@ async function undoSwap(
   await holdInterrupt(async () => {
     await swapBack(server, address);
     print(`Restored: ${database} from ${previous}`);
-    print(`Kept: ${previous}, the database until now`);
+    print(
+      `Kept: ${previous}, the database until now; \`--undo\` once more swaps back`,
+    );
     printJson({ database, previous, head });
   });
 }

@@ -102,6 +102,12 @@ export function print(line: string): void {
   if (!isJson) write("stdout", `${line}\n`);
 }
 
+/** Prints a line of the result that is to be read beside a document, too. */
+export function announce(line: string): void {
+  if (isJson) note(line);
+  else print(line);
+}
+
 let isDone = false;
 
 /**
@@ -114,6 +120,7 @@ export function printJson(document: object): void {
 }
 
 function writeJson(document: object): void {
+  showProgress("");
   if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
@@ -163,16 +170,20 @@ export function describeError(error: Error & FailureFields) {
 /** What postgres.js calls a connection that ended under a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
-const cleanUps = new Set<() => Promise<unknown>>();
+const cleanUps = new Map<() => Promise<unknown>, string>();
 let isInterrupted = false;
 
 /**
  * Has `cleanUp` run where a signal ends the command.
  *
+ * @param state a line that tells what things are like then.
  * @returns what takes it back, once there is nothing to clean up.
  */
-export function onInterrupt(cleanUp: () => Promise<unknown>): () => void {
-  cleanUps.add(cleanUp);
+export function onInterrupt(
+  cleanUp: () => Promise<unknown>,
+  state = "",
+): () => void {
+  cleanUps.set(cleanUp, state);
   return () => cleanUps.delete(cleanUp);
 }
 
@@ -232,10 +243,11 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
       return;
     }
     if (isDone) process.exit();
-    report(failure("interrupted", { code: "INTERRUPTED" }));
+    const lines = [...cleanUps.values()].filter((state) => state !== "");
+    report(failure("interrupted", { code: "INTERRUPTED", lines }));
     if (!isInterrupted && cleanUps.size > 0) {
       isInterrupted = true;
-      const done = Promise.allSettled([...cleanUps].map((run) => run()));
+      const done = Promise.allSettled([...cleanUps.keys()].map((run) => run()));
       await Promise.race([done, Bun.sleep(CLEAN_UP_MS)]);
     }
     process.exit(INTERRUPTED);
