@@ -243,10 +243,15 @@ describe("what is in the way", () => {
   test("a cluster that was made with another password", async (clone) => {
     await clone.run("db:start");
 
-    const { exitCode, stderr } = await clone.run("db:start", {
-      POSTGRES_PASSWORD: "secret",
-    });
+    const other = { POSTGRES_PASSWORD: "secret" };
+    const { exitCode, stderr } = await clone.run("db:start", other);
+    const running = await clone.run("db:stop");
+    const cold = await clone.run("db:start", other);
+    const left = await clone.run("db:stop");
 
+    expect(running.stdout).toStartWith("Stopped: ");
+    expect(cold.exitCode).toBe(1);
+    expect(left.stdout).toStartWith("Nothing to stop");
     expect(exitCode).toBe(1);
     expect(stderr).toContain(
       'does not accept this password for user "postgres"',

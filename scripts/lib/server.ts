@@ -59,7 +59,11 @@ export async function startServer(env: Env) {
       return server;
     });
   const engine = await findEngine(env);
-  if (found.state !== "ready") throw explainObstacle(env, found, engine);
+  if (found.state !== "ready") {
+    // Nobody can use it, and another server may want its port.
+    if (done.isStarted) await stopServer(env);
+    throw explainObstacle(env, found, engine);
+  }
   return { engine, version: found.version, ...done };
 }
 
