@@ -251,6 +251,8 @@ export function explainConnectionError(
   error: Error & { code?: string },
   address: DatabaseAddress,
 ): Error {
+  // It was there, and was lost: that says nothing of the address.
+  if (error.code === "CONNECTION_ENDED") return error;
   const server = nameServer(address);
   const { database, user, sslmode, variable } = address;
   const explain = (message: string, hint?: string) =>

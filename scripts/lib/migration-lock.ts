@@ -2,7 +2,7 @@
 // because a session that waits inside pg_advisory_lock holds a snapshot that
 // CREATE INDEX CONCURRENTLY of the holder would wait for in turn.
 import type { Sql } from "postgres";
-import { BUSY, failure, note } from "./report";
+import { BUSY, failure, type FailureFields, isLost, note } from "./report";
 
 /** The word "drizzle" in ASCII. Whoever shares the database shares the lock. */
 const KEY = "28273295023041637";
@@ -37,7 +37,15 @@ export async function withMigrationLock<T>(
     );
     return row?.locked === true;
   };
-  await pollLock(sql, waitSeconds, tryLock, key);
+  await pollLock(sql, waitSeconds, tryLock, key).catch(
+    (error: FailureFields) => {
+      if (error.exitCode !== undefined || !isLost(error)) throw error;
+      throw failure(
+        "the session was ended before it had the lock, and nothing was changed",
+        { hint: "run it again: the database may just have been replaced" },
+      );
+    },
+  );
   try {
     return await work();
   } finally {

@@ -170,6 +170,12 @@ export function describeError(error: Error & FailureFields) {
 /** What postgres.js calls a connection that ended under a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
+/** Whether the session is gone: an error of a statement leaves it in place. */
+export function isLost(error: unknown): boolean {
+  const { code = "" } = error as { code?: string };
+  return !/^[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
+}
+
 const cleanUps = new Map<() => Promise<unknown>, string>();
 let isInterrupted = false;
 

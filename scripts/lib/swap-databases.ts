@@ -19,7 +19,7 @@ import {
 } from "./neighbours";
 import { clearNext } from "./next-database";
 import { quoteIdentifier } from "./quote-sql";
-import { failure, type FailureFields, note, refusal } from "./report";
+import { failure, type FailureFields, isLost, note, refusal } from "./report";
 
 const TERMINATE_MS = 50;
 /** How long a commit is waited for whose session was lost. */
@@ -163,12 +163,6 @@ async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
     select format('  pid %s, %s, %s', pid, usename, application_name) as line
     from pg_stat_activity where datname in ${sql(databases)} limit 5`;
   return rows.map(({ line }) => line);
-}
-
-/** An error of a statement leaves the server's session in place. */
-function isLost(error: unknown): boolean {
-  const { code = "" } = error as { code?: string };
-  return !/^[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
 }
 
 /**
