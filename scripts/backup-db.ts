@@ -178,8 +178,29 @@ async function dump(pgDump: PostgresTool, partial: string) {
     const plan = hasRecords ? await tryReadPlan(sql) : undefined;
     await sql.unsafe("rollback to savepoint head");
     const head = plan?.head?.tag ?? null;
-    await dumpDatabase(pgDump, address, snapshot, LOCK_TIMEOUT_MS, partial);
+    const application = `pg_dump ${crypto.randomUUID()}`;
+    const forget = onInterrupt(() => endSession(application));
+    await dumpDatabase(
+      pgDump,
+      address,
+      snapshot,
+      application,
+      LOCK_TIMEOUT_MS,
+      partial,
+    ).finally(forget);
     return { systemIdentifier, head, tables };
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+/** No signal reaches a program in a container: its session is ended instead. */
+async function endSession(application: string): Promise<void> {
+  const sql = await openConnection(address, "db:backup");
+  try {
+    await sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where application_name = ${application}`;
   } finally {
     await sql.end({ timeout: 5 });
   }

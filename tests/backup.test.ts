@@ -276,7 +276,7 @@ suite("db:backup", () => {
       });
       await until(
         sql,
-        `datname = '${name}' and application_name = 'pg_dump' and wait_event_type = 'Lock'`,
+        `datname = '${name}' and application_name like 'pg_dump %' and wait_event_type = 'Lock'`,
       );
       child.kill("SIGKILL");
       await child.exited;

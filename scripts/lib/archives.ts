@@ -18,6 +18,7 @@ import { failure } from "./report";
  * Writes an archive in the custom format, which is compressed.
  *
  * @param snapshot what it is to see, exported by a transaction that is open.
+ * @param application its name in pg_stat_activity.
  * @param lockTimeout milliseconds that it waits for a table.
  * @param path a new file, which nobody else may read.
  */
@@ -25,6 +26,7 @@ export async function dumpDatabase(
   tool: PostgresTool,
   address: DatabaseAddress,
   snapshot: string,
+  application: string,
   lockTimeout: number,
   path: string,
 ): Promise<void> {
@@ -36,10 +38,9 @@ export async function dumpDatabase(
         "--format=custom",
         `--snapshot=${snapshot}`,
         `--lock-wait-timeout=${lockTimeout}`,
-        ...tool.login(address.database),
+        ...tool.login(address.database, application),
       ],
-      // In a container it goes on until this pipe is closed.
-      { env: tool.variables, stdin: "pipe", stdout: file, stderr: "pipe" },
+      { env: tool.variables, stdin: "ignore", stdout: file, stderr: "pipe" },
     );
     await finish(child, "pg_dump");
     fsyncSync(file);

@@ -13,8 +13,11 @@ import { findEngine } from "./server";
 export interface PostgresTool {
   command: string[];
   variables: Record<string, string | undefined>;
-  /** The arguments that connect it to a database of the server. */
-  login: (database: string) => string[];
+  /**
+   * The arguments that connect it to a database of the server, under a name that
+   * others see in pg_stat_activity.
+   */
+  login: (database: string, application?: string) => string[];
 }
 
 /** A Docker engine may accept a connection and then never answer. */
@@ -131,16 +134,6 @@ function gather<P extends Program>(
   return Object.fromEntries(tools) as Tools<P>;
 }
 
-/** Ends pg_dump, which writes on for nobody, when its standard input is closed. */
-const ENDED_WITH_INPUT = `
-  exec 3<&0
-  "$@" </dev/null & tool=$!
-  { trap 'kill $!; exit' TERM; cat <&3 & wait $!; kill $tool; } >/dev/null 2>&1 &
-  watcher=$!
-  wait $tool; code=$?
-  kill $watcher
-  exit $code`;
-
 function nameInContainer(
   program: Program,
   env: Env,
@@ -148,11 +141,13 @@ function nameInContainer(
 ): PostgresTool {
   const { user } = env.direct; // whom its socket asks for no password
   const terminal = isAttended ? [] : ["-T"];
-  const shell =
-    program === "pg_dump" ? ["sh", "-c", ENDED_WITH_INPUT, "sh"] : [];
   return {
-    ...composeCommand(env, ["exec", ...terminal, "db", ...shell, program]),
-    login: (database) => ["--username", user, ...nameDatabase(database)],
+    ...composeCommand(env, ["exec", ...terminal, "db", program]),
+    login: (database, application) => [
+      "--username",
+      user,
+      ...nameDatabase(database, application),
+    ],
   };
 }
 
@@ -161,9 +156,11 @@ const KEEPALIVE =
   "connect_timeout=10 keepalives_idle=30 keepalives_interval=10 keepalives_count=3 tcp_user_timeout=60000";
 
 /** As a connection string, for a name may look like one. */
-function nameDatabase(database: string): string[] {
-  const quoted = database.replace(/['\\]/g, "\\$&");
-  return ["--dbname", `dbname='${quoted}' ${KEEPALIVE}`];
+function nameDatabase(database: string, application?: string): string[] {
+  const quote = (text: string) => `'${text.replace(/['\\]/g, "\\$&")}'`;
+  const words = [`dbname=${quote(database)}`, KEEPALIVE];
+  if (application) words.push(`application_name=${quote(application)}`);
+  return ["--dbname", words.join(" ")];
 }
 
 function readMajor(program: string): number | undefined {
