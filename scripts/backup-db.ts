@@ -2,40 +2,22 @@
 // counted from what comes out of it, and only then given its name. Exits 1 when
 // that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
 // Needs pg_dump and pg_restore.
-import { existsSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import {
-  type CopiedRows,
-  countArchived,
-  dumpDatabase,
-  hashFile,
-  nameCopied,
-  restoreArchive,
-} from "./lib/archives";
+import { restoreArchive } from "./lib/archives";
 import {
   type Backup,
+  formatBytes,
   listBackups,
   locateArchive,
   type Manifest,
-  discard,
-  namePartial,
-  openFolder,
-  publish,
   recordVerified,
   removeBackup,
   verifyBackup,
 } from "./lib/backups";
-import { openConnection, patient } from "./lib/connection";
-import {
-  compareRows,
-  type CountedTable,
-  countRows,
-  listTables,
-  type RowCounts,
-} from "./lib/count-rows";
-import { tryReadPlan } from "./lib/migrations";
+import { patient } from "./lib/connection";
+import { compareRows, countRows } from "./lib/count-rows";
+import { makeBackup } from "./lib/make-backup";
 import {
   findArchiveReader,
   findPostgresTools,
@@ -43,10 +25,8 @@ import {
 } from "./lib/postgres-tools";
 import {
   announce,
-  failure,
   FINDINGS,
   note,
-  onInterrupt,
   print,
   printJson,
   readOptions,
@@ -86,10 +66,6 @@ if (
     code: "USAGE",
   });
 
-const recordsTable = "drizzle.__drizzle_migrations";
-/** How long a dump waits for a table that somebody has locked. */
-const LOCK_TIMEOUT_MS = 60_000;
-
 const env = readEnv();
 const { direct: address, backupDir: folder } = env;
 if (values.list) list();
@@ -100,55 +76,10 @@ else if (values.drill !== undefined)
 else await backUp();
 
 async function backUp(): Promise<void> {
-  const start = performance.now();
-  openFolder(folder);
-  const { tools, serverVersion } = await findPostgresTools(
-    ["pg_dump", "pg_restore"],
-    env,
-  );
-  const createdAt = new Date().toISOString();
-  const path = nameArchive(createdAt);
-  const partial = namePartial(path);
-  const forget = onInterrupt(async () => discard(path), "No backup was made");
-  let manifest: Manifest;
-  try {
-    const { systemIdentifier, head, tables } = await withProgress(
-      () => `dumping, ${formatBytes(sizeOf(partial))}`,
-      () => dump(tools.pg_dump, partial),
-    );
-    const [sha256, copied] = await withProgress(
-      () => `reading ${formatBytes(sizeOf(partial))} back`,
-      () =>
-        Promise.all([
-          hashFile(partial),
-          countArchived(tools.pg_restore, partial),
-        ]),
-    );
-    manifest = {
-      file: basename(path),
-      database: address.database,
-      createdAt,
-      bytes: sizeOf(partial),
-      sha256,
-      systemIdentifier,
-      head,
-      serverVersion,
-      tables: sumRows(copied, tables),
-      verified: true,
-      ms: Math.round(performance.now() - start),
-    };
-    publish(path, manifest);
-  } catch (error) {
-    discard(path);
-    throw error;
-  } finally {
-    forget();
-  }
-  print(
-    `Backed up: ${path} (${formatBytes(manifest.bytes)}, ${manifest.ms} ms)`,
-  );
+  const { path, manifest } = await makeBackup(env);
+  const { bytes, sha256, head, serverVersion, tables, verified, ms } = manifest;
+  print(`Backed up: ${path} (${formatBytes(bytes)}, ${ms} ms)`);
   if (keep !== undefined) prune(keep, manifest);
-  const { bytes, sha256, head, tables, verified, ms } = manifest;
   printJson({
     file: path,
     bytes,
@@ -159,84 +90,6 @@ async function backUp(): Promise<void> {
     verified,
     ms,
   });
-}
-
-/** Dumps, and reads in the same snapshot what the manifest tells of it. */
-async function dump(pgDump: PostgresTool, partial: string) {
-  const sql = await openConnection(address, "db:backup");
-  try {
-    await sql.unsafe(patient);
-    await sql.unsafe("begin isolation level repeatable read, read only");
-    const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
-      select pg_export_snapshot() as snapshot,
-        system_identifier::text as "systemIdentifier" from pg_control_system()`;
-    const { snapshot = "", systemIdentifier = "" } = row ?? {};
-    const tables = await listTables(sql);
-    const hasRecords = tables.some(({ name }) => name === recordsTable);
-    // An error would end the snapshot, and a lock would be held all the time.
-    await sql.unsafe("savepoint head");
-    const plan = hasRecords ? await tryReadPlan(sql) : undefined;
-    await sql.unsafe("rollback to savepoint head");
-    const head = plan?.head?.tag ?? null;
-    const application = `pg_dump ${crypto.randomUUID()}`;
-    const forget = onInterrupt(() => endSession(application));
-    await dumpDatabase(
-      pgDump,
-      address,
-      snapshot,
-      application,
-      LOCK_TIMEOUT_MS,
-      partial,
-    ).finally(forget);
-    return { systemIdentifier, head, tables };
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
-}
-
-/** No signal reaches a program in a container: its session is ended instead. */
-async function endSession(application: string): Promise<void> {
-  const sql = await openConnection(address, "db:backup");
-  try {
-    await sql`
-      select pg_terminate_backend(pid) from pg_stat_activity
-      where application_name = ${application}`;
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
-}
-
-/**
- * The rows in the archive, by table.
- *
- * @throws when one of the tables is not in it.
- */
-function sumRows(copied: CopiedRows, tables: CountedTable[]): RowCounts {
-  const rows: RowCounts = Object.create(null);
-  const found = new Set<string>();
-  for (const { schema, table, name } of tables) {
-    const count = copied.get(nameCopied(schema, table));
-    if (count !== undefined) found.add(name);
-    rows[name] = (rows[name] ?? 0) + (count ?? 0);
-  }
-  const lost = tables.find(
-    ({ name, source }) => source !== null && !found.has(name),
-  );
-  if (lost) throw failure(`${lost.name} is not in what pg_dump has written`);
-  return rows;
-}
-
-/** To the microsecond, so that two at once get two names. */
-function nameArchive(createdAt: string): string {
-  const micros = Math.trunc((performance.now() % 1) * 1000);
-  const stamp = `${createdAt.replace(/\D/g, "")}${String(micros).padStart(3, "0")}`;
-  const time = stamp.replace(/^(.{8})/, "$1T");
-  const name = address.database.replace(/[^\w-]/g, "_");
-  for (let count = 0; ; count += 1) {
-    const suffix = count === 0 ? "" : `-${count}`;
-    const path = join(folder, `${name}_${time}Z${suffix}.dump`);
-    if (!existsSync(path)) return path;
-  }
 }
 
 /** Older ones of this database; one without a manifest is not ours to delete. */
@@ -337,16 +190,6 @@ async function examine(path: string, restore: PostgresTool) {
   process.exitCode = FINDINGS;
   print(`Bad: ${path}: ${problem}`);
   return { isWhole, manifest, document: { ...document, problem } };
-}
-
-function sizeOf(path: string): number {
-  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-}
-
-function formatBytes(bytes: number): string {
-  return bytes < 1024 * 1024
-    ? `${(bytes / 1024).toFixed(1)} kB`
-    : `${(bytes / 1024 / 1024).toFixed(1)} MB`;
 }
 
 function formatAge(ms: number): string {

@@ -2,7 +2,7 @@
 // migrations? Reads only. Exits 1 when the server cannot be reached.
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import { listBackups } from "./lib/backups";
+import { formatBytes, listBackups } from "./lib/backups";
 import { isPooled, nameServer, openConnection } from "./lib/connection";
 import { nameHolder, readLockHolder } from "./lib/migration-lock";
 import { readPlan } from "./lib/migrations";
@@ -169,8 +169,4 @@ function findLastBackup(
 function printRows(rows: Record<string, string>): void {
   for (const [name, value] of Object.entries(rows))
     print(`${name.padEnd(12)} ${value}`);
-}
-
-function formatBytes(bytes: number): string {
-  return `${(bytes / 1024 / 1024).toFixed(1)} MB`;
 }

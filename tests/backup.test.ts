@@ -12,11 +12,10 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { spawn } from "bun";
 import type { Sql } from "postgres";
 import { findPostgresTools } from "../scripts/lib/postgres-tools";
 import { findEngine } from "../scripts/lib/server";
-import { readEnv, root } from "../src/env";
+import { readEnv } from "../src/env";
 import {
   openDatabase,
   type State,
@@ -64,12 +63,14 @@ function test(
     chmodSync(folder, 0o755);
     const run: Given["run"] = (command, variables) =>
       database.run(command, { BACKUP_DIR: folder, ...variables });
+    const start: Given["start"] = (script) =>
+      database.start(script, { BACKUP_DIR: folder });
     const list = () =>
       readdirSync(folder)
         .filter((name) => name.endsWith(".dump"))
         .sort();
     try {
-      await body({ ...database, run, folder, list });
+      await body({ ...database, run, start, folder, list });
     } finally {
       rmSync(folder, { recursive: true });
     }
@@ -257,23 +258,11 @@ suite("db:backup", () => {
     "leaves nothing that looks like a backup where it was killed",
     "seeded",
     async (given) => {
-      const { run, sql, folder, list, url, name } = given;
+      const { run, start, sql, folder, list, name } = given;
       const holder = await sql.reserve();
       await holder`begin`;
       await holder`lock table builds in access exclusive mode`;
-      const { PATH, HOME } = process.env;
-      const child = spawn([process.execPath, "scripts/backup-db.ts"], {
-        cwd: root,
-        env: {
-          PATH,
-          HOME,
-          DATABASE_URL: url,
-          DB_ENGINE: "external",
-          BACKUP_DIR: folder,
-        },
-        stdout: "ignore",
-        stderr: "ignore",
-      });
+      const child = start("scripts/backup-db.ts");
       await until(
         sql,
         `datname = '${name}' and application_name like 'pg_dump %' and wait_event_type = 'Lock'`,
@@ -436,7 +425,7 @@ suite("db:restore", () => {
     "leaves the old database in place where it is killed, and the next run works",
     "seeded",
     async (given) => {
-      const { run, sql, folder, list, url, name } = given;
+      const { run, start, sql, list, name } = given;
       await sql.unsafe(`
       create function wait() returns int language plpgsql as $$ begin
         if current_database() like '%next' then perform pg_sleep(60); end if;
@@ -448,22 +437,7 @@ suite("db:restore", () => {
       await sql.unsafe("drop materialized view slow");
       await run("db:backup");
       const good = list().at(-1);
-      const { PATH, HOME } = process.env;
-      const child = spawn(
-        [process.execPath, "scripts/restore-db.ts", `${slow}`],
-        {
-          cwd: root,
-          env: {
-            PATH,
-            HOME,
-            DATABASE_URL: url,
-            DB_ENGINE: "external",
-            BACKUP_DIR: folder,
-          },
-          stdout: "ignore",
-          stderr: "ignore",
-        },
-      );
+      const child = start(`scripts/restore-db.ts ${slow}`);
       await until(
         sql,
         `datname = '${name}__next' and query ilike '%refresh materialized%'`,

@@ -1,9 +1,7 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
-import { spawn } from "bun";
 import { lockOnceMore } from "../scripts/lib/migration-lock";
 import { stampProduction } from "../scripts/lib/protection";
-import { root } from "../src/env";
 import {
   openDatabase,
   type TestDatabase,
@@ -361,17 +359,11 @@ test(
 test(
   "a signal waits for the swap, which is told as it ended",
   "empty",
-  async ({ name, url }) => {
+  async ({ name, start }) => {
     const server = openDatabase(testServer);
     const holder = await server.reserve();
     await holder.unsafe(`begin; comment on database ${name} is 'held'`);
-    const { PATH, HOME } = process.env;
-    const child = spawn([process.execPath, "run", "db:reset"], {
-      cwd: root,
-      env: { PATH, HOME, DATABASE_URL: url, DB_ENGINE: "external" },
-      stdout: "pipe",
-      stderr: "pipe",
-    });
+    const child = start("scripts/reset-db.ts");
     await until(
       server,
       `application_name = 'db:swap' and query like 'alter database "${name}"%' and wait_event_type = 'Lock'`,
@@ -389,14 +381,8 @@ test(
 test(
   "is done once it has said so, whatever signal comes then",
   "empty",
-  async ({ url }) => {
-    const { PATH, HOME } = process.env;
-    const child = spawn([process.execPath, "run", "db:reset", "--json"], {
-      cwd: root,
-      env: { PATH, HOME, DATABASE_URL: url, DB_ENGINE: "external" },
-      stdout: "pipe",
-      stderr: "pipe",
-    });
+  async ({ start }) => {
+    const child = start("scripts/reset-db.ts --json");
     let stdout = "";
     for await (const bytes of child.stdout) {
       stdout += new TextDecoder().decode(bytes);

@@ -86,7 +86,7 @@ async function dropAbandoned(server: Sql, base: string): Promise<void> {
     if (!(await tryLock(server, database))) continue;
     await server
       .unsafe(`drop database ${quoteIdentifier(database)}`)
-      .catch(() => {}); // one that was just made, or another role's
+      .catch(() => {}); // still in use, or another role's
     await server`select pg_advisory_unlock(hashtextextended(${database}, 0))`;
   }
 }

@@ -43,6 +43,21 @@ export async function run(
   return { exitCode, stdout, stderr };
 }
 
+/**
+ * Starts a script without `bun run` before it, so that a signal is its own.
+ *
+ * @param script split at its blanks: `scripts/reset-db.ts --json`.
+ */
+export function start(script: string, variables: Record<string, string>) {
+  const { PATH, HOME } = process.env;
+  return spawn([process.execPath, ...script.split(" ")], {
+    cwd: root,
+    env: { PATH, HOME, ...variables },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+}
+
 /** The address as a connection string. */
 export function urlOf(address: DatabaseAddress): string {
   const { user, password, host, port, database, sslmode } = address;

@@ -5,7 +5,7 @@ import {
   type DatabaseAddress,
 } from "../../src/database-url";
 import { isServerKept, templatePrefix, testServer } from "../setup";
-import { type Outcome, run, urlOf } from "./command";
+import { type Outcome, run, start, urlOf } from "./command";
 import { attend, type Attended } from "./terminal";
 
 const TIMEOUT_MS = 60_000;
@@ -22,7 +22,12 @@ export interface TestDatabase {
     variables?: Record<string, string>,
     cwd?: string,
   ): Promise<Outcome>;
-  /** The same on a terminal. */
+  /** Starts a script on it, to be stopped by a signal. */
+  start(
+    script: string,
+    variables?: Record<string, string>,
+  ): ReturnType<typeof start>;
+  /** Runs a command on it on a terminal. */
   attend(command: string, cwd?: string): Attended;
 }
 
@@ -115,6 +120,7 @@ function describeDatabase(
     sql: openDatabase(address),
     run: (command, variables, cwd) =>
       run(command, { ...own, ...variables }, cwd),
+    start: (script, variables) => start(script, { ...own, ...variables }),
     attend: (command, cwd) => attend(command, own, cwd),
   };
 }
