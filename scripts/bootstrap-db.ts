@@ -2,7 +2,7 @@
 // permissions of each role, and an administrator. bun run db:bootstrap:admin
 // makes the administrator only. Exits 2 while the schema is behind.
 import { readEnv } from "../src/env";
-import { bootstrapAdmin } from "./lib/bootstrap-admin";
+import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
 import {
   note,
@@ -12,9 +12,9 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { requireCurrentSchema } from "./lib/schema-state";
-import { describeSeed } from "./lib/seed-dev";
-import { seedRbac } from "./lib/seed-rbac";
+import { requireCurrentSchema } from "./migrations/schema-state";
+import { describeSeed } from "./seeds/development";
+import { seedRbac } from "./seeds/rbac";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
 

@@ -2,9 +2,10 @@
 // have their schema, and can what is pending be taken back? Writes nothing but
 // scratch databases, which it drops. Exits 3 when it finds an error.
 import { readEnv } from "../src/env";
-import { checkFolder, type Problem } from "./lib/check-folder";
 import { openConnection } from "./lib/connection";
+import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson, readOptions } from "./lib/report";
+import { checkFolder } from "./schema/check-folder";
 
 const usage = `bun run db:check [flags]
 
@@ -42,7 +43,7 @@ printJson({ problems });
 if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 
 async function checkServer(): Promise<void> {
-  const { checkDatabase } = await import("./lib/check-database");
+  const { checkDatabase } = await import("./migrations/check-database");
   const sql = await openConnection(env.direct, "db:check");
   try {
     problems.push(...(await checkDatabase(sql, env.test ?? env.direct)));

@@ -2,8 +2,8 @@
 // again and keeps its volume. Needs Docker. Exits 1 when Docker fails.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { composeCommand } from "./lib/compose";
 import { FAILED, readOptions, refusal } from "./lib/report";
+import { composeCommand } from "./server/compose";
 
 const usage = `bun run docker:dev | docker:dev:down
 

@@ -3,10 +3,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { composeCommand } from "./lib/compose";
-import { embeddedLog } from "./lib/embedded";
 import { failure, print, readOptions, readWhole } from "./lib/report";
-import { readUsedEngine } from "./lib/server";
+import { composeCommand } from "./server/compose";
+import { embeddedLog } from "./server/embedded";
+import { readUsedEngine } from "./server/server";
 
 const usage = `bun run db:logs [flags]
 

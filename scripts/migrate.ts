@@ -2,14 +2,8 @@
 // transaction of its own. Needs a direct connection. Exits 1 when one fails (it
 // is rolled back), 2 for a bad flag, 75 when another run held the lock.
 import { readEnv } from "../src/env";
-import type { Applied } from "./lib/apply-migrations";
-import { openConnection, requireDirect } from "./lib/connection";
-import {
-  type Plan,
-  readPlan,
-  refuseModified,
-  selectPending,
-} from "./lib/migrations";
+import { openConnection } from "./lib/connection";
+import { requireDirect } from "./lib/pooler";
 import { isStamped, stampProduction } from "./lib/protection";
 import {
   announce,
@@ -19,8 +13,15 @@ import {
   readOptions,
   readWhole,
 } from "./lib/report";
-import { skipStatements } from "./lib/sql-statements";
-import type { Watch } from "./lib/watch-session";
+import type { Applied } from "./migrations/apply";
+import {
+  type Plan,
+  readPlan,
+  refuseModified,
+  selectPending,
+} from "./migrations/plan";
+import { skipStatements } from "./migrations/statements";
+import type { Watch } from "./migrations/watch";
 
 const usage = `bun run db:migrate [flags]
 
@@ -62,8 +63,8 @@ async function migrate(): Promise<void> {
   }
   await requireDirect(sql, env.direct);
   // Only now, for most runs have nothing to do.
-  const { withMigrationLock } = await import("./lib/migration-lock");
-  const { watchSession } = await import("./lib/watch-session");
+  const { withMigrationLock } = await import("./lib/lock");
+  const { watchSession } = await import("./migrations/watch");
   const watch = await watchSession(sql, env.direct);
   try {
     await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
@@ -74,7 +75,7 @@ async function migrate(): Promise<void> {
 
 /** Reads the records anew: another run may have applied some meanwhile. */
 async function applyUnderLock(watch: Watch): Promise<void> {
-  const { applyPending } = await import("./lib/apply-migrations");
+  const { applyPending } = await import("./migrations/apply");
   const plan = await readPlan(sql);
   const applied: Applied[] = [];
   const onApplied = (migration: Applied) => {

@@ -3,27 +3,31 @@
 // 1 with the old one in place when it fails, 2 without consent, 75 when busy.
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import { applyPending } from "./lib/apply-migrations";
+import { previousOf } from "./backups/neighbours";
+import { replaceDatabase } from "./backups/replace";
+import { makeNext } from "./backups/successor";
+import { swapIn } from "./backups/swap";
 import { openConnection } from "./lib/connection";
-import { readPlan } from "./lib/migrations";
-import { previousOf } from "./lib/neighbours";
-import { makeNext } from "./lib/next-database";
+import { holdInterrupt } from "./lib/interrupt";
 import {
   isProductionDatabase,
   type Protection,
   stampProduction,
 } from "./lib/protection";
-import { replaceDatabase } from "./lib/replace-database";
 import {
   announce,
-  holdInterrupt,
   print,
   printJson,
   readOptions,
   readWhole,
 } from "./lib/report";
-import { describeSeed, type Seeded, seedDevelopment } from "./lib/seed-dev";
-import { swapIn } from "./lib/swap-databases";
+import { applyPending } from "./migrations/apply";
+import { readHead, readPlan } from "./migrations/plan";
+import {
+  describeSeed,
+  type Seeded,
+  seedDevelopment,
+} from "./seeds/development";
 
 const usage = `bun run db:reset [flags]
 
@@ -53,7 +57,15 @@ const address = env.direct;
 const { database } = address;
 const previous = previousOf(database);
 
-await replaceDatabase("db:reset", env, values, waitSeconds, ["no-seed"], reset);
+await replaceDatabase(
+  "db:reset",
+  env,
+  values,
+  waitSeconds,
+  ["no-seed"],
+  readHead,
+  reset,
+);
 
 async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;

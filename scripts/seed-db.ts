@@ -12,9 +12,9 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
-import { requireCurrentSchema } from "./lib/schema-state";
-import { describeSeed, seedDevelopment } from "./lib/seed-dev";
-import { seedRbac } from "./lib/seed-rbac";
+import { requireCurrentSchema } from "./migrations/schema-state";
+import { describeSeed, seedDevelopment } from "./seeds/development";
+import { seedRbac } from "./seeds/rbac";
 
 const usage = `bun run db:seed [dev|rbac] [flags]
 

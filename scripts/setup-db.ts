@@ -11,9 +11,10 @@ import {
 import { join } from "node:path";
 import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
-import { nameServer, probe } from "./lib/connection";
+import { nameServer } from "./lib/explain-connection";
+import { probe } from "./lib/probe";
 import { print, readOptions, refusal } from "./lib/report";
-import { findEngine } from "./lib/server";
+import { findEngine } from "./server/server";
 
 const usage = `bun run db:setup
 

@@ -3,8 +3,8 @@
 // server cannot be reached or there is no psql as new as it.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { findPostgresTools } from "./lib/postgres-tools";
 import { readOptions } from "./lib/report";
+import { findPostgresTools } from "./server/client-programs";
 
 const usage = `bun run db:shell [-- <arguments for psql>]
 

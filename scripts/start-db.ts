@@ -2,9 +2,9 @@
 // answers, and waits until it takes queries. Needs nothing: Docker where it is
 // there, else PostgreSQL from npm. Exits 1 when it cannot be started.
 import { readEnv } from "../src/env";
-import { nameServer } from "./lib/connection";
+import { nameServer } from "./lib/explain-connection";
 import { print, printJson, readOptions } from "./lib/report";
-import { startServer } from "./lib/server";
+import { startServer } from "./server/server";
 
 const usage = `bun run db:start [--json]
 

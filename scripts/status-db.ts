@@ -2,13 +2,15 @@
 // migrations? Reads only. Exits 1 when the server cannot be reached.
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import { formatBytes, listBackups } from "./lib/backups";
-import { isPooled, nameServer, openConnection } from "./lib/connection";
-import { nameHolder, readLockHolder } from "./lib/migration-lock";
-import { readPlan } from "./lib/migrations";
+import { formatBytes, listBackups } from "./backups/folder";
+import { openConnection } from "./lib/connection";
+import { nameServer } from "./lib/explain-connection";
+import { nameHolder, readLockHolder } from "./lib/lock";
+import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
 import { note, print, printJson, readOptions } from "./lib/report";
-import { chooseEngine, findEngine, isEngineRunning } from "./lib/server";
+import { readPlan } from "./migrations/plan";
+import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
 
 const usage = `bun run db:status [--json]
 

@@ -2,14 +2,10 @@
 // missing? Reads only. Exits 3 unless all are applied, 1 when it cannot tell.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { type LogEntry, readLog } from "./lib/migration-log";
-import {
-  findUnfinished,
-  type Migration,
-  type Plan,
-  readPlan,
-} from "./lib/migrations";
 import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
+import type { Migration } from "./migrations/journal";
+import { type LogEntry, readLog } from "./migrations/log";
+import { findUnfinished, type Plan, readPlan } from "./migrations/plan";
 
 const usage = `bun run db:migrate:status [--json]
 

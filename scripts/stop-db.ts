@@ -2,7 +2,7 @@
 // data stays. Exits 1 when it does not stop.
 import { readEnv } from "../src/env";
 import { print, printJson, readOptions } from "./lib/report";
-import { stopServer } from "./lib/server";
+import { stopServer } from "./server/server";
 
 const usage = `bun run db:stop [--json]
 

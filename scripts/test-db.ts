@@ -11,9 +11,10 @@ import {
   tenants,
   users,
 } from "../src/infrastructure/database";
-import { nameServer, openConnection } from "./lib/connection";
+import { openConnection } from "./lib/connection";
+import { nameServer } from "./lib/explain-connection";
 import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
-import { findPending } from "./lib/schema-state";
+import { findPending } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
 

@@ -13,8 +13,8 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
-import { findPostgresTools } from "../scripts/lib/postgres-tools";
-import { findEngine } from "../scripts/lib/server";
+import { findPostgresTools } from "../scripts/server/client-programs";
+import { findEngine } from "../scripts/server/server";
 import { readEnv } from "../src/env";
 import {
   openDatabase,
@@ -262,7 +262,7 @@ suite("db:backup", () => {
       const holder = await sql.reserve();
       await holder`begin`;
       await holder`lock table builds in access exclusive mode`;
-      const child = start("scripts/backup-db.ts");
+      const child = start("scripts/backup.ts");
       await until(
         sql,
         `datname = '${name}' and application_name like 'pg_dump %' and wait_event_type = 'Lock'`,
@@ -437,7 +437,7 @@ suite("db:restore", () => {
       await sql.unsafe("drop materialized view slow");
       await run("db:backup");
       const good = list().at(-1);
-      const child = start(`scripts/restore-db.ts ${slow}`);
+      const child = start(`scripts/restore.ts ${slow}`);
       await until(
         sql,
         `datname = '${name}__next' and query ilike '%refresh materialized%'`,

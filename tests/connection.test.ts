@@ -7,7 +7,7 @@ import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
+import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { type Outcome, run, urlOf } from "./lib/command";
 import { useDatabase } from "./lib/database";

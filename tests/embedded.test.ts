@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
+import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
 import { root } from "../src/env";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { findFreePort, listen } from "./lib/ports";

@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { migrationsFolder } from "../scripts/lib/migrations";
+import { migrationsFolder } from "../scripts/migrations/journal";
 import {
   listRecords,
   ownHead,

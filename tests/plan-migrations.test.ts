@@ -3,15 +3,20 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { LogEntry } from "../scripts/lib/migration-log";
 import {
   hashText,
   type Migration,
+  readMigrations,
+} from "../scripts/migrations/journal";
+import type { LogEntry } from "../scripts/migrations/log";
+import {
   type MigrationRecord,
   planMigrations,
-  readMigrations,
-} from "../scripts/lib/migrations";
-import { hashStatements, splitStatements } from "../scripts/lib/sql-statements";
+} from "../scripts/migrations/plan";
+import {
+  hashStatements,
+  splitStatements,
+} from "../scripts/migrations/statements";
 
 const migration = (idx: number, fields: Partial<Migration> = {}): Migration => {
   const text = fields.text ?? `create table t${idx} ();`;

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import postgres from "postgres";
-import { probe } from "../scripts/lib/connection";
+import { probe } from "../scripts/lib/probe";
 import { urlOf } from "./lib/command";
 import { type TestDatabase, testDatabase } from "./lib/database";
 import { findFreePort } from "./lib/ports";

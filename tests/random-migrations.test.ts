@@ -5,16 +5,16 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Sql } from "postgres";
-import { compareCatalogs, readCatalog } from "../scripts/lib/catalog";
+import { compareCatalogs, readCatalog } from "../scripts/migrations/catalog";
+import { splitStatements } from "../scripts/migrations/statements";
 import {
   BREAKPOINT,
   diffRenamed,
   printDown,
-} from "../scripts/lib/down-migration";
-import { loadDrizzleKit } from "../scripts/lib/load-drizzle-kit";
-import { answerRenames } from "../scripts/lib/renames";
-import { emptySnapshot, type Snapshot } from "../scripts/lib/snapshots";
-import { splitStatements } from "../scripts/lib/sql-statements";
+} from "../scripts/schema/down-file";
+import { loadDrizzleKit } from "../scripts/schema/drizzle-kit";
+import { answerRenames } from "../scripts/schema/renames";
+import { emptySnapshot, type Snapshot } from "../scripts/schema/snapshots";
 import { root } from "../src/env";
 import { withDatabase } from "./lib/database";
 import { makeChange, printSchema } from "./lib/random-schema";

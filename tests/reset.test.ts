@@ -1,14 +1,14 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
-import { lockOnceMore } from "../scripts/lib/migration-lock";
+import { lockOnceMore } from "../scripts/lib/lock";
 import { stampProduction } from "../scripts/lib/protection";
+import { urlOf } from "./lib/command";
 import {
   openDatabase,
   type TestDatabase,
   testDatabase as test,
   until,
 } from "./lib/database";
-import { urlOf } from "./lib/command";
 import { ownHead } from "./lib/migrations";
 import { copyProject } from "./lib/project";
 import { withRoles } from "./lib/roles";

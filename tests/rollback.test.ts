@@ -439,7 +439,7 @@ test("an interrupted db:baseline leaves no database behind", async ({
   const mark = `pg_sleep(60), '${database.name}'`;
   writeMigrations(project, { "0000_a": `select ${mark};` });
   const { PATH } = process.env;
-  const client = spawn([process.execPath, "scripts/baseline-migrations.ts"], {
+  const client = spawn([process.execPath, "scripts/baseline.ts"], {
     cwd: project.folder,
     env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
     stderr: "pipe",

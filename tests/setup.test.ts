@@ -9,7 +9,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startEmbedded, stopEmbedded } from "../scripts/lib/embedded";
+import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { ownHead, ownMigrations } from "./lib/migrations";
 import { findFreePort, findQuietPort, listen } from "./lib/ports";

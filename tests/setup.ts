@@ -6,12 +6,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { openConnection } from "../scripts/lib/connection";
-import { startEmbedded } from "../scripts/lib/embedded";
+import { startEmbedded } from "../scripts/server/embedded";
 import {
   chooseEngine,
   readUsedEngine,
   startServer,
-} from "../scripts/lib/server";
+} from "../scripts/server/server";
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
 import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";

@@ -1,6 +1,9 @@
 // Where a file is cut into statements, and what of it counts as the same.
 import { expect, test } from "bun:test";
-import { hashStatements, splitStatements } from "../scripts/lib/sql-statements";
+import {
+  hashStatements,
+  splitStatements,
+} from "../scripts/migrations/statements";
 
 const cut = (text: string) => splitStatements(text).map((s) => s.text);
 

@@ -1,6 +1,6 @@
 // Drops a database, and the sessions in it.
 import type { Sql } from "postgres";
-import { quoteIdentifier } from "./quote-sql";
+import { quoteIdentifier } from "./quote";
 
 /**
  * Drops a database that may not be there.

@@ -1,6 +1,7 @@
 // How options, errors, hints, JSON and exit codes look, for every command. What
 // a command throws ends up here, so that a command has nothing to say about it.
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { isCleaningUp, listenForSignals, settle } from "./interrupt";
 
 /** It tried and could not. */
 export const FAILED = 1;
@@ -10,9 +11,6 @@ export const REFUSED = 2;
 export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */
 export const BUSY = 75;
-const INTERRUPTED = 130;
-/** How long a signal waits for what has to be cleaned up; a second one does not. */
-const CLEAN_UP_MS = 8000;
 
 /** What an error may carry for the person who typed the command. */
 export interface FailureFields {
@@ -108,14 +106,12 @@ export function announce(line: string): void {
   else print(line);
 }
 
-let isDone = false;
-
 /**
  * Prints the one JSON document on stdout, where it was asked for. With it the
  * command is done: a signal that comes later changes nothing.
  */
 export function printJson(document: object): void {
-  isDone = true;
+  settle();
   writeJson(document);
 }
 
@@ -176,44 +172,8 @@ export function isLost(error: unknown): boolean {
   return !/^[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
 }
 
-const cleanUps = new Map<() => Promise<unknown>, string>();
-let isInterrupted = false;
-
-/**
- * Has `cleanUp` run where a signal ends the command.
- *
- * @param state a line that tells what things are like then.
- * @returns what takes it back, once there is nothing to clean up.
- */
-export function onInterrupt(
-  cleanUp: () => Promise<unknown>,
-  state = "",
-): () => void {
-  cleanUps.set(cleanUp, state);
-  return () => cleanUps.delete(cleanUp);
-}
-
-/** On a terminal Ctrl-C arrives twice: `bun run` passes its own on. */
-const ECHO_MS = 300;
-let signalledAt = -ECHO_MS;
-let isHeld = false;
-let isDelayed = false;
-
-/**
- * Has a signal wait for what should not be left without a word of how it ended;
- * a second signal does not wait.
- */
-export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
-  isHeld = true;
-  try {
-    await work();
-  } finally {
-    isHeld = false;
-  }
-}
-
 function report(thrown: Error & FailureFields & { usage?: string }): void {
-  if (isInterrupted) return; // what it cleans up was in use
+  if (isCleaningUp()) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {
     process.exitCode ||= FAILED;
@@ -240,21 +200,4 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
 // A rejected top-level await arrives here after the command's own `finally`.
 process.on("uncaughtException", report);
 process.on("unhandledRejection", report);
-for (const signal of ["SIGINT", "SIGTERM"] as const)
-  process.on(signal, async () => {
-    if (performance.now() - signalledAt < ECHO_MS) return;
-    signalledAt = performance.now();
-    if ((isDone || isHeld) && !isDelayed) {
-      isDelayed = true;
-      return;
-    }
-    if (isDone) process.exit();
-    const lines = [...cleanUps.values()].filter((state) => state !== "");
-    report(failure("interrupted", { code: "INTERRUPTED", lines }));
-    if (!isInterrupted && cleanUps.size > 0) {
-      isInterrupted = true;
-      const done = Promise.allSettled([...cleanUps.keys()].map((run) => run()));
-      await Promise.race([done, Bun.sleep(CLEAN_UP_MS)]);
-    }
-    process.exit(INTERRUPTED);
-  });
+listenForSignals(report);

@@ -1,11 +1,12 @@
 // A database to try something in, beside another one, that is always dropped.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { readDatabaseOptions } from "./carry-settings";
 import { openConnection, patient } from "./connection";
+import { readDatabaseOptions } from "./database-options";
 import { dropDatabase } from "./drop-database";
-import { quoteIdentifier } from "./quote-sql";
-import { note, onInterrupt, refusal } from "./report";
+import { onInterrupt } from "./interrupt";
+import { quoteIdentifier } from "./quote";
+import { note, refusal } from "./report";
 
 const SUFFIX = "__scratch_";
 

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { createCluster } from "../../scripts/lib/embedded";
+import { createCluster } from "../../scripts/server/embedded";
 import type { DatabaseAddress } from "../../src/database-url";
 
 let original: Promise<string> | undefined;

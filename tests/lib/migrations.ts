@@ -1,7 +1,10 @@
 import { rmSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { Sql } from "postgres";
-import { migrationsFolder, readMigrations } from "../../scripts/lib/migrations";
+import {
+  migrationsFolder,
+  readMigrations,
+} from "../../scripts/migrations/journal";
 import { root } from "../../src/env";
 import type { Outcome } from "./command";
 import { type TestDatabase, testDatabase } from "./database";

@@ -1,7 +1,7 @@
 // Waits until its parent closes the pipe, by hand or by dying, then stops the
 // embedded server in the folder that it is given, and removes the folder.
 import { rmSync } from "node:fs";
-import { stopEmbedded } from "../../scripts/lib/embedded";
+import { stopEmbedded } from "../../scripts/server/embedded";
 
 process.on("SIGINT", () => {}); // Ctrl-C is for the parent
 const [dataDir = ""] = process.argv.slice(2);

@@ -1,7 +1,7 @@
 // Connects the application: one pool for the primary and one for each replica.
 // postgres.js opens its first connection with the first query.
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import { withReplicas } from "drizzle-orm/pg-core";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import postgres, { type Sql } from "postgres";
 import { connectionOptions, type DatabaseAddress } from "../../database-url";
 import { readEnv } from "../../env";

@@ -1,0 +1,201 @@
+// bun run db:backup: a backup that is proven: read back to its end, its rows
+// counted from what comes out of it, and only then given its name. Exits 1 when
+// that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
+// Needs pg_dump and pg_restore.
+import type { Sql } from "postgres";
+import { readEnv } from "../src/env";
+import { restoreArchive } from "./backups/archive";
+import { compareRows, countRows } from "./backups/count-rows";
+import {
+  type Backup,
+  formatBytes,
+  listBackups,
+  locateArchive,
+  type Manifest,
+  recordVerified,
+  removeBackup,
+  verifyBackup,
+} from "./backups/folder";
+import { makeBackup } from "./backups/make-backup";
+import { patient } from "./lib/connection";
+import {
+  announce,
+  FINDINGS,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+  withProgress,
+} from "./lib/report";
+import { withScratchDatabase } from "./lib/scratch-database";
+import { readHead } from "./migrations/plan";
+import {
+  findArchiveReader,
+  findPostgresTools,
+  type PostgresTool,
+} from "./server/client-programs";
+
+const usage = `bun run db:backup [flags]
+
+Dumps the database into the folder of BACKUP_DIR, and proves that it can be read.
+  --keep <number>   then delete older ones, but for this many
+  --list            the backups that are there
+  --verify <file>   is it whole?
+  --drill <file>    restore it into a scratch database, compare, say how long
+  --json            one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    keep: { type: "string" },
+    list: { type: "boolean" },
+    verify: { type: "string" },
+    drill: { type: "string" },
+    json: { type: "boolean" },
+  },
+});
+const keep =
+  values.keep === undefined ? undefined : readWhole(values.keep, "--keep");
+if (keep === 0) throw refusal("--keep 0 would keep none", { code: "USAGE" });
+if (
+  [values.list, values.verify, values.drill, values.keep].filter(
+    (value) => value !== undefined,
+  ).length > 1
+)
+  throw refusal("--keep, --list, --verify and --drill are for one at a time", {
+    code: "USAGE",
+  });
+
+const env = readEnv();
+const { direct: address, backupDir: folder } = env;
+if (values.list) list();
+else if (values.verify !== undefined)
+  await verify(locateArchive(folder, values.verify));
+else if (values.drill !== undefined)
+  await drill(locateArchive(folder, values.drill));
+else await backUp();
+
+async function backUp(): Promise<void> {
+  const { path, manifest } = await makeBackup(env, readHead);
+  const { bytes, sha256, head, serverVersion, tables, verified, ms } = manifest;
+  print(`Backed up: ${path} (${formatBytes(bytes)}, ${ms} ms)`);
+  if (keep !== undefined) prune(keep, manifest);
+  printJson({
+    file: path,
+    bytes,
+    sha256,
+    head,
+    serverVersion,
+    tables,
+    verified,
+    ms,
+  });
+}
+
+/** Older ones of this database; one without a manifest is not ours to delete. */
+function prune(count: number, made: Manifest): void {
+  const own = listBackups(folder).filter(
+    ({ database, systemIdentifier }) =>
+      database === made.database && systemIdentifier === made.systemIdentifier,
+  );
+  const newestVerified = own.find(({ verified }) => verified);
+  for (const backup of own.slice(count)) {
+    if (backup === newestVerified || backup.file === made.file) continue;
+    removeBackup(folder, backup.file);
+    announce(`Deleted: ${backup.file}`);
+  }
+}
+
+function list(): void {
+  const backups = listBackups(folder);
+  for (const backup of backups) print(describe(backup));
+  if (backups.length === 0) print(`No backups: ${folder}`);
+  printJson({ backups });
+}
+
+function describe(backup: Backup): string {
+  const { file, bytes, createdAt, head, verified } = backup;
+  return [
+    file,
+    formatBytes(bytes).padStart(9),
+    formatAge(Date.now() - Date.parse(createdAt)).padStart(7),
+    head ?? "no migration",
+    verified ? "verified" : "not verified",
+  ].join("  ");
+}
+
+async function verify(path: string): Promise<void> {
+  const start = performance.now();
+  const examined = await examine(path, await findArchiveReader(env));
+  const { manifest } = examined;
+  if (examined.isWhole) {
+    print(manifest ? `Verified: ${path}` : `Read: ${path}, to its end`);
+    if (!manifest)
+      note("It has no manifest: its checksum could not be compared");
+  }
+  printJson({
+    ...examined.document,
+    serverVersion: manifest?.serverVersion ?? null,
+    tables: manifest?.tables ?? null,
+    ms: Math.round(performance.now() - start),
+  });
+}
+
+async function drill(path: string): Promise<void> {
+  const { tools: found } = await findPostgresTools(["pg_restore"], env);
+  const restore = found.pg_restore;
+  const { isWhole, manifest, document } = await examine(path, restore);
+  if (!isWhole) return printJson(document);
+  const { tables, ms } = await withScratchDatabase(
+    address,
+    "db:backup",
+    async (sql: Sql, scratch) => {
+      const start = performance.now();
+      await withProgress(
+        () => `restoring into ${scratch.database}`,
+        () => restoreArchive(restore, path, scratch.database),
+      );
+      const ms = Math.round(performance.now() - start);
+      await sql.unsafe(patient);
+      return { tables: await countRows(sql), ms };
+    },
+  );
+  const differences = manifest ? compareRows(manifest.tables, tables) : [];
+  for (const difference of differences) print(`Bad: ${path}: ${difference}`);
+  if (differences.length > 0) process.exitCode = FINDINGS;
+  else
+    print(
+      `Drilled: ${path}, restored in ${ms} ms (tables ${Object.keys(tables).length})`,
+    );
+  if (!manifest) note("It has no manifest: its rows could not be compared");
+  printJson({ ...document, tables, verified: differences.length === 0, ms });
+}
+
+/** Says where an archive is bad, with the exit code of a finding. */
+async function examine(path: string, restore: PostgresTool) {
+  const { bytes, sha256, manifest, problem } = await verifyBackup(
+    restore,
+    path,
+  );
+  const isWhole = problem === undefined;
+  if (manifest && manifest.verified !== isWhole)
+    try {
+      recordVerified(path, { ...manifest, verified: isWhole });
+    } catch (error) {
+      note(`Warning: not written down: ${(error as Error).message}`);
+    }
+  const head = manifest?.head ?? null;
+  const document = { file: path, bytes, sha256, head, verified: isWhole };
+  if (isWhole) return { isWhole, manifest, document };
+  process.exitCode = FINDINGS;
+  print(`Bad: ${path}: ${problem}`);
+  return { isWhole, manifest, document: { ...document, problem } };
+}
+
+function formatAge(ms: number): string {
+  const minutes = Math.round(ms / 60_000);
+  if (minutes < 120) return `${minutes} min`;
+  const hours = Math.round(minutes / 60);
+  return hours < 48 ? `${hours} h` : `${Math.round(hours / 24)} days`;
+}

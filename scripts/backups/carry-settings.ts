@@ -1,0 +1,112 @@
+// What belongs to a database and is in no dump of it: its settings, grants,
+// comment, connection limit and owner.
+import type { Sql } from "postgres";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import { note } from "../lib/report";
+
+/** Kept by the server as a list of quoted names: pg_dump's own list. */
+const LISTS =
+  /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
+
+/**
+ * Gives a database the settings, grants, comment, connection limit and owner of
+ * another. What this role may not give is said on stderr, with its SQL.
+ */
+export async function carrySettings(
+  server: Sql,
+  from: string,
+  to: string,
+): Promise<void> {
+  for (const left of await listLeft(server, from))
+    note(`Warning: not carried over: ${left}`);
+  for (const statement of await listStatements(server, from, to))
+    await server.unsafe(statement).catch((error: Error) => {
+      // A setting may be a secret: it is named, and not shown.
+      const own = statement
+        .replace(quoteIdentifier(to), quoteIdentifier(from))
+        .replace(/( set \S+ to ).*$/s, "$1…");
+      note(`Warning: not carried over: ${own}: ${error.message}`);
+    });
+}
+
+async function listStatements(
+  server: Sql,
+  from: string,
+  to: string,
+): Promise<string[]> {
+  const target = quoteIdentifier(to);
+  const [own] = await server<
+    {
+      limit: number;
+      owner: string;
+      comment: string | null;
+      isOther: boolean;
+      hasGrants: boolean;
+    }[]
+  >`
+    select datconnlimit as limit, rolname as owner,
+      shobj_description(pg_database.oid, 'pg_database') as comment,
+      rolname <> current_user as "isOther", datacl is not null as "hasGrants"
+    from pg_database join pg_roles on pg_roles.oid = datdba
+    where datname = ${from}`;
+  if (!own) return [];
+  const settings = await server<{ role: string | null; setting: string }[]>`
+    select rolname as role, unnest(setconfig) as setting
+    from pg_db_role_setting left join pg_roles on pg_roles.oid = setrole
+    where setdatabase = (select oid from pg_database where datname = ${from})`;
+  const grants = await server<
+    { role: string | null; privilege: string; isGrantable: boolean }[]
+  >`
+    select rolname as role, privilege_type as privilege, is_grantable as "isGrantable"
+    from pg_database cross join lateral aclexplode(datacl)
+      left join pg_roles on pg_roles.oid = grantee
+    where datname = ${from} and grantee <> datdba`;
+
+  const statements = settings.map(({ role, setting }) => {
+    const [name = "", ...rest] = setting.split("=");
+    const value = rest.join("=");
+    const written = LISTS.test(name) ? quoteList(value) : quoteLiteral(value);
+    const parameter = name.split(".").map(quoteIdentifier).join(".");
+    return role === null
+      ? `alter database ${target} set ${parameter} to ${written}`
+      : `alter role ${quoteIdentifier(role)} in database ${target} set ${parameter} to ${written}`;
+  });
+  if (own.hasGrants)
+    statements.push(`revoke all on database ${target} from public`);
+  for (const { role, privilege, isGrantable } of grants)
+    statements.push(
+      `grant ${privilege} on database ${target} to ${role === null ? "public" : quoteIdentifier(role)}${isGrantable ? " with grant option" : ""}`,
+    );
+  if (own.comment !== null)
+    statements.push(
+      `comment on database ${target} is ${quoteLiteral(own.comment)}`,
+    );
+  if (own.limit !== -1)
+    statements.push(`alter database ${target} connection limit ${own.limit}`);
+  if (own.isOther)
+    statements.push(
+      `alter database ${target} owner to ${quoteIdentifier(own.owner)}`,
+    );
+  return statements;
+}
+
+/** `public, "other one"` as literals, of which SET makes the same list. */
+function quoteList(value: string): string {
+  const names = value.match(/"(?:[^"]|"")*"|[^",\s]+/g) ?? ['""'];
+  return names
+    .map((name) =>
+      quoteLiteral(name.replace(/^"|"$/g, "").replaceAll('""', '"')),
+    )
+    .join(", ");
+}
+
+/** What the server has tied to the old database itself. */
+async function listLeft(server: Sql, database: string): Promise<string[]> {
+  const rows = await server<{ left: string }[]>`
+    select 'the replication slot ' || slot_name as left
+    from pg_replication_slots where database = ${database}
+    union all
+    select 'that it is a template' from pg_database
+    where datname = ${database} and datistemplate`;
+  return rows.map(({ left }) => left);
+}

@@ -1,0 +1,173 @@
+// What db:reset and db:restore have in common: both put a new database in the
+// place of the old one, which is kept, and both can be undone.
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import type { Env } from "../../src/env";
+import { openConnection, patient } from "../lib/connection";
+import {
+  askBetween,
+  type Consent,
+  refuseOtherName,
+  requireConsent,
+} from "../lib/consent";
+import { holdInterrupt } from "../lib/interrupt";
+import { withMigrationLock } from "../lib/lock";
+import {
+  isProductionDatabase,
+  isProtected,
+  isStamped,
+  nameReason,
+  type Protection,
+  readProtection,
+  stampProduction,
+} from "../lib/protection";
+import { failure, print, printJson, refusal } from "../lib/report";
+import { databaseExists, previousOf } from "./neighbours";
+import { swapBack, withSwapLock } from "./swap";
+
+/** Flags of both commands, and `--no-seed` of the one. */
+interface Flags {
+  undo?: boolean;
+  confirm?: string;
+  "drop-previous"?: boolean;
+  "no-seed"?: boolean;
+}
+
+/**
+ * Runs `replace` with the locks and the consent that it takes; with `--undo`,
+ * swaps back to the database that was kept.
+ *
+ * @param command for its name in pg_stat_activity and in questions.
+ * @param wanted further flags that a protected database wants.
+ * @param readHead answers the tag of the newest applied migration, or null.
+ * @param replace is given a connection to another database of the server.
+ * @throws with exit code 2 without consent, with 75 when another command had
+ * the locks for longer than `waitSeconds`.
+ */
+export async function replaceDatabase(
+  command: string,
+  env: Env,
+  flags: Flags,
+  waitSeconds: number,
+  wanted: "no-seed"[],
+  readHead: (sql: Sql) => Promise<string | null>,
+  replace: (server: Sql, protection: Protection) => Promise<void>,
+): Promise<void> {
+  const address = env.direct;
+  const previous = previousOf(address.database);
+  const consent: Consent = {
+    command,
+    address,
+    confirmed: flags.confirm,
+    agreed: [],
+  };
+  refuseOtherName(address.database, flags.confirm);
+  const guard = async (server: Sql, sql: Sql): Promise<Protection> => {
+    const hasPrevious = await databaseExists(server, previous);
+    const protection = await readProtection(sql, env, address);
+    if (flags.undo) requirePrevious(hasPrevious, previous);
+    else {
+      requireFlags(protection, address, hasPrevious, flags, wanted);
+      if (hasPrevious && !flags["drop-previous"])
+        await refuseStamped({ ...address, database: previous });
+    }
+    requireConsent(consent, protection);
+    return protection;
+  };
+  await askBetween(() =>
+    withSwapLock(address, waitSeconds, async (server) => {
+      const sql = await openConnection(address, command);
+      try {
+        await sql.unsafe(patient);
+        await guard(server, sql);
+        await withMigrationLock(sql, waitSeconds, async () => {
+          // While it waited, the database may have become production.
+          const protection = await guard(server, sql);
+          if (flags.undo) await undoSwap(server, address, protection, readHead);
+          else await replace(server, protection);
+        });
+      } finally {
+        await sql.end({ timeout: 5 });
+      }
+    }),
+  );
+}
+
+/** What was production is not dropped in passing. */
+async function refuseStamped(previous: DatabaseAddress): Promise<void> {
+  const sql = await openConnection(previous, "db:swap");
+  try {
+    if (!(await isStamped(sql))) return;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+  throw refusal(
+    `${previous.database} would be dropped, and is stamped production`,
+    { hint: "if you mean it, add `--drop-previous`" },
+  );
+}
+
+function requirePrevious(hasPrevious: boolean, previous: string): void {
+  if (hasPrevious) return;
+  throw failure(`there is no ${previous} to go back to`, {
+    hint: "`db:reset` and `db:restore` keep one from their first run on",
+  });
+}
+
+/** What a protected database wants to hear besides its name, all at once. */
+function requireFlags(
+  protection: Protection,
+  address: DatabaseAddress,
+  hasPrevious: boolean,
+  given: Flags,
+  wanted: "no-seed"[],
+): void {
+  if (!isProtected(protection)) return;
+  const { database } = address;
+  const missing = [
+    ...wanted.map((flag) => !given[flag] && `--${flag}`),
+    hasPrevious && !given["drop-previous"] && "--drop-previous",
+    given.confirm === undefined &&
+      !process.stdin.isTTY &&
+      `--confirm ${database}`,
+  ].filter(Boolean);
+  if (missing.length === 0) return;
+  throw refusal(
+    `${database} is protected: ${nameReason(protection, address)}`,
+    {
+      lines: hasPrevious ? [`Would be dropped: ${previousOf(database)}`] : [],
+      hint: `if you mean it, add \`${missing.join(" ")}\``,
+    },
+  );
+}
+
+/** Swaps back to the database that was kept, and says so. */
+async function undoSwap(
+  server: Sql,
+  address: DatabaseAddress,
+  protection: Protection,
+  readHead: (sql: Sql) => Promise<string | null>,
+): Promise<void> {
+  const { database } = address;
+  const previous = previousOf(database);
+  const sql = await openConnection(
+    { ...address, database: previous },
+    "db:swap",
+  );
+  let head: string | null;
+  try {
+    await sql.unsafe(patient);
+    if (isProductionDatabase(protection)) await stampProduction(sql);
+    head = await readHead(sql);
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+  await holdInterrupt(async () => {
+    await swapBack(server, address);
+    print(`Restored: ${database} from ${previous}`);
+    print(
+      `Kept: ${previous}, the database until now; \`--undo\` once more swaps back`,
+    );
+    printJson({ database, previous, head });
+  });
+}

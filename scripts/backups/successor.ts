@@ -1,0 +1,144 @@
+// Makes the database that is to take the place of another one.
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import { openConnection, patient } from "../lib/connection";
+import { readDatabaseOptions } from "../lib/database-options";
+import { dropDatabase } from "../lib/drop-database";
+import { onInterrupt } from "../lib/interrupt";
+import { quoteIdentifier } from "../lib/quote";
+import { failure, type FailureFields } from "../lib/report";
+import { carrySettings } from "./carry-settings";
+import {
+  beside,
+  droppedOf,
+  dropLeftover,
+  nextOf,
+  previousOf,
+} from "./neighbours";
+
+/** How long a server may take to come back after a crash. */
+const RECOVERY_MS = 30_000;
+
+/**
+ * Makes an empty database beside one, with its options, settings and grants, in
+ * place of what a run that was cut off may have left, and drops it again where
+ * `fill` throws.
+ */
+export async function makeNext(
+  server: Sql,
+  address: DatabaseAddress,
+  fill: (next: DatabaseAddress) => Promise<void>,
+): Promise<void> {
+  const { database } = address;
+  const next = nextOf(database);
+  await requireDroppable(server, previousOf(database));
+  await dropLeftover(server, droppedOf(database));
+  await dropLeftover(server, next);
+  const options = await readDatabaseOptions(server, database);
+  const state = `Nothing was swapped: ${database} is the database that it was`;
+  const forget = onInterrupt(() => dropDatabase(server, next), state);
+  try {
+    await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);
+    if (await isRestricted(server, database))
+      await server.unsafe(
+        `revoke all on database ${quoteIdentifier(next)} from public`,
+      );
+    await fill({ ...address, database: next });
+    // Last, for it may be one that makes every session read only.
+    await carrySettings(server, database, next);
+  } catch (error) {
+    throw await clearNext(server, address, error as Error, state);
+  } finally {
+    forget();
+  }
+}
+
+/**
+ * Drops a successor that was made for nothing, because of an error.
+ *
+ * @returns the error, with a line where it may still be there, and one about the
+ * state of things.
+ */
+export async function clearNext(
+  server: Sql,
+  address: DatabaseAddress,
+  error: Error & FailureFields,
+  ...state: string[]
+): Promise<Error> {
+  const { message, lines = [] } = error;
+  const next = nextOf(address.database);
+  // With no space at all, the checkpoint of DROP DATABASE would end the server.
+  if (/no space left|free disk space/i.test([message, ...lines].join()))
+    await emptyDatabase({ ...address, database: next }).catch(() => {});
+  const isGone = await dropDatabase(server, next)
+    .catch(() => dropOnceRecovered(address, next))
+    .then(() => true)
+    .catch(() => false);
+  const left = isGone
+    ? []
+    : [`${next} may be left over: the next run drops it`];
+  return Object.assign(error, { lines: [...lines, ...left, ...state] });
+}
+
+/** Gives the space of its tables back. */
+async function emptyDatabase(address: DatabaseAddress): Promise<void> {
+  const sql = await openConnection(address, "db:swap");
+  try {
+    const tables = await sql<{ name: string }[]>`
+      select format('%I.%I', nspname, relname) as name
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+      where relkind in ('r', 'm') and relpersistence <> 't'
+        and nspname not in ('pg_catalog', 'information_schema')
+      order by relpages desc`;
+    for (const { name } of tables)
+      await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+/** A server that has crashed comes back by itself. */
+async function dropOnceRecovered(
+  address: DatabaseAddress,
+  database: string,
+): Promise<void> {
+  const deadline = Date.now() + RECOVERY_MS;
+  for (;;)
+    try {
+      const again = await openConnection(beside(address), "db:swap");
+      await again
+        .unsafe(patient)
+        .then(() => dropDatabase(again, database))
+        .finally(() => again.end({ timeout: 5 }));
+      return;
+    } catch (error) {
+      const { details } = error as { details?: { sqlstate?: string } };
+      const isRecovering = details?.sqlstate === "57P03";
+      if (!isRecovering || Date.now() > deadline) throw error;
+      await Bun.sleep(500);
+    }
+}
+
+/** @throws where the older `__previous` could not make way. */
+async function requireDroppable(server: Sql, database: string): Promise<void> {
+  const [row] = await server<{ keeper: string | null }[]>`
+    select case when datistemplate then 'it is a template'
+      when exists (select from pg_subscription where subdbid = d.oid)
+        then 'it has a subscription'
+      when exists (
+        select from pg_replication_slots where database = datname and active)
+        then 'a replication slot of it is in use' end as keeper
+    from pg_database as d where datname = ${database}`;
+  if (!row?.keeper) return;
+  throw failure(`${database} would have to be dropped, and ${row.keeper}`, {
+    hint: `end that, or keep it under another name with \`ALTER DATABASE ${quoteIdentifier(database)} RENAME TO …\``,
+  });
+}
+
+/** Whether not everybody may enter it. */
+async function isRestricted(server: Sql, database: string): Promise<boolean> {
+  const [row] = await server<{ restricted: boolean }[]>`
+    select datacl is not null as restricted from pg_database
+    where datname = ${database}`;
+  return row?.restricted === true;
+}

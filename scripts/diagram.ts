@@ -1,0 +1,26 @@
+// bun run db:diagram: writes docs/SCHEMA.md from schema.ts, a Mermaid entity
+// diagram and a table for each table. Needs no database.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { root } from "../src/env";
+import { print, printJson, readOptions } from "./lib/report";
+import { diagramFile, drawDiagram } from "./schema/mermaid";
+import { describeSchema } from "./schema/snapshots";
+
+const usage = `bun run db:diagram [flags]
+
+Writes ${diagramFile} from schema.ts: a Mermaid diagram and a table for each table.
+  --json   one JSON document on stdout`;
+
+readOptions(usage, { options: { json: { type: "boolean" } } });
+
+const path = join(root, diagramFile);
+const page = drawDiagram(await describeSchema(""));
+const isCurrent = existsSync(path) && readFileSync(path, "utf8") === page;
+if (isCurrent) print(`Nothing to write: ${diagramFile} is current`);
+else {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, page);
+  print(`Wrote: ${diagramFile}`);
+}
+printJson({ file: diagramFile, written: !isCurrent });

@@ -1,0 +1,284 @@
+// bun run db:generate: writes the migration that leads from the newest one to
+// schema.ts, its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2
+// where it would have to ask whether something was renamed, and has no terminal.
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { Sql } from "postgres";
+import { readEnv, root } from "../src/env";
+import { openConnection } from "./lib/connection";
+import { askBetween } from "./lib/consent";
+import { note, print, printJson, readOptions, refusal } from "./lib/report";
+import {
+  type Migration,
+  readMigrations,
+  nameDownFile,
+} from "./migrations/journal";
+import { planMigrations, readRecords } from "./migrations/plan";
+import { askRenames, type RenameAnswers } from "./schema/ask-renames";
+import { compareWithDefaultBranch } from "./schema/default-branch";
+import { diffSnapshots } from "./schema/diff-snapshots";
+import { BREAKPOINT, diffRenamed, printDown } from "./schema/down-file";
+import { findSnapshot } from "./schema/find-snapshot";
+import { lintMigrations } from "./schema/lint";
+import {
+  describeSchema,
+  emptySnapshot,
+  findFork,
+  type Fork,
+  nameSnapshotFile,
+  readParent,
+  readSnapshot,
+  type Snapshot,
+} from "./schema/snapshots";
+import {
+  removeFiles,
+  writeDownFile,
+  writeJournal,
+  writeMigration,
+  writeSnapshot,
+  type WrittenMigration,
+} from "./schema/write-migration";
+
+const usage = `bun run db:generate [name] [flags]
+
+Writes the migration that brings the schema to schema.ts, and its reverse.
+  --rename <old>=<new>   a table or <table>.<column> has a new name; repeatable
+  --no-rename            nothing else was renamed: dropped and made anew
+  --custom               an empty one, for SQL of your own
+  --down [tag]           writes the down files that are missing, or that one
+  --rebase               after a merge: makes one of two again, on top; the newer,
+                         unless that is applied here or on the default branch
+  --json                 one JSON document on stdout`;
+
+const { values, positionals } = readOptions(usage, {
+  allowPositionals: true,
+  options: {
+    rename: { type: "string", multiple: true, default: [] },
+    "no-rename": { type: "boolean" },
+    custom: { type: "boolean" },
+    down: { type: "boolean" },
+    rebase: { type: "boolean" },
+    json: { type: "boolean" },
+  },
+});
+const [name, ...surplus] = positionals;
+if (surplus.length > 0)
+  throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
+
+readEnv(); // so that a malformed one is said here as everywhere
+const migrations = readMigrationsIfAny();
+const fork = findFork(migrations);
+if (values.down) await writeMissingDownFiles();
+else if (values.rebase) await rebase(fork);
+else if (fork) throw forked(fork);
+else if (values.custom) await generateCustom();
+else await generate(migrations, name);
+
+function readMigrationsIfAny(): Migration[] {
+  const journal = "src/infrastructure/database/migrations/meta/_journal.json";
+  return existsSync(join(root, journal)) ? readMigrations() : [];
+}
+
+async function generate(
+  base: Migration[],
+  title: string | undefined,
+  before = readNewest(base),
+  prepare = () => {},
+): Promise<WrittenMigration | undefined> {
+  const after = await describeSchema(before.id);
+  const { isTTY } = process.stdin;
+  const isAttended = isTTY && process.stdout.isTTY && !values.json;
+  const answers: RenameAnswers = {
+    renames: values.rename,
+    isComplete: values["no-rename"] === true,
+    asked: isAttended ? new Map() : undefined,
+    explain: (flags) =>
+      `answer with flags such as \`${flags}\`, or \`--no-rename\` where they are different things`,
+  };
+  const renames = await askBetween(() => askRenames(before, after, answers));
+  const statements = await diffRenamed(before, after, renames);
+  if (statements.length === 0) {
+    print("Nothing to generate: schema.ts is as the newest migration has it");
+    printJson({ tag: null, file: null, down: null, findings: [] });
+    return undefined;
+  }
+  const text = statements.join(BREAKPOINT);
+  const down = await printDown(before, after, text);
+  prepare();
+  const written = writeMigration(base, title || nameAfter(statements), {
+    text,
+    down,
+    snapshot: after,
+  });
+  print(`Generated: ${written.file}`);
+  print(`Generated: ${written.down}`);
+  const findings = await lintMigrations([written.file]);
+  for (const { file, line, rule, message } of findings)
+    note(`Lint: ${file}:${line} ${rule}: ${message}`);
+  printJson({ ...written, findings });
+  return written;
+}
+
+/** The newest snapshot, as drizzle-kit takes it. */
+function readNewest(base: Migration[]): Snapshot {
+  for (const { tag } of base.toReversed()) {
+    const snapshot = readSnapshot(tag);
+    if (snapshot) return snapshot;
+    note(
+      `Warning: ${nameSnapshotFile(tag)} is not there: the one before it counts`,
+    );
+  }
+  return emptySnapshot;
+}
+
+/** Such as `alter_users`, after the first statement. */
+function nameAfter(statements: string[]): string {
+  const [, verb = "change", object = "schema"] =
+    /^(\w+) [^"]*(?:"public"\.)?"([^"]+)"/.exec(statements[0] ?? "") ?? [];
+  return `${verb.toLowerCase()}_${object}`;
+}
+
+async function generateCustom(): Promise<void> {
+  const before = readNewest(migrations);
+  const snapshot = { ...before, id: crypto.randomUUID(), prevId: before.id };
+  const written = writeMigration(migrations, name || "custom", {
+    text: "-- Custom SQL migration file, put your code below! --\n",
+    snapshot,
+  });
+  print(`Generated: ${written.file}`);
+  note(`Hint: write the SQL that undoes it into ${nameDownFile(written.tag)}`);
+  printJson({ ...written, findings: [] });
+}
+
+async function writeMissingDownFiles(): Promise<void> {
+  const wanted = migrations.filter(({ tag }) => !name || tag === name);
+  if (name && wanted.length === 0)
+    throw refusal(`there is no migration ${name}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  const written: string[] = [];
+  for (const migration of wanted) {
+    const { tag, text } = migration;
+    const file = nameDownFile(tag);
+    if (existsSync(join(root, file))) continue;
+    const after = readSnapshot(tag);
+    const earlier = migrations.slice(0, migrations.indexOf(migration));
+    const before = after && readParent(earlier, after);
+    if (before && (await diffSnapshots(before, after)).length === 0) {
+      note(
+        `Not written: ${file}, for ${tag} is SQL of your own: write what undoes it`,
+      );
+      continue;
+    }
+    if (!before || !after) {
+      const lost = after ? "what it was made from" : "it";
+      note(`Not written: ${file}, for there is no snapshot of ${lost}`);
+      continue;
+    }
+    writeDownFile(tag, await printDown(before, after, text));
+    written.push(file);
+    print(`Generated: ${file}`);
+  }
+  if (written.length === 0)
+    print("Nothing to generate: no down file is missing that could be made");
+  printJson({ files: written });
+}
+
+function forked({ older, newer }: Fork): Error {
+  return refusal(
+    `${older.tag} and ${newer.tag} were both made from the same migration`,
+    {
+      code: "SNAPSHOT_CHAIN",
+      hint: "make one of them again on top of the other, with `bun run db:generate --rebase`: the newer, unless that is applied here or on the default branch",
+    },
+  );
+}
+
+/** Makes the newer of the two again, on top of everything else. */
+async function rebase(found: Fork | undefined): Promise<void> {
+  if (!found) {
+    print("Nothing to rebase: each migration has a parent of its own");
+    return printJson({ tag: null, file: null, down: null, findings: [] });
+  }
+  const redone = await choosePending(found);
+  const other = redone === found.newer ? found.older : found.newer;
+  const base = migrations.filter((migration) => migration !== redone);
+  const parent = readNewest(base.slice(0, migrations.indexOf(found.older)));
+  const own = await findSnapshot(parent, redone);
+  await requireUnedited(parent, own, redone);
+  const child = base.find(({ tag }) => readSnapshot(tag)?.prevId === own.id);
+  if (child)
+    throw refusal(`${child.tag} was made on top of ${redone.tag}`, {
+      hint: "restore the folder of the branch that you merge, and generate one migration for all that is yours",
+    });
+
+  const snapshot = await findSnapshot(parent, other);
+  const isShared = nameSnapshotFile(other.tag) === nameSnapshotFile(redone.tag);
+  const before = other === base.at(-1) ? snapshot : readNewest(base);
+  const title = redone.tag.replace(/^[^_]*_/, "");
+  const restore = () => writeSnapshot(other.tag, snapshot);
+  const written = await generate(base, title, before, restore);
+  if (!written) writeJournal(base);
+  if (written?.tag !== redone.tag) {
+    removeFiles(redone.tag, isShared);
+    print(`Removed: ${redone.file}, which did not know of ${other.tag}`);
+  }
+}
+
+/** The newer one, unless it is applied or on the default branch; then the older. */
+async function choosePending({ older, newer }: Fork): Promise<Migration> {
+  const branch = compareWithDefaultBranch(dirname(newer.file));
+  const applied = await readApplied(newer);
+  const { direct } = readEnv();
+  const taken = [newer, older].map((migration) => {
+    if (applied.has(migration)) return `applied on ${direct.database}`;
+    return branch?.has(migration.file) ? `on ${branch.branch}` : undefined;
+  });
+  if (!taken[0]) return newer;
+  if (!taken[1]) return older;
+  throw refusal(
+    `${newer.tag} is ${taken[0]}, and ${older.tag} is ${taken[1]}: neither may change`,
+    {
+      hint: "where it is applied on a database of yours only, undo it there first, with `bun run db:rollback`",
+    },
+  );
+}
+
+/** Where no server answers, that is said. */
+async function readApplied(newer: Migration): Promise<Set<Migration>> {
+  let sql: Sql;
+  try {
+    sql = await openConnection(readEnv().direct, "db:generate");
+  } catch (error) {
+    note(
+      `Warning: whether ${newer.tag} is applied is not known: ${(error as Error).message}`,
+    );
+    return new Set();
+  }
+  try {
+    const plan = planMigrations(migrations, await readRecords(sql));
+    return new Set(plan.applied.keys());
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+/** What was written by hand would be lost, comments too. */
+async function requireUnedited(
+  before: Snapshot,
+  after: Snapshot,
+  { tag, file, text }: Migration,
+): Promise<void> {
+  const down = nameDownFile(tag);
+  const isReversed = existsSync(join(root, down));
+  const isOwn =
+    !isReversed ||
+    readFileSync(join(root, down), "utf8") ===
+      (await printDown(before, after, text));
+  const isCommented = /^\s*--(?!> statement-breakpoint)/m.test(text);
+  if (isOwn && !isCommented) return;
+  const edited = isOwn ? file : down;
+  throw refusal(`${edited} was edited by hand, and would be made anew`, {
+    hint: `keep the edit elsewhere, restore \`${edited}\` as it was generated, and come back`,
+  });
+}

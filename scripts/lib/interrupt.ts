@@ -1,0 +1,79 @@
+// What a signal does to a command: it waits for what must not be left half said,
+// has everything that is under way cleaned up, and ends the process with 130.
+
+const INTERRUPTED = 130;
+/** How long a signal waits for the clean-up; a second signal does not wait. */
+const CLEAN_UP_MS = 8000;
+/** On a terminal Ctrl-C arrives twice: `bun run` passes its own on. */
+const ECHO_MS = 300;
+
+/** What to clean up, with a line that says what state things are in then. */
+const cleanUps = new Map<() => Promise<unknown>, string>();
+let isInterrupted = false;
+/** The command has printed its result: a signal changes nothing any more. */
+let isDone = false;
+let isHeld = false;
+let isDelayed = false;
+let signalledAt = -ECHO_MS;
+
+/**
+ * Has `cleanUp` run where a signal ends the command.
+ *
+ * @param state a line that tells what things are like then.
+ * @returns what takes it back, once there is nothing to clean up.
+ */
+export function onInterrupt(
+  cleanUp: () => Promise<unknown>,
+  state = "",
+): () => void {
+  cleanUps.set(cleanUp, state);
+  return () => cleanUps.delete(cleanUp);
+}
+
+/**
+ * Has a signal wait until `work` has said how it ended; a second signal does
+ * not wait.
+ */
+export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
+  isHeld = true;
+  try {
+    await work();
+  } finally {
+    isHeld = false;
+  }
+}
+
+/** Says that the command has printed its result. */
+export function settle(): void {
+  isDone = true;
+}
+
+/** True once a signal has begun to clean up: later errors come from that. */
+export function isCleaningUp(): boolean {
+  return isInterrupted;
+}
+
+/** Listens for SIGINT and SIGTERM; `report` prints the error of an interruption. */
+export function listenForSignals(
+  report: (error: Error & { code: string; exitCode: number }) => void,
+): void {
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.on(signal, async () => {
+      if (performance.now() - signalledAt < ECHO_MS) return;
+      signalledAt = performance.now();
+      if ((isDone || isHeld) && !isDelayed) {
+        isDelayed = true;
+        return;
+      }
+      if (isDone) process.exit();
+      const lines = [...cleanUps.values()].filter((state) => state !== "");
+      const fields = { code: "INTERRUPTED", exitCode: INTERRUPTED, lines };
+      report(Object.assign(new Error("interrupted"), fields));
+      if (!isInterrupted && cleanUps.size > 0) {
+        isInterrupted = true;
+        const runs = [...cleanUps.keys()].map((run) => run());
+        await Promise.race([Promise.allSettled(runs), Bun.sleep(CLEAN_UP_MS)]);
+      }
+      process.exit(INTERRUPTED);
+    });
+}

@@ -1,0 +1,29 @@
+// Tells what is at an address, by a connection of its own.
+import type { DatabaseAddress } from "../../src/database-url";
+import { connect } from "./connection";
+import {
+  explainConnectionError,
+  type Obstacle,
+  readObstacle,
+} from "./explain-connection";
+
+/** What an attempt to connect found at an address. */
+export type Probe =
+  { state: "ready"; version: string } | { state: Obstacle; error: Error };
+
+/** Tells by a connection of its own what is at an address. */
+export async function probe(address: DatabaseAddress): Promise<Probe> {
+  const sql = connect(address, "db:probe");
+  try {
+    const [row] = await sql<{ version: string }[]>`
+      select split_part(current_setting('server_version'), ' ', 1) as version`;
+    return { state: "ready", version: row?.version ?? "" };
+  } catch (error) {
+    return {
+      state: readObstacle(error as Error),
+      error: explainConnectionError(error as Error, address),
+    };
+  } finally {
+    await sql.end({ timeout: 0 });
+  }
+}

@@ -1,0 +1,160 @@
+// Applies pending migrations, each with its own record in drizzle's table, so
+// that drizzle's own migrator can take over at any time; and proves it.
+import type { Sql } from "postgres";
+import { quoteLiteral } from "../lib/quote";
+import { failure } from "../lib/report";
+import type { Migration } from "./journal";
+import { createTables } from "./log";
+import {
+  type MigrationRecord,
+  type Plan,
+  readPlan,
+  refuseModified,
+  selectPending,
+} from "./plan";
+import { resetSession, type RunOptions, runScript } from "./run";
+import { hashStatements, splitStatements } from "./statements";
+import type { Script } from "./steps";
+
+/** A migration that was applied, and how long that took. */
+export interface Applied {
+  tag: string;
+  ms: number;
+}
+
+/** How to apply. */
+export interface ApplyOptions extends Partial<
+  Pick<RunOptions, "lockTimeout" | "nameBlockers">
+> {
+  /** The tag of the last one to apply; all without it. */
+  to?: string;
+  /** Called before each one, and once it is committed. */
+  onStart?: (tag: string) => void;
+  onApplied?: (done: Applied) => void;
+}
+
+/**
+ * Applies what the plan has pending, in the order of the journal, and proves
+ * it. The caller read the plan while holding the migration lock, on the one
+ * session of `sql`.
+ *
+ * @throws before the first one where an applied file was edited; for one that
+ * fails, with its place in the file: those before it stay.
+ */
+export async function applyPending(
+  sql: Sql,
+  plan: Plan,
+  options: ApplyOptions = {},
+): Promise<Applied[]> {
+  const { to, onStart, onApplied, lockTimeout = 5000, nameBlockers } = options;
+  refuseModified(plan);
+  const wanted = selectPending(plan, to);
+  if (wanted.length === 0) return [];
+
+  await sql.unsafe(createTables);
+  const invalid = await listInvalidIndexes(sql);
+  const applied: Applied[] = [];
+  const recorded: Recorded[] = [...plan.applied.values()];
+  for (const migration of wanted) {
+    const script = toScript(migration, "up");
+    onStart?.(migration.tag);
+    recorded.push(migration);
+    const ms = await runScript(sql, script, {
+      record: recordOf(migration, recorded),
+      unfinished: plan.partial.get(migration),
+      lockTimeout,
+      nameBlockers,
+    });
+    applied.push({ tag: migration.tag, ms });
+    onApplied?.({ tag: migration.tag, ms });
+  }
+  await resetSession(sql);
+  await proveRecorded(sql, wanted);
+  await proveValid(sql, invalid, wanted);
+  return applied;
+}
+
+/** A migration's file, cut into statements. */
+export function toScript(
+  { tag, file, text, hash }: Pick<Migration, "tag" | "file" | "text" | "hash">,
+  direction: Script["direction"],
+): Script {
+  const statements = splitStatements(text);
+  const bareHash = hashStatements(statements);
+  return { tag, file, text, hash, bareHash, direction, statements };
+}
+
+/** What a record holds: a migration's, or what was recorded before an edit. */
+export type Recorded = Pick<MigrationRecord, "hash" | "when">;
+
+/**
+ * SQL that adds the record of a migration, unless its file has done so itself.
+ * A file that touches drizzle's table gets those of the others put back too.
+ *
+ * @param recorded the records that are to be there afterwards.
+ */
+export function recordOf(migration: Migration, recorded: Recorded[]): string {
+  const isMeddling = /drizzle/i.test(migration.text);
+  const entries = isMeddling ? recorded : [migration];
+  const inserts = entries.map(({ when, hash }) => {
+    const twins = recorded.filter(
+      (other) => other.when === when && other.hash === hash,
+    );
+    return `
+      insert into drizzle.__drizzle_migrations (hash, created_at)
+      select ${quoteLiteral(hash)}, ${when} where ${twins.length} > (
+        select count(*) from drizzle.__drizzle_migrations
+        where hash = ${quoteLiteral(hash)}
+          and created_at is not distinct from ${when})`;
+  });
+  return [...(isMeddling ? [createTables] : []), ...inserts].join(";");
+}
+
+async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
+  const tags = wanted.map(({ tag }) => tag);
+  const { pending } = await readPlan(sql);
+  const missing = pending.filter(({ tag }) => tags.includes(tag));
+  if (missing.length > 0)
+    throw failure(
+      `applied without a record: ${missing.map(({ tag }) => tag).join(", ")}`,
+      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+    );
+}
+
+/** Those that were invalid before count where this run's files name them. */
+async function proveValid(
+  sql: Sql,
+  before: string[],
+  wanted: Migration[],
+): Promise<void> {
+  const invalid = (await listInvalidIndexes(sql)).filter(
+    (name) =>
+      !before.includes(name) || wanted.some(({ text }) => names(text, name)),
+  );
+  if (invalid.length > 0)
+    throw failure(`left invalid: the index ${invalid.join(", ")}`, {
+      code: "INVALID_INDEX",
+      hint: `build it again with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
+    });
+}
+
+/** Whether one of its words is the name, of which a schema's does not count. */
+function names(text: string, name: string): boolean {
+  const tokens = splitStatements(name)[0]?.tokens ?? [];
+  const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
+  return splitStatements(text).some((statement) =>
+    statement.tokens.some(
+      (token) => token.text.replaceAll('"', "").toLowerCase() === bare,
+    ),
+  );
+}
+
+async function listInvalidIndexes(sql: Sql): Promise<string[]> {
+  const rows = await sql.unsafe<{ name: string }[]>(`
+    select indexrelid::regclass::text as name
+    from pg_index join pg_class on pg_class.oid = indexrelid
+    where not indisvalid and relkind = 'i' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
+  return rows.map(({ name }) => name);
+}

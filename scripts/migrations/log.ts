@@ -1,0 +1,157 @@
+// drizzle.__migration_log: what the project keeps beside drizzle's own table,
+// to which nothing may be added. A row for each run of a migration; one whose
+// `ms` is null was begun and is not finished. All SQL here is sent as simple
+// queries, so that it can travel together with a migration's statements.
+import { hostname, userInfo } from "node:os";
+import type { Sql } from "postgres";
+import { quoteLiteral } from "../lib/quote";
+
+/** What a row is of. */
+export type Direction = "up" | "down" | "baseline" | "repair";
+
+/** A row, as far as later runs read it. */
+export interface LogEntry {
+  tag: string;
+  hash: string;
+  /** Of the statements without comments and blanks. */
+  bareHash: string;
+  direction: Direction;
+  /** ISO 8601. */
+  startedAt: string;
+  /** Null while it is not finished. */
+  ms: number | null;
+  /** How many statements are committed, and the bare hash of these. */
+  statementsDone: number;
+  doneHash: string | null;
+  /** The index of one that was started outside of a transaction. */
+  statementUnderWay: number | null;
+  error: string | null;
+}
+
+/** What is to be written of a run. */
+export interface Run {
+  tag: string;
+  hash: string;
+  bareHash: string;
+  direction: Direction;
+}
+
+/** How far a run is that is not finished. */
+export interface Progress {
+  statementsDone: number;
+  doneHash: string;
+  statementUnderWay: number | null;
+}
+
+/** Makes the tables that are missing, drizzle's as drizzle-orm 0.45 does. It looks
+ * first, since IF NOT EXISTS wants the right to make even what exists. */
+export const createTables = `do $create$ begin
+  if to_regnamespace('drizzle') is null then create schema drizzle; end if;
+  if to_regclass('drizzle.__drizzle_migrations') is null then
+    create table drizzle.__drizzle_migrations (
+      id serial primary key,
+      hash text not null,
+      created_at bigint
+    );
+  end if;
+  if to_regclass('drizzle.__migration_log') is null then
+    create table drizzle.__migration_log (
+      id bigint generated always as identity primary key,
+      tag text not null,
+      hash text not null,
+      bare_hash text not null,
+      direction text not null check (direction in ('up', 'down', 'baseline', 'repair')),
+      started_at timestamptz not null default now(),
+      ms integer,
+      statements_done integer not null default 0,
+      done_hash text,
+      statement_under_way integer,
+      role text not null default session_user,
+      run_by text not null,
+      client inet default inet_client_addr(),
+      error text
+    );
+    create unique index __migration_log_unfinished
+      on drizzle.__migration_log (tag, direction) where ms is null;
+  end if;
+end $create$`;
+
+/** Every row, oldest first; none where there is no table. */
+export async function readLog(sql: Sql): Promise<LogEntry[]> {
+  try {
+    return await sql.unsafe<LogEntry[]>(`
+      select tag, hash, bare_hash as "bareHash", direction, ms, error,
+        to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "startedAt",
+        statements_done as "statementsDone", done_hash as "doneHash",
+        statement_under_way as "statementUnderWay"
+      from drizzle.__migration_log order by id`);
+  } catch (error) {
+    const { code = "" } = error as { code?: string };
+    if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
+    throw error;
+  }
+}
+
+/** Writes how far an unfinished run is. */
+export function logProgress(run: Run, progress: Progress): string {
+  const { statementsDone, doneHash, statementUnderWay } = progress;
+  return `
+    insert into drizzle.__migration_log
+      (tag, hash, bare_hash, direction, run_by,
+        statements_done, done_hash, statement_under_way)
+    values (${describeRun(run)}, ${statementsDone}, ${quoteLiteral(doneHash)}, ${statementUnderWay})
+    on conflict (tag, direction) where ms is null do update set
+      hash = excluded.hash, bare_hash = excluded.bare_hash, error = null,
+      statements_done = excluded.statements_done, done_hash = excluded.done_hash,
+      statement_under_way = excluded.statement_under_way`;
+}
+
+/**
+ * Writes that a run is done, in the transaction that ends it.
+ *
+ * @param hasProgress it has written how far it is before.
+ */
+export function logDone(
+  run: Run,
+  statements: number,
+  hasProgress: boolean,
+): string {
+  const unfinished = `drizzle.__migration_log where tag = ${quoteLiteral(run.tag)} and ms is null`;
+  const start = hasProgress
+    ? `coalesce((select min(started_at) from ${unfinished}), now())`
+    : "now()";
+  const insert = `
+    insert into drizzle.__migration_log
+      (tag, hash, bare_hash, direction, run_by, statements_done, started_at, ms)
+    select ${describeRun(run)}, ${statements}, started_at,
+      extract(epoch from clock_timestamp() - started_at) * 1000
+    from ${start} as started_at`;
+  return hasProgress ? `${insert}; delete from ${unfinished}` : insert;
+}
+
+/** Writes why a run failed, after `ms`; an unfinished one stays unfinished. */
+export function logError(run: Run, error: string, ms: number): string {
+  const unfinished = `tag = ${quoteLiteral(run.tag)} and direction = '${run.direction}' and ms is null`;
+  return `
+    update drizzle.__migration_log
+      set error = ${quoteLiteral(error)} where ${unfinished};
+    insert into drizzle.__migration_log
+      (tag, hash, bare_hash, direction, run_by, started_at, ms, error)
+    select ${describeRun(run)}, now() - interval '${ms} ms', ${ms}, ${quoteLiteral(error)}
+    where not exists (select from drizzle.__migration_log where ${unfinished})`;
+}
+
+/** Takes back what is known of an unfinished run. */
+export function logForgotten(tag: string): string {
+  return `delete from drizzle.__migration_log where tag = ${quoteLiteral(tag)} and ms is null`;
+}
+
+function describeRun({ tag, hash, bareHash, direction }: Run): string {
+  const run = [tag, hash, bareHash, direction, `${readUser()}@${hostname()}`];
+  return run.map(quoteLiteral).join(", ");
+}
+
+function readUser(): string {
+  const { username, uid } = userInfo();
+  return username === "unknown" ? `uid ${uid}` : username;
+}

@@ -1,0 +1,155 @@
+// What data would SQL take away? It is run in a transaction that is rolled back,
+// and the server says which columns and rows are gone then; these are counted.
+import type { Sql } from "postgres";
+import { explainFailure, type PostgresError } from "./failure";
+import { classify, isSetting, type Script } from "./steps";
+
+/** A column or a table, by numbers that renaming leaves alone. */
+interface Part {
+  key: string;
+  /** The key of the table, and of the one that it is a partition of. */
+  tableKey: string;
+  parentKey: string | null;
+  table: string;
+  /** Null for the table itself. */
+  column: string | null;
+  type: string | null;
+  /** Another one once its rows are written anew; null for a partitioned table. */
+  file: string | null;
+}
+
+/** What cannot be tried in a transaction: see migration-steps.ts. */
+const UNTRIABLE = ["25001", "2D000", "55P04"];
+/** What a rollback does not take back. */
+const LASTING = /prepare\s+transaction|setval|pg_advisory|dblink/i;
+
+/**
+ * Counts what the rest of the scripts, run one after the other, would take away.
+ *
+ * @param done how many statements of each are committed already.
+ * @returns such as `drops users.bio: 412 values`; empty when it is nothing.
+ * @throws for a statement that fails, with its place in the file.
+ */
+export async function countLosses(
+  sql: Sql,
+  scripts: Script[],
+  lockTimeout: number,
+  done: number[] = [],
+): Promise<string[]> {
+  const before = await listParts(sql);
+  const found: string[] = [];
+  let after = new Map<string, Part>();
+  /** The rows of tables that were truncated or written anew, by their key. */
+  const kept = new Map<string, number>();
+  await sql.unsafe(`begin; set local lock_timeout = ${lockTimeout}`);
+  try {
+    for (const [index, script] of scripts.entries()) {
+      const untried = await tryScript(sql, script, done[index] ?? 0);
+      if (untried) return [`${script.tag} cannot be tried first: ${untried}`];
+    }
+    await sql.unsafe("reset session authorization; reset role");
+    after = new Map((await listParts(sql)).map((part) => [part.key, part]));
+    found.push(...(await listChanges(sql)));
+    for (const { key, column, file } of before) {
+      const now = after.get(key);
+      if (now && column === null && now.file !== file)
+        kept.set(key, await count(sql, "*", now.table));
+    }
+  } finally {
+    await sql.unsafe("rollback");
+  }
+  for (const part of before) {
+    const { key, table, column } = part;
+    const verb = nameLoss(part, after, kept);
+    if (verb === undefined) continue;
+    const lost =
+      (await count(sql, column ?? "*", table)) - (kept.get(key) ?? 0);
+    const what = column === null ? table : `${table}.${column}`;
+    const unit = column === null ? "row" : "value";
+    if (lost > 0)
+      found.push(`${verb} ${what}: ${lost} ${unit}${lost > 1 ? "s" : ""}`);
+  }
+  return found;
+}
+
+/** What may have happened to its rows or values, or undefined. */
+function nameLoss(
+  { key, tableKey, parentKey, column, type, file }: Part,
+  after: Map<string, Part>,
+  kept: Map<string, number>,
+): string | undefined {
+  const now = after.get(key);
+  if (!now) {
+    // Its rows are counted with the table that it is a part of.
+    const whole = column === null ? parentKey : tableKey;
+    return whole === null || after.has(whole) ? "drops" : undefined;
+  }
+  if (column === null) return kept.has(key) ? "truncates" : undefined;
+  const isRewritten = file === null || now.file !== file;
+  return now.type !== type && isRewritten ? "changes the type of" : undefined;
+}
+
+/** @returns why it cannot be told, or undefined. */
+async function tryScript(
+  sql: Sql,
+  script: Script,
+  done: number,
+): Promise<string | undefined> {
+  for (const [index, statement] of script.statements.entries()) {
+    if (classify(statement) !== "plain") continue;
+    if (index < done && !isSetting(statement)) continue;
+    const [lasting] = statement.text.match(LASTING) ?? [];
+    if (lasting) return `${lasting.toUpperCase()} outlasts a rollback`;
+    try {
+      await sql.unsafe(statement.text);
+    } catch (thrown) {
+      const error = thrown as PostgresError;
+      if (UNTRIABLE.includes(error.code ?? "")) return error.message;
+      throw explainFailure(error, script, index, done);
+    }
+  }
+}
+
+async function listParts(sql: Sql): Promise<Part[]> {
+  return await sql.unsafe<Part[]>(`
+    select concat_ws('.', class.oid, attnum) as key,
+      class.oid::text as "tableKey", inhparent::text as "parentKey",
+      class.oid::regclass::text as table, quote_ident(attname) as column, type,
+      pg_relation_filenode(class.oid)::text as file
+    from pg_class as class
+      join pg_namespace on pg_namespace.oid = relnamespace
+      left join pg_inherits on inhrelid = class.oid and relispartition
+      cross join lateral (
+        select null::int2 as attnum, null::name as attname, null as type
+        union all
+        select attnum, attname, format_type(atttypid, atttypmod)
+        from pg_attribute
+        where attrelid = class.oid and attnum > 0 and not attisdropped
+          and not relispartition
+      ) as part
+    where relkind in ('r', 'p')
+      and nspname not in ('pg_catalog', 'information_schema', 'drizzle')
+      and nspname !~ '^pg_(toast|temp)'`);
+}
+
+/** Rows that were deleted or updated, of tables that are left. */
+async function listChanges(sql: Sql): Promise<string[]> {
+  const rows = await sql.unsafe<{ change: string }[]>(`
+    select format('deletes from %s: %s rows', relid::regclass, n_tup_del) as change
+    from pg_stat_xact_user_tables where n_tup_del > 0 and schemaname <> 'drizzle'
+    union all
+    select format('updates %s: %s rows', relid::regclass, n_tup_upd)
+    from pg_stat_xact_user_tables where n_tup_upd > 0 and schemaname <> 'drizzle'`);
+  return rows.map(({ change }) => change);
+}
+
+async function count(
+  sql: Sql,
+  counted: string,
+  table: string,
+): Promise<number> {
+  const [row] = await sql.unsafe<{ count: string }[]>(
+    `select count(${counted}) from ${table}`,
+  );
+  return Number(row?.count);
+}

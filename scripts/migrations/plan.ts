@@ -1,0 +1,245 @@
+// Compares the journal with the records in the database, and tells which
+// migrations are applied: by the set of records, never by the newest of them
+// (drizzle-orm#5769). Reads only.
+import type { Sql } from "postgres";
+import { failure, note, refusal } from "../lib/report";
+import { hashText, type Migration, readMigrations } from "./journal";
+import { type LogEntry, readLog } from "./log";
+import { hashStatements, splitStatements } from "./statements";
+
+/** A row of drizzle.__drizzle_migrations. */
+export interface MigrationRecord {
+  id: number;
+  hash: string;
+  when: number;
+}
+
+/** Something to say about a migration that keeps nothing from running. */
+export interface Warning {
+  code: string;
+  tag?: string;
+  message: string;
+}
+
+/** Journal and records, compared. */
+export interface Plan {
+  migrations: Migration[];
+  /** Those that have a record, with it. */
+  applied: Map<Migration, MigrationRecord>;
+  /** Those that have none, in the order of the journal. */
+  pending: Migration[];
+  /** Pending ones that stand before one that is applied. */
+  outOfOrder: Migration[];
+  /** Pending ones that were cut off after a part was committed. */
+  partial: Map<Migration, LogEntry>;
+  /** Applied ones whose file was edited since. */
+  modified: Migration[];
+  /** Records whose migration is not in the journal. */
+  unknown: MigrationRecord[];
+  /** The newest in the journal that is applied. */
+  head: Migration | undefined;
+  warnings: Warning[];
+}
+
+/** The rows of drizzle's table, oldest first; none where there is no table. */
+export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
+  try {
+    return await sql<MigrationRecord[]>`
+      select id, hash, created_at::float8 as when
+      from drizzle.__drizzle_migrations order by id`;
+  } catch (error) {
+    const { code = "" } = error as { code?: string };
+    if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
+    throw error;
+  }
+}
+
+/**
+ * Compares journal, records and log. Journal and records pair one to one: by
+ * stamp and hash, then by stamp, then by hash alone.
+ */
+export function planMigrations(
+  migrations: Migration[],
+  records: MigrationRecord[],
+  log: LogEntry[] = [],
+): Plan {
+  const { applied, unknown } = pairRecords(migrations, records);
+  const head = migrations.findLast((migration) => applied.has(migration));
+  const pending = migrations.filter((migration) => !applied.has(migration));
+  const newest = head ? migrations.indexOf(head) : -1;
+  const outOfOrder = migrations
+    .slice(0, Math.max(newest, 0))
+    .filter((migration) => !applied.has(migration));
+  const edited = [...applied].filter(([m, r]) => m.hash !== r.hash);
+  const harmless = edited.filter(
+    ([m, r]) => isSpacing(m.text, r.hash) || isComment(m, r.hash, log),
+  );
+  const partial = new Map<Migration, LogEntry>();
+  for (const migration of pending) {
+    const entry = findUnfinished(log, migration.tag, "up");
+    if (entry) partial.set(migration, entry);
+  }
+  return {
+    migrations,
+    applied,
+    pending,
+    outOfOrder,
+    partial,
+    modified: edited
+      .filter((entry) => !harmless.includes(entry))
+      .map(([migration]) => migration),
+    unknown,
+    head,
+    warnings: [
+      ...findRepeated(migrations, "idx"),
+      ...findRepeated(migrations, "when"),
+      ...outOfOrder.map(({ tag }) => ({
+        code: "out_of_order",
+        tag,
+        message: `${tag} is older than ${head?.tag}, which is applied`,
+      })),
+      ...harmless.map(([{ tag }]) => ({
+        code: "respaced",
+        tag,
+        message: `${tag} was edited after it was applied, in comments or blanks only`,
+      })),
+      ...unknown.map(({ id }) => ({
+        code: "missing",
+        message: `record ${id} of the database is of no migration in this checkout`,
+      })),
+    ],
+  };
+}
+
+/** Each round looks at what the rounds before it have left. */
+function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
+  const applied = new Map<Migration, MigrationRecord>();
+  const left = new Set(records);
+  const rounds = [
+    ({ when, hash }: { when: number; hash: string }) => `${when} ${hash}`,
+    ({ when }: { when: number }) => String(when),
+    ({ hash }: { hash: string }) => hash,
+  ];
+  for (const keyOf of rounds) {
+    const byKey = Map.groupBy(left, keyOf);
+    for (const migration of migrations) {
+      if (applied.has(migration)) continue;
+      const record = byKey.get(keyOf(migration))?.shift();
+      if (!record) continue;
+      applied.set(migration, record);
+      left.delete(record);
+    }
+  }
+  return { applied, unknown: [...left] };
+}
+
+/** What a run of a file has left unfinished, if it has. */
+export function findUnfinished(
+  log: LogEntry[],
+  tag: string,
+  direction: "up" | "down",
+): LogEntry | undefined {
+  return log.find(
+    (entry) =>
+      entry.tag === tag && entry.direction === direction && entry.ms === null,
+  );
+}
+
+/**
+ * Reads the project's migrations and the database's records, and compares. The
+ * log is read only where it can make a difference.
+ */
+export async function readPlan(sql: Sql): Promise<Plan> {
+  const migrations = readMigrations();
+  const records = await readRecords(sql);
+  const plan = planMigrations(migrations, records);
+  if (plan.pending.length === 0 && plan.modified.length === 0) return plan;
+  return planMigrations(migrations, records, await readLog(sql));
+}
+
+/** The same, and undefined with a warning where the checkout is broken. */
+export async function tryReadPlan(sql: Sql): Promise<Plan | undefined> {
+  try {
+    return await readPlan(sql);
+  } catch (error) {
+    const { message } = error as Error;
+    note(`Warning: the newest migration is not known: ${message}`);
+  }
+}
+
+/** The tag of the newest applied migration; null where there is none to tell. */
+export async function readHead(sql: Sql): Promise<string | null> {
+  return (await tryReadPlan(sql))?.head?.tag ?? null;
+}
+
+/**
+ * The pending migrations up to one tag, or all of them.
+ *
+ * @throws with exit code 2 when there is no such tag.
+ */
+export function selectPending(plan: Plan, to?: string): Migration[] {
+  if (to === undefined) return plan.pending;
+  const last = plan.migrations.findIndex(({ tag }) => tag === to);
+  if (last === -1)
+    throw refusal(`there is no migration ${to}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  const wanted = plan.migrations.slice(0, last + 1);
+  return plan.pending.filter((migration) => wanted.includes(migration));
+}
+
+/** @throws when an applied file was edited; names it and the ways out. */
+export function refuseModified({ modified }: Plan): void {
+  const [first] = modified;
+  if (!first) return;
+  throw failure(`${first.file} was edited after it was applied`, {
+    code: "MODIFIED",
+    lines: modified.slice(1).map(({ file }) => `  so was ${file}`),
+    hint: "restore it from git, and put the change into a new migration with `bun run db:generate`",
+    details: { tag: first.tag, file: first.file },
+  });
+}
+
+function findRepeated(
+  migrations: Migration[],
+  field: "idx" | "when",
+): Warning[] {
+  const first = new Map<number, string>();
+  return migrations.flatMap(({ tag, [field]: value }) => {
+    const earlier = first.get(value);
+    if (earlier === undefined) {
+      first.set(value, tag);
+      return [];
+    }
+    const message = `${tag} has the ${field} of ${earlier}, ${value}`;
+    return [{ code: `duplicate_${field}`, tag, message }];
+  });
+}
+
+/** Whether the log knows that the file of that hash had the same statements. */
+function isComment(
+  { tag, text }: Migration,
+  hash: string,
+  log: LogEntry[],
+): boolean {
+  const known = log.findLast(
+    (entry) => entry.tag === tag && entry.hash === hash,
+  );
+  return (
+    known !== undefined &&
+    known.bareHash === hashStatements(splitStatements(text))
+  );
+}
+
+/** Whether a file had that hash with other line endings, mark or end. */
+function isSpacing(text: string, hash: string): boolean {
+  const lines = text
+    .replace(/^\uFEFF/, "")
+    .replaceAll("\r\n", "\n")
+    .trimEnd();
+  return [lines, lines.replaceAll("\n", "\r\n")].some((body) =>
+    ["", "\n", "\r\n"].some((end) =>
+      ["", "\uFEFF"].some((mark) => hashText(mark + body + end) === hash),
+    ),
+  );
+}

@@ -1,0 +1,263 @@
+// Before a statement that runs outside of a transaction: an earlier run may have
+// been cut off in it, with or without its effect. What can be looked at is.
+import type { Sql } from "postgres";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import { failure } from "../lib/report";
+import { readWords, type Statement, type Token } from "./statements";
+import { mayCommit } from "./steps";
+
+/** A statement that was started before. */
+export interface Resumed {
+  /** The server has answered that it failed; else its end was not seen. */
+  hasFailed: boolean;
+  /** Its file was edited since. */
+  isEdited: boolean;
+}
+
+/** An index, as the server has it. */
+interface FoundIndex {
+  name: string;
+  /** It has the name that was asked for. */
+  isNamed: boolean;
+  isValid: boolean;
+  /** From USING on, with UNIQUE before it. */
+  definition: string;
+}
+
+/**
+ * Whether a statement still has to run. An invalid index that it would build
+ * is dropped.
+ *
+ * @param resumed for one that was started before.
+ * @throws when it was started and nobody can tell whether it ran.
+ */
+export async function lookAgain(
+  sql: Sql,
+  statement: Statement,
+  resumed: Resumed | undefined,
+): Promise<"run" | "done"> {
+  const words = readWords(statement.tokens, 24);
+  const starts = (text: string) => words.join(" ").startsWith(text);
+  if (/^CREATE (UNIQUE )?INDEX CONCURRENTLY/.test(words.join(" ")))
+    return await lookAtIndex(sql, statement, resumed);
+  if (!resumed) return "run";
+  if (starts("DROP INDEX CONCURRENTLY")) {
+    if (resumed.hasFailed) return "run";
+    const [name] = readNames(statement, "IF EXISTS", "CONCURRENTLY");
+    return (await exists(sql, "to_regclass", name)) ? "run" : "done";
+  }
+  if (starts("REINDEX")) {
+    await dropLeftovers(sql);
+    return "run";
+  }
+  if (words.includes("DETACH"))
+    return await finishDetach(sql, statement, resumed);
+  if (/^(CREATE|DROP) (DATABASE|TABLESPACE)/.test(words.join(" "))) {
+    if (resumed.hasFailed) return "run";
+    const isCreate = words[0] === "CREATE";
+    const [name = ""] = readNames(statement, "IF EXISTS", words[1] ?? "");
+    const catalog =
+      words[1] === "DATABASE"
+        ? "pg_database where datname"
+        : "pg_tablespace where spcname";
+    const [row] = await sql.unsafe(
+      `select from ${catalog} = (parse_ident(${quoteLiteral(name)}))[1]`,
+    );
+    return (row !== undefined) === isCreate ? "done" : "run";
+  }
+  const isRepeatable = /^(VACUUM|ALTER SYSTEM)/.test(words.join(" "));
+  const mayHaveCommitted = mayCommit(statement) && !resumed.isEdited;
+  if (isRepeatable || (resumed.hasFailed && !mayHaveCommitted)) return "run";
+  throw resumed.hasFailed
+    ? failure(
+        `\`${words.slice(0, 4).join(" ")}\` failed before, and what it had committed until then is there`,
+        {
+          code: "PARTIAL",
+          hint: "look at what it changes, edit the file so that it can begin again, and run `bun run db:migrate`",
+        },
+      )
+    : unknowable(words);
+}
+
+function unknowable(words: string[]): Error {
+  return failure(
+    `an earlier run was cut off in \`${words.slice(0, 4).join(" ")}\`, and nobody can tell whether it was done`,
+    {
+      code: "PARTIAL",
+      hint: "look at what it changes; where it was done take it out of the file, else undo its parts and clear the run with `bun run db:migrate:repair`",
+    },
+  );
+}
+
+/** The same index is done when it is valid, and in the way when it is not. */
+async function lookAtIndex(
+  sql: Sql,
+  statement: Statement,
+  resumed: Resumed | undefined,
+): Promise<"run" | "done"> {
+  const { name, table } = readIndex(statement);
+  const there = await readIndexes(sql, table, name);
+  let found = there.find(({ isNamed }) => isNamed);
+  // Tried only where a name does not tell it all.
+  const isTold =
+    name === undefined ? there.length === 0 : !found || !found.isValid;
+  if (resumed && !isTold) {
+    const definition = await readDefinition(sql, statement, table);
+    if (definition === undefined && !resumed.hasFailed)
+      throw unknowable(readWords(statement.tokens, 24));
+    const same = there.filter((index) => index.definition === definition);
+    found = name === undefined ? same[0] : same.find(({ isNamed }) => isNamed);
+  }
+  if (found?.isValid) return resumed && !resumed.hasFailed ? "done" : "run";
+  if (found && !(await isBeingBuilt(sql, table, found.name)))
+    await sql.unsafe(
+      `drop index concurrently if exists ${await qualify(sql, table, found.name)}`,
+    );
+  return "run";
+}
+
+function readIndex({ tokens }: Statement) {
+  const on = tokens.findIndex(({ text }) => text.toUpperCase() === "ON");
+  const before = tokens[on - 1];
+  const hasName =
+    before && !["CONCURRENTLY", "EXISTS"].includes(before.text.toUpperCase());
+  const isOnly = tokens[on + 1]?.text.toUpperCase() === "ONLY";
+  const table = readQualified(tokens, on + (isOnly ? 2 : 1));
+  return { name: hasName ? before.text : undefined, table, on };
+}
+
+/** A name with its dots, as it is written. */
+function readQualified(tokens: Token[], from: number): string {
+  let text = tokens[from]?.text ?? "";
+  for (let at = from + 1; tokens[at]?.text === "."; at += 2)
+    text += `.${tokens[at + 1]?.text ?? ""}`;
+  return text;
+}
+
+/** The names after a word, but for IF EXISTS. */
+function readNames(
+  { tokens }: Statement,
+  skipped: string,
+  after: string,
+): string[] {
+  const at = tokens.findIndex(({ text }) => text.toUpperCase() === after);
+  const skip = skipped.split(" ").length;
+  const isSkipped = readWords(tokens.slice(at + 1), skip).join(" ") === skipped;
+  return [readQualified(tokens, at + 1 + (isSkipped ? skip : 0))];
+}
+
+async function exists(sql: Sql, lookUp: string, name = ""): Promise<boolean> {
+  const [row] = await sql.unsafe<{ exists: boolean }[]>(
+    `select ${lookUp}(${quoteLiteral(name)}) is not null as exists`,
+  );
+  return row?.exists === true;
+}
+
+/** The server folds and cuts names; the invalid ones come first. */
+async function readIndexes(
+  sql: Sql,
+  table: string,
+  name?: string,
+): Promise<FoundIndex[]> {
+  const named = name === undefined ? "null" : quoteLiteral(name);
+  return await sql.unsafe<FoundIndex[]>(`
+    select class.relname as name, indisvalid as "isValid",
+      coalesce(class.relname = (parse_ident(${named}))[1]::name, false) as "isNamed",
+      regexp_replace(pg_get_indexdef(indexrelid), '^CREATE (UNIQUE )?INDEX .*? USING ', '\\1USING ') as definition
+    from pg_index join pg_class as class on class.oid = indexrelid
+    where indrelid = to_regclass(${quoteLiteral(table)})
+    order by indisvalid`);
+}
+
+/** What the server would make of it, tried on an empty table of that name;
+ * undefined where that cannot be tried. */
+async function readDefinition(
+  sql: Sql,
+  { text, tokens, offset }: Statement,
+  table: string,
+): Promise<string | undefined> {
+  const last = table.match(/("(?:[^"]|"")*"|[^.]+)$/)?.[0] ?? "";
+  let tried = "";
+  let at = 0;
+  const cut = (token: Token) => {
+    tried += text.slice(at, token.offset - offset);
+    at = token.offset - offset + token.text.length;
+  };
+  const on = tokens.findIndex((token) => token.text.toUpperCase() === "ON");
+  for (const [index, token] of tokens.slice(0, on).entries())
+    if (/^(CONCURRENTLY|IF|NOT|EXISTS)$/i.test(token.text) && index < on)
+      cut(token);
+  const isOnly = tokens[on + 1]?.text.toUpperCase() === "ONLY";
+  let name = on + (isOnly ? 2 : 1);
+  for (; tokens[name + 1]?.text === "."; name += 2)
+    for (const token of tokens.slice(name, name + 2)) cut(token);
+  tried += text.slice(at);
+
+  try {
+    await sql.unsafe(
+      `begin; create temporary table ${last} (like ${table}) on commit drop`,
+    );
+    await sql.unsafe(tried);
+    const [index] = await readIndexes(sql, `pg_temp.${last}`);
+    return index?.definition;
+  } catch {
+    return undefined; // without the right to temporary tables, say
+  } finally {
+    await sql.unsafe("rollback");
+  }
+}
+
+async function isBeingBuilt(
+  sql: Sql,
+  table: string,
+  name: string,
+): Promise<boolean> {
+  const rows = await sql.unsafe(`
+    select from pg_stat_progress_create_index
+    where index_relid = ${quoteLiteral(await qualify(sql, table, name))}::regclass
+      and datname = current_database()`);
+  return rows.length > 0;
+}
+
+/** An index is in the schema of its table. */
+async function qualify(
+  sql: Sql,
+  table: string,
+  index: string,
+): Promise<string> {
+  const [row] = await sql.unsafe<{ name: string }[]>(`
+    select quote_ident(nspname) as name
+    from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where pg_class.oid = to_regclass(${quoteLiteral(table)})`);
+  return `${row?.name}.${quoteIdentifier(index)}`;
+}
+
+/** What a REINDEX CONCURRENTLY that was cut off leaves behind. */
+async function dropLeftovers(sql: Sql): Promise<void> {
+  const rows = await sql.unsafe<{ name: string }[]>(`
+    select indexrelid::regclass::text as name
+    from pg_index join pg_class on pg_class.oid = indexrelid
+    where not indisvalid and relname ~ '_cc(new|old)[0-9]*$' and not exists (
+      select from pg_stat_progress_create_index
+      where index_relid = indexrelid and datname = current_database())`);
+  for (const { name } of rows)
+    await sql.unsafe(`drop index concurrently if exists ${name}`);
+}
+
+async function finishDetach(
+  sql: Sql,
+  statement: Statement,
+  { hasFailed }: Resumed,
+): Promise<"run" | "done"> {
+  const [parent = ""] = readNames(statement, "IF EXISTS", "TABLE");
+  const [partition = ""] = readNames(statement, "", "PARTITION");
+  const [row] = await sql.unsafe<{ pending: boolean }[]>(`
+    select inhdetachpending as pending from pg_inherits
+    where inhrelid = to_regclass(${quoteLiteral(partition)})
+      and inhparent = to_regclass(${quoteLiteral(parent)})`);
+  if (!row?.pending) return row || hasFailed ? "run" : "done";
+  await sql.unsafe(
+    `alter table ${parent} detach partition ${partition} finalize`,
+  );
+  return "done";
+}

@@ -1,0 +1,128 @@
+// What is a session busy with, and who is in its way? Looked at from a second
+// connection, which is opened only once something takes long.
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import { connect } from "../lib/connection";
+import { note, showProgress } from "../lib/report";
+
+const POLL_MS = 500;
+const NOTE_MS = 5000;
+const STOP_MS = 1000;
+
+/** A look at a session. */
+export interface Watch {
+  /** Who was in its way when it was last looked at. */
+  nameBlockers(): string | undefined;
+  /** What the line on the terminal begins with. */
+  setTitle(title: string): void;
+  stop(): Promise<void>;
+}
+
+interface Look {
+  /** `pid 123, psql, 127.0.0.1`, with others after a semicolon. */
+  blockers: string | null;
+  /** Of the wait, in seconds. */
+  waited: number;
+  index: string | null;
+  phase: string | null;
+  /** Of the blocks to read, 0 to 100. */
+  percent: number | null;
+}
+
+/**
+ * Watches the session of `sql` from its first quarter of a second on. On a
+ * terminal it shows what that is doing; elsewhere it says who is in the way.
+ */
+export async function watchSession(
+  sql: Sql,
+  address: DatabaseAddress,
+): Promise<Watch> {
+  const [session] = await sql.unsafe<{ pid: number }[]>(
+    "select pg_backend_pid() as pid",
+  );
+  const stopped = Promise.withResolvers<void>();
+  let isStopped = false;
+  let title = "";
+  let blockers: string | undefined;
+  let noted = { blockers: "", at: 0 };
+  let second: Sql | undefined;
+
+  const watching = (async () => {
+    await sleep(POLL_MS / 2, stopped.promise);
+    if (isStopped) return;
+    const watcher = connect(address, "db:watch");
+    second = watcher;
+    try {
+      while (!isStopped) {
+        const look = await lookAt(watcher, session?.pid ?? 0);
+        if (isStopped) break;
+        blockers = look?.blockers ?? undefined;
+        const news = look && describe(look);
+        const isShown = showProgress(news ? `${title}: ${news}` : title);
+        if (
+          !isShown &&
+          blockers &&
+          (blockers !== noted.blockers || Date.now() - noted.at > NOTE_MS)
+        ) {
+          noted = { blockers, at: Date.now() };
+          note(`Waiting: ${title} for ${blockers}`);
+        }
+        await sleep(POLL_MS, stopped.promise);
+      }
+    } catch {
+      // It only tells; what is watched meets its own errors.
+    } finally {
+      showProgress("");
+      await watcher.end({ timeout: 0 });
+    }
+  })();
+  return {
+    nameBlockers: () => blockers,
+    setTitle: (text) => {
+      title = text;
+    },
+    stop: async () => {
+      isStopped = true;
+      stopped.resolve();
+      // What is done does not wait for a look that gets no answer.
+      await sleep(STOP_MS, watching);
+      await second?.end({ timeout: 0 });
+    },
+  };
+}
+
+/** Leaves no timer behind where it ends early, for the process would wait. */
+async function sleep(ms: number, until: Promise<void>): Promise<void> {
+  let timer: Timer | undefined;
+  const over = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([over, until]);
+  clearTimeout(timer);
+}
+
+async function lookAt(sql: Sql, pid: number): Promise<Look | undefined> {
+  const [look] = await sql.unsafe<Look[]>(`
+    select (
+        select string_agg(concat_ws(', ', 'pid ' || pid,
+          nullif(application_name, ''), coalesce(host(client_addr), 'local')), '; ')
+        from pg_stat_activity
+        where pid = any(pg_blocking_pids(${pid})) and pid <> pg_backend_pid()
+      ) as blockers,
+      extract(epoch from clock_timestamp() - query_start)::int as waited,
+      coalesce(nullif(index_relid, 0)::regclass::text, 'an index') as index,
+      phase, (100 * blocks_done / nullif(blocks_total, 0))::int as percent
+    from pg_stat_activity as session
+      left join pg_stat_progress_create_index using (pid)
+    where session.pid = ${pid}`);
+  return look;
+}
+
+/** `building users_email_idx, 41 %` or `waiting for pid 123, psql, 12 s`. */
+function describe({ blockers, waited, index, phase, percent }: Look): string {
+  if (blockers) return `waiting for ${blockers}, ${waited} s`;
+  if (!phase) return `${waited} s`;
+  return [`building ${index}`, percent === null ? phase : `${percent} %`].join(
+    ", ",
+  );
+}

@@ -1,0 +1,89 @@
+// bun run db:push: brings a development database to schema.ts, without a
+// migration: all of it in one transaction, or none. Exits 1 when it fails, 2 for
+// a production database or without consent to a loss, 75 when busy.
+import { readEnv } from "../src/env";
+import { openConnection } from "./lib/connection";
+import {
+  askBetween,
+  type Consent,
+  requireConsent,
+  requireDevelopment,
+} from "./lib/consent";
+import { withMigrationLock } from "./lib/lock";
+import { requireDirect } from "./lib/pooler";
+import { readProtection } from "./lib/protection";
+import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { readRecords } from "./migrations/plan";
+import type { RenameAnswers } from "./schema/ask-renames";
+import { diffSchema } from "./schema/diff-database";
+
+const usage = `bun run db:push [flags]
+
+Brings a development database to schema.ts, without a migration.
+  --dry-run              print the SQL and change nothing
+  --confirm <database>   answers for a loss, or for a database on another host
+  --wait <seconds>       how long to wait for another command (60)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    "dry-run": { type: "boolean" },
+    confirm: { type: "string" },
+    wait: { type: "string", default: "60" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const consent: Consent = {
+  command: "db:push",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+const { isTTY } = process.stdin;
+const isAttended = isTTY && process.stdout.isTTY && !values.json;
+const asked: RenameAnswers["asked"] = isAttended ? new Map() : undefined;
+const sql = await openConnection(address, "db:push");
+try {
+  const protection = await readProtection(sql, env, address);
+  await askBetween(async () => requireDevelopment(consent, protection));
+  await requireDirect(sql, address);
+  await askBetween(() => withMigrationLock(sql, waitSeconds, push));
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function push(): Promise<void> {
+  // While it waited, the database may have become production.
+  const protection = await readProtection(sql, env, address);
+  requireDevelopment(consent, protection);
+  const { statements, losses, left } = await diffSchema(
+    sql,
+    env.test ?? address,
+    asked,
+  );
+  const shown = [...statements, ...losses];
+  if (!shown.every((line) => consent.agreed.includes(line))) {
+    for (const statement of statements) print(statement);
+    for (const loss of losses) note(`Would be lost: ${loss}`);
+  }
+  const isChange = statements.length > 0 && !values["dry-run"];
+  if (isChange) {
+    if (losses.length > 0) requireConsent(consent, protection, shown);
+    await sql.begin(async (transaction) => {
+      for (const statement of statements) await transaction.unsafe(statement);
+    });
+    print(
+      `Pushed: schema.ts to ${database} (${statements.length} ${statements.length === 1 ? "statement" : "statements"})`,
+    );
+    if ((await readRecords(sql)).length > 0)
+      note("Hint: make the migration as well, with `bun run db:generate`");
+  }
+  for (const difference of left) note(`Left as it is: ${difference}`);
+  if (statements.length === 0) print(`Nothing to push: ${database} is current`);
+  printJson({ database, statements, losses, left, pushed: isChange });
+}

@@ -1,0 +1,123 @@
+// bun run db:migrate:repair: brings the records in line with the files, once it
+// is certain that the files are right. Shows before and after, and asks. Exits 2
+// without consent, 75 when another run held the lock.
+import { readEnv } from "../src/env";
+import { openConnection } from "./lib/connection";
+import { askBetween, type Consent, requireName } from "./lib/consent";
+import { withMigrationLock } from "./lib/lock";
+import { requireDirect } from "./lib/pooler";
+import { quoteLiteral } from "./lib/quote";
+import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { toScript } from "./migrations/apply";
+import {
+  createTables,
+  logDone,
+  logForgotten,
+  readLog,
+  type LogEntry,
+} from "./migrations/log";
+import { type Plan, readPlan } from "./migrations/plan";
+
+const usage = `bun run db:migrate:repair [flags]
+
+Takes over the hash of an edited file, forgets the record of a migration that is
+gone, and clears a run that was cut off.
+  --confirm <database>   answers the question
+  --wait <seconds>       how long to wait for another run (60)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    confirm: { type: "string" },
+    wait: { type: "string", default: "60" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+
+interface Repair {
+  code: "modified" | "missing" | "partial";
+  tag: string | null;
+  before: string;
+  after: string;
+  /** SQL that does it. */
+  text: string;
+}
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const consent: Consent = {
+  command: "db:migrate:repair",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+const sql = await openConnection(address, "db:migrate:repair");
+try {
+  await requireDirect(sql, address);
+  await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function repair(): Promise<void> {
+  const plan = await readPlan(sql);
+  const log = await readLog(sql);
+  const repairs = [
+    ...findEdited(plan),
+    ...findMissing(plan),
+    ...findPartial(log),
+  ];
+  const lines = repairs.map(
+    ({ code, tag, before, after }) =>
+      `${code}: ${tag ?? "no migration"}, ${before} -> ${after}`,
+  );
+  if (repairs.length > 0) {
+    for (const line of lines) if (!consent.agreed.includes(line)) note(line);
+    const reason = "the records are about to be changed as above";
+    requireName(consent, [reason], lines);
+    const texts = repairs.map(({ text }) => text);
+    await sql.unsafe(`begin; ${[createTables, ...texts].join(";")}; commit`);
+    for (const line of lines) print(`Repaired: ${line}`);
+  } else print(`Nothing to repair: ${database}`);
+  const repaired = repairs.map(({ text: _text, ...shown }) => shown);
+  printJson({ database, repaired });
+}
+
+function findEdited({ applied }: Plan): Repair[] {
+  return [...applied]
+    .filter(([migration, record]) => migration.hash !== record.hash)
+    .map(([migration, record]) => ({
+      code: "modified",
+      tag: migration.tag,
+      before: `hash ${record.hash.slice(0, 12)}`,
+      after: `hash ${migration.hash.slice(0, 12)}`,
+      text: `
+        update drizzle.__drizzle_migrations
+        set hash = ${quoteLiteral(migration.hash)} where id = ${record.id};
+        ${logDone(toScript(migration, "repair"), 0, false)}`,
+    }));
+}
+
+function findMissing({ unknown }: Plan): Repair[] {
+  return unknown.map(({ id, hash, when }) => ({
+    code: "missing",
+    tag: null,
+    before: `record ${id} of ${when}, hash ${hash.slice(0, 12)}`,
+    after: "no record",
+    text: `delete from drizzle.__drizzle_migrations where id = ${id}`,
+  }));
+}
+
+function findPartial(log: LogEntry[]): Repair[] {
+  return log
+    .filter(({ ms }) => ms === null)
+    .map(({ tag, direction, statementsDone }) => ({
+      code: "partial",
+      tag,
+      before: `${statementsDone} statements of its ${direction} file are committed`,
+      after: "its next run begins with the first statement",
+      text: logForgotten(tag),
+    }));
+}

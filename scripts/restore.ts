@@ -1,0 +1,152 @@
+// bun run db:restore <file>: a backup in the place of the database, which is
+// kept; --undo swaps back. The file is proven before anything is touched, and
+// what came out of it before anything is swapped. Needs an owner with CREATEDB.
+// Exits 1 with the old database in place, 2 without consent, 75 when busy.
+import { basename } from "node:path";
+import type { Sql } from "postgres";
+import { readEnv } from "../src/env";
+import { restoreArchive } from "./backups/archive";
+import { compareRows, countRows, type RowCounts } from "./backups/count-rows";
+import { locateArchive, type Manifest, verifyBackup } from "./backups/folder";
+import { previousOf } from "./backups/neighbours";
+import { replaceDatabase } from "./backups/replace";
+import { makeNext } from "./backups/successor";
+import { swapIn } from "./backups/swap";
+import { openConnection, patient } from "./lib/connection";
+import { holdInterrupt } from "./lib/interrupt";
+import {
+  isProductionDatabase,
+  type Protection,
+  stampProduction,
+} from "./lib/protection";
+import {
+  announce,
+  failure,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+  withProgress,
+} from "./lib/report";
+import { readHead, tryReadPlan } from "./migrations/plan";
+import { findPostgresTools, type PostgresTool } from "./server/client-programs";
+
+const usage = `bun run db:restore <file> [flags] | db:restore --undo
+
+Puts a backup in the place of the database, which is kept as
+<database>__previous.
+  --undo                 swap back to <database>__previous
+  --confirm <database>   answers for a protected database
+  --drop-previous        drop an older <database>__previous of a protected one
+  --wait <seconds>       how long to wait for another command (60)
+  --json                 one JSON document on stdout`;
+
+const { values, positionals } = readOptions(usage, {
+  allowPositionals: true,
+  options: {
+    undo: { type: "boolean" },
+    confirm: { type: "string" },
+    "drop-previous": { type: "boolean" },
+    wait: { type: "string", default: "60" },
+    json: { type: "boolean" },
+  },
+});
+const waitSeconds = readWhole(values.wait, "--wait");
+const [file, ...surplus] = positionals;
+if (surplus.length > 0 || (file === undefined) !== (values.undo === true))
+  throw refusal("it takes one file, or --undo", {
+    code: "USAGE",
+    hint: "`bun run db:backup --list` lists the backups",
+  });
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const previous = previousOf(database);
+const path = file === undefined ? "" : locateArchive(env.backupDir, file);
+
+await replaceDatabase(
+  "db:restore",
+  env,
+  values,
+  waitSeconds,
+  [],
+  readHead,
+  restore,
+);
+
+async function restore(server: Sql, protection: Protection): Promise<void> {
+  const { tools } = await findPostgresTools(["pg_restore"], env);
+  const tool = tools.pg_restore;
+  const manifest = await requireWhole(tool);
+  let head: string | null = null;
+  let tables: RowCounts = {};
+  await makeNext(server, address, async (next) => {
+    const start = performance.now();
+    await withProgress(
+      () =>
+        `restoring into ${next.database}, ${Math.round((performance.now() - start) / 1000)} s`,
+      () => restoreArchive(tool, path, next.database),
+    );
+    const sql = await openConnection(next, "db:restore");
+    try {
+      await sql.unsafe(patient);
+      tables = await countRows(sql);
+      if (manifest) requireSame(manifest.tables, tables);
+      head = await compareHead(sql);
+      if (isProductionDatabase(protection)) await stampProduction(sql);
+    } finally {
+      await sql.end({ timeout: 5 });
+    }
+  });
+  await holdInterrupt(async () => {
+    const hasDropped = await swapIn(server, address);
+    if (hasDropped) announce(`Dropped: the older ${previous}`);
+    print(
+      `Restored: ${database} from ${basename(path)}, at ${head ?? "no migration"}`,
+    );
+    print(`Kept: ${previous}, which \`bun run db:restore --undo\` brings back`);
+    printJson({ database, previous, file: path, head, tables });
+  });
+}
+
+async function requireWhole(tool: PostgresTool): Promise<Manifest | undefined> {
+  const { problem, manifest } = await verifyBackup(tool, path, false);
+  if (problem !== undefined)
+    throw failure(`${path} is bad: ${problem}`, {
+      code: "BACKUP_BAD",
+      hint: "`bun run db:backup --list` lists the others",
+    });
+  if (!manifest)
+    note(
+      "It has no manifest: neither its checksum nor its rows can be compared",
+    );
+  return manifest;
+}
+
+function requireSame(original: RowCounts, copy: RowCounts): void {
+  const differences = compareRows(original, copy);
+  if (differences.length === 0) return;
+  throw failure(`what came out of ${path} is not what its manifest tells of`, {
+    code: "BACKUP_BAD",
+    lines: differences.map((difference) => `  ${difference}`),
+  });
+}
+
+/** Says where the backup is older or newer than this checkout. */
+async function compareHead(sql: Sql): Promise<string | null> {
+  const plan = await tryReadPlan(sql);
+  if (!plan) return null;
+  const { head, pending, unknown } = plan;
+  if (pending.length > 0)
+    note(
+      `Warning: the backup is older than this checkout: ${pending.length} pending, for \`bun run db:migrate\``,
+    );
+  if (unknown.length > 0)
+    note(
+      `Warning: the backup is newer than this checkout: ${unknown.length} of its migrations are not in it`,
+    );
+  return head?.tag ?? null;
+}

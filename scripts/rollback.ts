@@ -1,0 +1,237 @@
+// bun run db:rollback: undoes the newest applied migrations through their down
+// files, newest first, each in a transaction with its record. Exits 1 when one
+// fails (it is rolled back), 2 without consent to a loss, 75 when busy.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readEnv, root } from "../src/env";
+import { openConnection } from "./lib/connection";
+import { askBetween, type Consent, requireConsent } from "./lib/consent";
+import { withMigrationLock } from "./lib/lock";
+import { requireDirect } from "./lib/pooler";
+import { readProtection } from "./lib/protection";
+import {
+  failure,
+  note,
+  print,
+  printJson,
+  readOptions,
+  readWhole,
+  refusal,
+} from "./lib/report";
+import { type Applied, toScript } from "./migrations/apply";
+import { hashText, type Migration } from "./migrations/journal";
+import { createTables, type LogEntry, readLog } from "./migrations/log";
+import { countLosses } from "./migrations/losses";
+import { findUnfinished, type Plan, readPlan } from "./migrations/plan";
+import { refuseCopy, resetSession, runScript } from "./migrations/run";
+import { skipStatements } from "./migrations/statements";
+import type { Script } from "./migrations/steps";
+import { watchSession } from "./migrations/watch";
+
+const usage = `bun run db:rollback [flags]
+
+Undoes applied migrations through <tag>.down.sql, the newest first.
+  --steps <number>       how many (1)
+  --to <tag>             back to this migration, which is kept
+  --dry-run              print the SQL and what would be lost, change nothing
+  --confirm <database>   answers for a loss, or for a protected database
+  --wait <seconds>       how long to wait for another run (60)
+  --lock-timeout <ms>    how long a statement waits for a table (5000)
+  --json                 one JSON document on stdout`;
+
+const { values } = readOptions(usage, {
+  options: {
+    steps: { type: "string" },
+    to: { type: "string" },
+    "dry-run": { type: "boolean" },
+    confirm: { type: "string" },
+    wait: { type: "string", default: "60" },
+    "lock-timeout": { type: "string", default: "5000" },
+    json: { type: "boolean" },
+  },
+});
+const steps = readWhole(values.steps ?? "1", "--steps");
+const waitSeconds = readWhole(values.wait, "--wait");
+const lockTimeout = readWhole(values["lock-timeout"], "--lock-timeout");
+if (values.steps !== undefined && values.to !== undefined)
+  throw refusal("--steps and --to are two ways to say how far", {
+    code: "USAGE",
+  });
+
+const env = readEnv();
+const address = env.direct;
+const { database } = address;
+const consent: Consent = {
+  command: "db:rollback",
+  address,
+  confirmed: values.confirm,
+  agreed: [],
+};
+const sql = await openConnection(address, "db:rollback");
+try {
+  await requireDirect(sql, address);
+  await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
+} finally {
+  await sql.end({ timeout: 5 });
+}
+
+async function rollBack(): Promise<void> {
+  const plan = await readPlan(sql);
+  refusePartial(plan);
+  const wanted = selectApplied(plan);
+  const scripts = wanted.map(readDownScript);
+  const rolledBack: Applied[] = [];
+  const document = () => ({
+    database,
+    rolledBack,
+    head: nameHead(plan, rolledBack),
+  });
+  if (wanted.length === 0) {
+    print(`Nothing to roll back: ${database} ${nameState(plan)}`);
+    return printJson(document());
+  }
+  const log = await readLog(sql);
+  await seekConsent(scripts, log);
+  if (!values["dry-run"]) {
+    try {
+      await run(plan, wanted, scripts, log, rolledBack);
+    } catch (error) {
+      throw Object.assign(error as Error, { document: document() });
+    }
+  }
+  printJson(document());
+}
+
+/** What is committed of it may need what would be undone. */
+function refusePartial({ partial }: Plan): void {
+  for (const { tag, file } of partial.keys())
+    throw failure(
+      `${tag} was cut off after a part of it was committed, and nothing was undone`,
+      {
+        code: "PARTIAL",
+        hint: "finish it with `bun run db:migrate`; or undo its part by hand and run `bun run db:migrate:repair`",
+        details: { tag, file },
+      },
+    );
+}
+
+/** The newest in the journal come first. */
+function selectApplied({ migrations, applied }: Plan): Migration[] {
+  const newestFirst = migrations.filter((m) => applied.has(m)).reverse();
+  if (values.to === undefined) {
+    if (values.steps !== undefined && steps > newestFirst.length)
+      note(`Warning: only ${newestFirst.length} are applied`);
+    return newestFirst.slice(0, steps);
+  }
+  const kept = newestFirst.findIndex(({ tag }) => tag === values.to);
+  if (kept === -1)
+    throw refusal(`there is no applied migration ${values.to}`, {
+      hint: "`bun run db:migrate:status` lists them",
+    });
+  return newestFirst.slice(0, kept);
+}
+
+function readDownScript({ tag, file }: Migration): Script {
+  const down = file.replace(/\.sql$/, ".down.sql");
+  let text: string;
+  try {
+    text = readFileSync(join(root, down), "utf8");
+  } catch {
+    throw failure(`${down} is not there, and nothing was undone`, {
+      code: "FILE_MISSING",
+      hint: `write the SQL that undoes ${tag} into \`${down}\``,
+      details: { tag, file: down },
+    });
+  }
+  const hash = hashText(text);
+  const script = toScript({ tag, file: down, text, hash }, "down");
+  refuseCopy(script);
+  if (script.statements.length > 0) return script;
+  throw failure(`${down} has no statement in it, and nothing was undone`, {
+    code: "FILE_MISSING",
+    hint: `write the SQL that undoes ${tag} into it, or \`select 1;\` where nothing has to be undone`,
+    details: { tag, file: down },
+  });
+}
+
+/** Says what would be lost, and wants consent where that is something. */
+async function seekConsent(scripts: Script[], log: LogEntry[]): Promise<void> {
+  const done = scripts.map(
+    ({ tag }) => findUnfinished(log, tag, "down")?.statementsDone ?? 0,
+  );
+  const watch = await watchSession(sql, address);
+  watch.setTitle("db:rollback");
+  const losses = await countLosses(sql, scripts, lockTimeout, done).finally(
+    watch.stop,
+  );
+  for (const loss of losses)
+    if (!consent.agreed.includes(loss)) note(`Would be lost: ${loss}`);
+  if (values["dry-run"])
+    for (const [index, { tag, text }] of scripts.entries())
+      print(`-- ${tag}\n${skipStatements(text, done[index] ?? 0).trimEnd()}`);
+  else requireConsent(consent, await readProtection(sql, env, address), losses);
+}
+
+async function run(
+  plan: Plan,
+  wanted: Migration[],
+  scripts: Script[],
+  log: LogEntry[],
+  rolledBack: Applied[],
+): Promise<void> {
+  await sql.unsafe(createTables);
+  const watch = await watchSession(sql, address);
+  try {
+    for (const [index, migration] of wanted.entries()) {
+      const { tag } = migration;
+      watch.setTitle(tag);
+      const script = scripts[index];
+      if (!script) throw new Error(`${tag} has no script`);
+      const ids = selectRecords(plan, migration).map(({ id }) => id);
+      const ms = await runScript(sql, script, {
+        record: `delete from drizzle.__drizzle_migrations where id in (${ids})`,
+        unfinished: findUnfinished(log, tag, "down"),
+        lockTimeout,
+        nameBlockers: watch.nameBlockers,
+      });
+      rolledBack.push({ tag, ms });
+      print(`Rolled back: ${tag} (${ms} ms)`);
+    }
+  } finally {
+    await watch.stop();
+  }
+  await resetSession(sql);
+  await proveForgotten(wanted);
+}
+
+/** Its own, and any by which it would count as applied without that. */
+function selectRecords({ applied, unknown }: Plan, migration: Migration) {
+  const { when, hash } = migration;
+  const others = unknown.filter(
+    (record) => record.when === when || record.hash === hash,
+  );
+  return [applied.get(migration), ...others].filter(
+    (record) => record !== undefined,
+  );
+}
+
+async function proveForgotten(wanted: Migration[]): Promise<void> {
+  const { applied } = await readPlan(sql);
+  const tags = [...applied.keys()].map(({ tag }) => tag);
+  const left = wanted.filter(({ tag }) => tags.includes(tag));
+  if (left.length > 0)
+    throw failure(
+      `undone, and still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
+      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+    );
+}
+
+function nameHead({ migrations, applied }: Plan, undone: Applied[]) {
+  const tags = undone.map(({ tag }) => tag);
+  const isLeft = (m: Migration) => applied.has(m) && !tags.includes(m.tag);
+  return migrations.findLast(isLeft)?.tag ?? null;
+}
+
+function nameState({ head }: Plan): string {
+  return head ? `is at ${head.tag}` : "has no migrations";
+}

@@ -1,0 +1,322 @@
+// What is wrong with the folder of migrations, as it is on disk: its journal,
+// files, snapshots and down files, and what git has of them.
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { basename, join, relative } from "node:path";
+import { root } from "../../src/env";
+import { type Problem, problem } from "../lib/problem";
+import { note } from "../lib/report";
+import {
+  migrationsFolder,
+  nameDownFile,
+  nameUpFile,
+} from "../migrations/journal";
+import { hashStatements, splitStatements } from "../migrations/statements";
+import {
+  type BranchComparison,
+  compareWithDefaultBranch,
+} from "./default-branch";
+import { diffSnapshots } from "./diff-snapshots";
+import { lintMigrations } from "./lint";
+import { diagramFile, drawDiagram } from "./mermaid";
+import {
+  describeSchema,
+  emptySnapshot,
+  nameSnapshotFile,
+  readSnapshot,
+  schemaFile,
+  type Snapshot,
+} from "./snapshots";
+
+interface Entry {
+  tag: string;
+  idx: number;
+  when: number;
+}
+
+const folder = relative(root, migrationsFolder);
+const journalFile = `${folder}/meta/_journal.json`;
+
+/** Everything that can be told without a database. */
+export async function checkFolder(): Promise<Problem[]> {
+  const { entries, text, problems } = readJournal();
+  const tags = new Set(entries.map(({ tag }) => tag));
+  const branch = compareWithDefaultBranch(folder);
+  if (!branch) note("Not compared: there is no default branch of git");
+  if (problems.length > 0) return problems;
+  return [
+    ...checkOrder(entries, text),
+    ...checkFiles(entries, tags),
+    ...checkSnapshots(entries),
+    ...(branch ? checkEdits(tags, branch) : []),
+    ...(await checkSchema(entries)),
+    ...(branch ? await lintNew(entries, branch) : []),
+  ];
+}
+
+function readJournal(): {
+  entries: Entry[];
+  text: string;
+  problems: Problem[];
+} {
+  const invalid = (reason: string) => ({
+    entries: [],
+    text: "",
+    problems: [
+      problem("journal_invalid", `the journal ${reason}`, {
+        file: journalFile,
+      }),
+    ],
+  });
+  let text: string;
+  let journal: { dialect?: string; entries: Entry[] };
+  try {
+    text = readFileSync(join(root, journalFile), "utf8");
+    if (/^<{7} /m.test(text))
+      return invalid(
+        "has a merge's conflict in it: keep the entries of both sides, and then `bun run db:generate --rebase`",
+      );
+    journal = JSON.parse(text);
+  } catch (error) {
+    return invalid(
+      `cannot be read: ${(error as Error).message}; \`git log --all -- ${journalFile}\` finds an older one`,
+    );
+  }
+  const { dialect = "postgresql", entries } = journal;
+  if (!/^(postgresql|pg)$/.test(dialect)) return invalid(`is for ${dialect}`);
+  if (!Array.isArray(entries)) return invalid("has no entries");
+  const isWhole = entries.every(
+    (entry) =>
+      typeof entry?.tag === "string" &&
+      typeof entry.when === "number" &&
+      typeof entry.idx === "number",
+  );
+  if (!isWhole) return invalid("has an entry without tag, when or idx");
+  return { entries, text, problems: [] };
+}
+
+function checkOrder(entries: Entry[], text: string): Problem[] {
+  const problems: Problem[] = [];
+  for (const [index, entry] of entries.entries()) {
+    const { tag } = entry;
+    const place = {
+      tag,
+      file: journalFile,
+      line: findLine(text, entry, index, entries),
+    };
+    const earlier = entries.slice(0, index);
+    for (const field of ["tag", "idx", "when"] as const) {
+      const twin = earlier.find((other) => other[field] === entry[field]);
+      if (twin)
+        problems.push(
+          problem(
+            "journal_duplicate",
+            `${tag} has the ${field} of ${twin.tag}, ${entry[field]}: make it again with \`bun run db:generate --rebase\`, or give it one of its own`,
+            place,
+          ),
+        );
+    }
+    for (const field of ["idx", "when"] as const) {
+      const later = earlier.find((other) => other[field] > entry[field]);
+      if (later)
+        problems.push(
+          problem(
+            "journal_unordered",
+            `${tag} comes after ${later.tag}, and its ${field} is lower: raise it above ${later[field]}, or make it again with \`bun run db:generate --rebase\``,
+            place,
+          ),
+        );
+    }
+  }
+  return problems;
+}
+
+/** The line of an entry's tag, also where a tag stands twice. */
+function findLine(
+  text: string,
+  { tag }: Entry,
+  index: number,
+  entries: Entry[],
+): number {
+  const nth = entries.slice(0, index).filter((entry) => entry.tag === tag);
+  const lines = text.split("\n");
+  const found = lines.flatMap((line, number) =>
+    line.includes(`"tag": ${JSON.stringify(tag)}`) ? [number + 1] : [],
+  );
+  return found[nth.length] ?? 1;
+}
+
+function checkFiles(entries: Entry[], tags: Set<string>): Problem[] {
+  const missing = entries
+    .filter(({ tag }) => !existsSync(join(root, nameUpFile(tag))))
+    .map(({ tag }) => {
+      const file = nameUpFile(tag);
+      return problem(
+        "file_missing",
+        `the journal names it: \`git log --all -- ${file}\` finds it`,
+        { tag, file },
+      );
+    });
+  const orphan = (file: string) =>
+    problem(
+      "file_orphan",
+      `the journal does not name it: \`rm ${file}\`, or add its entry`,
+      { file },
+    );
+  const files = readdirSync(migrationsFolder);
+  const orphans = files
+    .filter((name) => /\.(sql|partial)$/.test(name))
+    .filter((name) => !tags.has(name.replace(/(\.down)?\.sql$/, "")))
+    .map((name) => orphan(`${folder}/${name}`));
+  const snapshots = new Set(entries.map(({ tag }) => nameSnapshotFile(tag)));
+  const lost = readdirSync(join(migrationsFolder, "meta"))
+    .filter((name) => name !== "_journal.json")
+    .map((name) => `${folder}/meta/${name}`)
+    .filter((file) => !snapshots.has(file))
+    .map(orphan);
+  const irreversible = entries
+    .filter(({ tag }) => !existsSync(join(root, nameDownFile(tag))))
+    .map(({ tag }) =>
+      problem(
+        "down_missing",
+        `${tag} cannot be rolled back: \`bun run db:generate --down ${tag}\` writes it, or you, for SQL of your own`,
+        { tag, file: nameDownFile(tag) },
+      ),
+    );
+  return [...missing, ...orphans, ...lost, ...irreversible];
+}
+
+/** Each snapshot names the one that it was made from. */
+function checkSnapshots(entries: Entry[]): Problem[] {
+  const problems: Problem[] = [];
+  const owners = new Map<string, string>();
+  let parent: string | undefined = emptySnapshot.id;
+  for (const [index, { tag }] of entries.entries()) {
+    const file = nameSnapshotFile(tag);
+    const place = { tag, file };
+    const owner = owners.get(file);
+    const snapshot = readHeader(file);
+    owners.set(file, tag);
+    if (owner !== undefined) {
+      const message = `${tag} and ${owner} have one snapshot, as a merge leaves it: \`bun run db:generate --rebase\``;
+      problems.push(problem("snapshot_chain", message, place));
+    } else if (!snapshot && existsSync(join(root, file))) {
+      const message = `it cannot be read, as a merge conflict leaves it: take either side, and then \`bun run db:generate --rebase\``;
+      problems.push(problem("snapshot_chain", message, place));
+    } else if (!snapshot) {
+      const isNewest = index === entries.length - 1;
+      const missing = problem(
+        "snapshot_missing",
+        `it is not there: \`git log --all -- ${file}\` finds it`,
+        place,
+      );
+      problems.push(isNewest ? missing : { ...missing, severity: "warning" });
+    } else if (parent !== undefined && snapshot.prevId !== parent) {
+      const message = `it was not made from the one before it, as after a merge: \`bun run db:generate --rebase\``;
+      problems.push(problem("snapshot_chain", message, place));
+    }
+    parent = snapshot?.id;
+  }
+  return problems;
+}
+
+/** Of a snapshot of any version; undefined where there is none to be read. */
+function readHeader(file: string): Pick<Snapshot, "id" | "prevId"> | undefined {
+  try {
+    return JSON.parse(readFileSync(join(root, file), "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+/** What is on the default branch may be applied anywhere. */
+function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
+  const bare = (text: string) => hashStatements(splitStatements(text));
+  const edited = [...tags]
+    .map((tag) => ({ tag, file: nameUpFile(tag) }))
+    .filter(({ file }) => branch.changed.includes(file))
+    .filter(
+      ({ file }) =>
+        bare(branch.read(file)) !==
+        bare(readFileSync(join(root, file), "utf8")),
+    )
+    .map(({ tag, file }) =>
+      problem(
+        "modified",
+        `it is on ${branch.branch} already, with other SQL: \`git checkout ${branch.branch} -- ${file}\`, and a migration of its own for the change`,
+        { tag, file },
+      ),
+    );
+  const gone = readTags(branch.read(journalFile))
+    .filter((tag) => !tags.has(tag))
+    .map((tag) =>
+      problem(
+        "missing",
+        `${tag} is in the journal of ${branch.branch}, and not in this one: \`git checkout ${branch.branch} -- ${folder}\``,
+        { tag, file: journalFile },
+      ),
+    );
+  return [...edited, ...gone];
+}
+
+function readTags(journal: string): string[] {
+  try {
+    return JSON.parse(journal).entries.map(({ tag }: Entry) => tag);
+  } catch {
+    return []; // the branch has no journal
+  }
+}
+
+/** Does schema.ts lead to a migration or a diagram that is not there? */
+async function checkSchema(entries: Entry[]): Promise<Problem[]> {
+  const newest = entries.at(-1);
+  const before = newest ? readWhole(newest.tag) : emptySnapshot;
+  const after = await describeSchema(before?.id ?? "");
+  const statements = before ? await diffSnapshots(before, after) : [];
+  const found: Problem[] = [];
+  if (statements.length > 0)
+    found.push(
+      problem(
+        "schema_not_generated",
+        `it has changes that are in no migration, such as ${statements[0]} \`bun run db:generate\``,
+        { file: schemaFile },
+      ),
+    );
+  const path = join(root, diagramFile);
+  if (existsSync(path) && readFileSync(path, "utf8") !== drawDiagram(after))
+    found.push(
+      problem(
+        "diagram_stale",
+        "it does not show what schema.ts says now: `bun run db:diagram`",
+        {
+          file: diagramFile,
+        },
+      ),
+    );
+  return found;
+}
+
+/** Undefined where it cannot be read, which is a problem of its own. */
+function readWhole(tag: string): Snapshot | undefined {
+  try {
+    return readSnapshot(tag);
+  } catch {
+    return undefined;
+  }
+}
+
+async function lintNew(
+  entries: Entry[],
+  branch: BranchComparison,
+): Promise<Problem[]> {
+  const isNew = ({ tag }: Entry) =>
+    !branch.has(nameUpFile(tag)) && existsSync(join(root, nameUpFile(tag)));
+  const files = entries.filter(isNew).map(({ tag }) => nameUpFile(tag));
+  const findings = await lintMigrations(files);
+  return findings.map(({ file, line, rule, message }) =>
+    problem(
+      "lint",
+      `${rule}: ${message} Mend it, or write \`-- squawk-ignore ${rule} -- <reason>\` above it`,
+      { tag: basename(file, ".sql"), file, line },
+    ),
+  );
+}

@@ -1,0 +1,113 @@
+// The SQL that takes a migration back, from the snapshots before and after it.
+// It is a draft to review: what cannot be brought back is said at its line.
+import { readWords, splitStatements } from "../migrations/statements";
+import { diffSnapshots } from "./diff-snapshots";
+import {
+  applyRename,
+  invertRename,
+  printRenames,
+  type Rename,
+  readRenames,
+} from "./renames";
+import type { Snapshot } from "./snapshots";
+
+/** What drizzle-kit puts between two statements. */
+export const BREAKPOINT = "--> statement-breakpoint\n";
+
+/** The SQL from one snapshot to another, the renames first. */
+export async function diffRenamed(
+  before: Snapshot,
+  after: Snapshot,
+  renames: Rename[],
+): Promise<string[]> {
+  const renamed = renames.reduce(applyRename, before);
+  return [
+    ...printRenames(before, renames),
+    ...(await diffSnapshots(renamed, after)),
+  ];
+}
+
+/**
+ * The text of a down file.
+ *
+ * @param text the migration's own, for its renames and for what snapshots do
+ * not know: functions, triggers, data.
+ */
+export async function printDown(
+  before: Snapshot,
+  after: Snapshot,
+  text: string,
+): Promise<string> {
+  const renames = readRenames(text).toReversed().map(invertRename);
+  const statements = (await diffRenamed(after, before, renames)).filter(
+    (statement) => !isKeyLeft(statement, text),
+  );
+  const lost = listLostValues(after, before);
+  const commented = statements.map((statement) => {
+    const comment = describeLoss(statement, lost);
+    return comment ? `-- ${comment}\n${statement}` : statement;
+  });
+  // One for SQL of one's own leads to the snapshot that it starts from.
+  const isCustom = (await diffSnapshots(before, after)).length === 0;
+  const foreign = splitStatements(text)
+    .filter(({ tokens }) => isCustom || !isOfSnapshots(readWords(tokens, 3)))
+    .map((statement) => `--   ${statement.text.replace(/\s+/g, " ")}\n`);
+  const heading =
+    foreign.length > 0
+      ? `-- Not undone here, for snapshots do not know of it:\n${foreign.join("")}`
+      : "";
+  return `${heading}${commented.join(BREAKPOINT)}\n`;
+}
+
+/** drizzle-kit itself leaves dropping a primary key to the reader. */
+function isKeyLeft(statement: string, text: string): boolean {
+  const [, start] = /^(ALTER TABLE .+) ADD PRIMARY KEY /.exec(statement) ?? [];
+  return (
+    start !== undefined &&
+    text.includes(`-- ${start} DROP CONSTRAINT "<constraint_name>"`)
+  );
+}
+
+/** What undoing cannot bring back, or where it cannot succeed. */
+function describeLoss(statement: string, lost: string[]): string | undefined {
+  if (/^CREATE TABLE /.test(statement))
+    return "The table comes back empty: its rows are gone.";
+  if (/ ADD COLUMN /.test(statement)) {
+    if (/ GENERATED ALWAYS AS \(/.test(statement)) return undefined;
+    const isRequired =
+      / NOT NULL/.test(statement) &&
+      !/ DEFAULT | GENERATED | (big|small)?serial /.test(statement);
+    return isRequired
+      ? "The column comes back empty, which fails while its table has rows."
+      : "The column comes back empty: its values are gone.";
+  }
+  if (/ SET DATA TYPE text;$/.test(statement) && lost.length > 0)
+    return `This fails while a row has one of the values that go: ${lost.join(", ")}.`;
+  if (/ SET DATA TYPE (?!text;)/.test(statement))
+    return "This fails where a value does not fit the type.";
+  if (/ SET NOT NULL;$/.test(statement))
+    return "This fails while a row has no value.";
+  return undefined;
+}
+
+function listLostValues(from: Snapshot, to: Snapshot): string[] {
+  return Object.entries(from.enums).flatMap(([key, { values }]) => {
+    const left = to.enums[key]?.values;
+    if (!left) return [];
+    return values
+      .filter((value) => !left.includes(value))
+      .map((value) => `'${value}'`);
+  });
+}
+
+function isOfSnapshots([verb = "", ...words]: string[]): boolean {
+  const kind =
+    words[0] === "UNIQUE" || words[0] === "MATERIALIZED" ? words[1] : words[0];
+  const kinds =
+    "TABLE TYPE INDEX SEQUENCE SCHEMA VIEW POLICY ROLE CONCURRENTLY".split(" ");
+  return (
+    (["CREATE", "ALTER", "DROP"].includes(verb) &&
+      kinds.includes(kind ?? "")) ||
+    ["BEGIN", "COMMIT", "START", "END", "SET"].includes(verb)
+  );
+}

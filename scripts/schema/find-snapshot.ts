@@ -1,0 +1,69 @@
+// Which snapshot did a migration lead to? After a merge its file may hold that of
+// another migration, and its own is in git only.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { spawnSync } from "bun";
+import { root } from "../../src/env";
+import { refusal } from "../lib/report";
+import type { Migration } from "../migrations/journal";
+import { splitStatements } from "../migrations/statements";
+import { diffRenamed } from "./down-file";
+import { loadDrizzleKit } from "./drizzle-kit";
+import { readRenames } from "./renames";
+import { nameSnapshotFile, type Snapshot } from "./snapshots";
+
+/**
+ * The snapshot that a migration led to, which a merge may have replaced: the
+ * file's, or one that git has of it, that gives the migration's SQL.
+ *
+ * @param parent the snapshot that the migration was made from.
+ * @throws with exit code 2 where none does, for the SQL was edited.
+ */
+export async function findSnapshot(
+  parent: Snapshot,
+  { tag, file, text }: Migration,
+): Promise<Snapshot> {
+  const { generateMigration } = await loadDrizzleKit();
+  const wanted = listSql(text);
+  const renames = readRenames(text);
+  for (const candidate of listVersions(nameSnapshotFile(tag))) {
+    const ways = [
+      await diffRenamed(parent, candidate, renames),
+      await generateMigration(parent, candidate).catch(() => []),
+    ];
+    if (ways.some((way) => Bun.deepEquals(listSql(way.join("\n")), wanted)))
+      return candidate;
+  }
+  throw refusal(`no snapshot gives the SQL of ${file}: it was edited by hand`, {
+    hint: `keep the edit elsewhere, restore \`${file}\` as it was generated, and come back`,
+  });
+}
+
+/** Statements without their spelling or order. */
+function listSql(text: string): string[] {
+  return splitStatements(text)
+    .map(({ tokens }) => tokens.map((token) => token.text).join(" "))
+    .sort();
+}
+
+/** The file as it is, and as git's commits have it. */
+function listVersions(file: string): Snapshot[] {
+  const git = (...args: string[]) => {
+    const { stdout, success } = spawnSync(["git", ...args], { cwd: root });
+    return success ? stdout.toString() : "";
+  };
+  const commits = git("log", "--all", "--format=%H", "--", file).split("\n");
+  const texts = [
+    readFileSync(join(root, file), "utf8"),
+    ...commits
+      .filter(Boolean)
+      .map((commit) => git("show", `${commit}:./${file}`)),
+  ];
+  return texts.flatMap((text) => {
+    try {
+      return [JSON.parse(text) as Snapshot];
+    } catch {
+      return []; // a merge conflict's markers are in it
+    }
+  });
+}

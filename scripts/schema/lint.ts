@@ -1,0 +1,118 @@
+// Lints migrations with squawk, for what hurts while an application is using
+// the database: long locks, and what its running version still needs.
+import { createRequire } from "node:module";
+import { join, relative } from "node:path";
+import { spawn } from "bun";
+import { root } from "../../src/env";
+import { failure } from "../lib/report";
+
+/** Something that squawk has to say about a line. */
+export interface Finding {
+  /** The path from the project's root. */
+  file: string;
+  line: number;
+  rule: string;
+  message: string;
+}
+
+/** https://squawkhq.com/docs/rules has the others too: most are about taste. */
+const RULES = [
+  "adding-field-with-default",
+  "adding-foreign-key-constraint",
+  "adding-not-nullable-field",
+  "adding-primary-key-constraint",
+  "adding-required-field",
+  "adding-serial-primary-key-field",
+  "ban-alter-domain-with-add-constraint",
+  "ban-drop-column",
+  "ban-drop-database",
+  "ban-drop-table",
+  "ban-truncate-cascade",
+  "changing-column-type",
+  "constraint-missing-not-valid",
+  "disallowed-unique-constraint",
+  "identifier-too-long",
+  "renaming-column",
+  "renaming-table",
+  "require-concurrent-index-creation",
+  "require-concurrent-index-deletion",
+  "require-concurrent-partition-detach",
+  "require-concurrent-reindex",
+];
+
+/**
+ * Lints the files. `-- squawk-ignore <rule> -- <reason>` on the line before
+ * silences one; without a reason that is a finding of its own.
+ *
+ * @param files paths from the project's root.
+ */
+export async function lintMigrations(files: string[]): Promise<Finding[]> {
+  if (files.length === 0) return [];
+  const child = spawn(
+    [
+      findSquawk(),
+      "--assume-in-transaction",
+      "--reporter",
+      "json",
+      ...files.map((file) => join(root, file)),
+    ],
+    { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+  );
+  const [output, errors] = await Promise.all([
+    child.stdout.text(),
+    child.stderr.text(),
+    child.exited,
+  ]);
+  let found: {
+    file: string;
+    line: number;
+    rule_name: string;
+    message: string;
+  }[];
+  try {
+    found = JSON.parse(output);
+  } catch {
+    throw failure(`squawk failed: ${errors.trim() || output.trim()}`);
+  }
+  const findings = found
+    .filter(({ rule_name: rule }) => RULES.includes(rule))
+    .map(({ file, line, rule_name: rule, message }) => ({
+      file: relative(root, file),
+      line: line + 1,
+      rule,
+      message,
+    }));
+  return [...findings, ...(await listUnreasoned(files))];
+}
+
+/** The reason follows a second `--`. */
+const UNREASONED = /^\s*--\s*squawk-ignore(?!.*--\s*\S)(?:-file)?\s*(.*)$/;
+
+async function listUnreasoned(files: string[]): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for (const file of files) {
+    const text = await Bun.file(join(root, file)).text();
+    for (const [index, line] of text.split("\n").entries()) {
+      const [, rules] = UNREASONED.exec(line) ?? [];
+      if (rules === undefined) continue;
+      const message = `This ignores ${rules.trim() || "every rule"} without a reason: add \`-- <reason>\` to it.`;
+      findings.push({ file, line: index + 1, rule: "squawk-ignore", message });
+    }
+  }
+  return findings;
+}
+
+function findSquawk(): string {
+  const require = createRequire(join(root, "package.json"));
+  const program = `@squawk-cli/${process.platform}-${process.arch}/bin/squawk`;
+  try {
+    const squawk = createRequire(require.resolve("squawk-cli/package.json"));
+    return squawk.resolve(
+      process.platform === "win32" ? `${program}.exe` : program,
+    );
+  } catch {
+    throw failure("squawk is not installed, and the lint needs it", {
+      hint: "`bun install` installs it, as a development dependency",
+    });
+  }
+}

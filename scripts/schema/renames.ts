@@ -1,0 +1,440 @@
+// What was renamed between two snapshots. Nobody can tell from the snapshots: it
+// is answered by flags, on a terminal, or read from the SQL of a migration.
+import { quoteIdentifier } from "../lib/quote";
+import {
+  readWords,
+  splitStatements,
+  type Token,
+} from "../migrations/statements";
+import type { Snapshot, SnapshotTable } from "./snapshots";
+
+/** One name that becomes another, or an object that moves to another schema. */
+export interface Rename {
+  kind: "schema" | "type" | "sequence" | "table" | "column";
+  schema: string;
+  /** Of a column. */
+  table?: string;
+  from: string;
+  to: string;
+  /** Where the object moves to; its name stays. */
+  toSchema?: string;
+}
+
+/** Of one kind something is gone and something is new; of columns, in one table. */
+export interface Ambiguity {
+  kind: Rename["kind"];
+  schema: string;
+  table?: string;
+  gone: string[];
+  made: string[];
+}
+
+/**
+ * Where a name may have become another; none where there is nothing to ask.
+ * Names outside of `public` have their schema in front.
+ */
+export function listAmbiguities(
+  before: Snapshot,
+  after: Snapshot,
+): Ambiguity[] {
+  const found: Ambiguity[] = [];
+  const compare = (
+    old: Iterable<string>,
+    current: Iterable<string>,
+    place: Omit<Ambiguity, "gone" | "made">,
+  ) => {
+    const [was, is] = [new Set(old), new Set(current)];
+    const gone = [...was.difference(is)];
+    const made = [...is.difference(was)];
+    if (gone.length > 0 && made.length > 0)
+      found.push({ ...place, gone, made });
+  };
+
+  compare(Object.values(before.schemas), Object.values(after.schemas), {
+    kind: "schema",
+    schema: "",
+  });
+  for (const [kind, part] of PARTS) {
+    const names = (snapshot: Snapshot) =>
+      Object.values(snapshot[part]).map(qualify);
+    compare(names(before), names(after), { kind, schema: "public" });
+  }
+  for (const [key, { name, schema, columns }] of Object.entries(before.tables))
+    compare(
+      Object.keys(columns),
+      Object.keys(after.tables[key]?.columns ?? {}),
+      { kind: "column", schema: schema || "public", table: name },
+    );
+  return found;
+}
+
+const PARTS = [
+  ["type", "enums"],
+  ["sequence", "sequences"],
+  ["table", "tables"],
+] as const;
+
+function qualify({ schema, name }: { schema: string; name: string }): string {
+  return !schema || schema === "public" ? name : `${schema}.${name}`;
+}
+
+/** What `--rename` would take for it: `users`, or `users.bio`. */
+export function nameOld({ schema, table }: Ambiguity, name: string): string {
+  return table === undefined
+    ? name
+    : `${qualify({ schema, name: table })}.${name}`;
+}
+
+/**
+ * Takes answers such as `users=people` and `users.bio=about`; a column's table
+ * may be called by its old name.
+ *
+ * @returns the renames, and the answers that fit nothing.
+ */
+export function answerRenames(
+  before: Snapshot,
+  after: Snapshot,
+  answers: string[],
+): { renames: Rename[]; unused: string[] } {
+  const renames: Rename[] = [];
+  let renamed = before;
+  let unused = answers;
+  for (let last = -1; unused.length !== last;) {
+    last = unused.length;
+    unused = unused.filter((answer) => {
+      const choice = listAmbiguities(renamed, after)
+        .flatMap((place) => listChoices(place, renamed, after))
+        .find(({ steps, labels }) => spell(steps, labels, renames).has(answer));
+      if (!choice) return true;
+      renames.push(...choice.steps);
+      renamed = choice.steps.reduce(applyRename, renamed);
+      return false;
+    });
+  }
+  return { renames, unused };
+}
+
+interface Choice {
+  /** A new name, a new schema, or both in turn. */
+  steps: Rename[];
+  labels: [from: string, to: string];
+}
+
+function listChoices(
+  { gone, made, ...place }: Ambiguity,
+  before: Snapshot,
+  after: Snapshot,
+): Choice[] {
+  const pairs = gone.flatMap((from) =>
+    made.map((to): [string, string] => [from, to]),
+  );
+  const part = PARTS.find(([kind]) => kind === place.kind)?.[1];
+  return pairs.map(([from, to]) => {
+    if (!part) return { steps: [{ ...place, from, to }], labels: [from, to] };
+    const find = (snapshot: Snapshot, label: string) =>
+      Object.values(snapshot[part]).find((object) => qualify(object) === label);
+    const [old, current] = [find(before, from), find(after, to)];
+    const schema = old?.schema || "public";
+    const toSchema = current?.schema || "public";
+    const [oldName, name] = [old?.name ?? from, current?.name ?? to];
+    const { kind } = place;
+    const steps: Rename[] = [];
+    if (oldName !== name) steps.push({ kind, schema, from: oldName, to: name });
+    if (schema !== toSchema)
+      steps.push({ kind, schema, from: name, to: name, toSchema });
+    return { steps, labels: [from, to] };
+  });
+}
+
+/** Every way in which an answer may be written. */
+function spell(
+  [step]: Rename[],
+  [from, to]: Choice["labels"],
+  earlier: Rename[],
+): Set<string> {
+  if (!step) return new Set();
+  const { kind, schema, table, from: name, to: next } = step;
+  if (kind === "schema") return new Set([`${from}=${to}`]);
+  if (table === undefined) {
+    const full = `${schema}.${name}`;
+    const both = to.includes(".") ? to : `${schema}.${next}`;
+    return new Set([`${from}=${to}`, `${full}=${to}`, `${full}=${both}`]);
+  }
+  const old = earlier.find(
+    (other) => other.kind === "table" && other.to === table,
+  );
+  const prefixes = [table, old?.from ?? table].flatMap((of) => [
+    `${of}.`,
+    `${schema}.${of}.`,
+  ]);
+  return new Set(
+    prefixes.flatMap((prefix) => [
+      `${prefix}${from}=${to}`,
+      `${prefix}${from}=${prefix}${to}`,
+    ]),
+  );
+}
+
+/** The snapshot with the new name; the same where it has no such object. */
+export function applyRename(snapshot: Snapshot, rename: Rename): Snapshot {
+  const { kind, schema, from, to, toSchema = schema } = rename;
+  if (kind === "column") return renameColumn(snapshot, rename);
+  if (kind === "schema") {
+    const moved = [...PARTS].flatMap(([part, record]) =>
+      Object.values(snapshot[record])
+        .filter((object) => object.schema === from)
+        .map(({ name }) => ({
+          ...rename,
+          kind: part,
+          schema: from,
+          from: name,
+          to: name,
+          toSchema: to,
+        })),
+    );
+    const { [from]: gone, ...schemas } = snapshot.schemas;
+    if (gone === undefined) return snapshot;
+    return moved.reduce(applyRename, {
+      ...snapshot,
+      schemas: { ...schemas, [to]: to },
+    });
+  }
+  const [oldKey, newKey] = [`${schema}.${from}`, `${toSchema}.${to}`];
+  const part = PARTS.find(([name]) => name === kind)?.[1] ?? "tables";
+  const { [oldKey]: object, ...others } = snapshot[part];
+  if (!object) return snapshot;
+  const stored = part === "tables" && toSchema === "public" ? "" : toSchema;
+  const changed = {
+    ...snapshot,
+    schemas:
+      toSchema === "public"
+        ? snapshot.schemas
+        : { ...snapshot.schemas, [toSchema]: toSchema },
+    [part]: { ...others, [newKey]: { ...object, name: to, schema: stored } },
+  };
+  if (kind === "sequence") return changed;
+  return {
+    ...changed,
+    tables: mapTables(changed.tables, (table, key) =>
+      kind === "type"
+        ? retypeColumns(table, rename)
+        : redirect(table, rename, key === newKey),
+    ),
+  };
+}
+
+function mapTables(
+  tables: Snapshot["tables"],
+  change: (table: SnapshotTable, key: string) => SnapshotTable,
+): Snapshot["tables"] {
+  return Object.fromEntries(
+    Object.entries(tables).map(([key, table]) => [key, change(table, key)]),
+  );
+}
+
+/** Foreign keys name the tables that they connect. */
+function redirect(
+  table: SnapshotTable,
+  { schema, from, to, toSchema = schema }: Rename,
+  isOwn: boolean,
+): SnapshotTable {
+  const place = (name: string) => (name === "public" ? "" : `"${name}".`);
+  const [old, next] = [
+    `${place(schema)}"${from}".`,
+    `${place(toSchema)}"${to}".`,
+  ];
+  const changed = isOwn ? requote(table, old, next) : table;
+  const references = Object.entries(changed.foreignKeys).map(
+    ([key, reference]) => {
+      const isTarget =
+        reference.tableTo === from &&
+        (reference.schemaTo || "public") === schema;
+      return [
+        key,
+        {
+          ...reference,
+          ...(isOwn && { tableFrom: to }),
+          ...(isTarget && { tableTo: to }),
+          ...(isTarget && reference.schemaTo && { schemaTo: toSchema }),
+        },
+      ];
+    },
+  );
+  return { ...changed, foreignKeys: Object.fromEntries(references) };
+}
+
+function retypeColumns(
+  table: SnapshotTable,
+  { schema, from, to, toSchema = schema }: Rename,
+): SnapshotTable {
+  const columns = Object.entries(table.columns).map(([key, column]) => {
+    const { type, typeSchema } = column;
+    const isOfType =
+      typeSchema === schema && type.replace(/(\[\d*\])+$/, "") === from;
+    return [
+      key,
+      isOfType
+        ? {
+            ...column,
+            type: to + type.slice(from.length),
+            typeSchema: toSchema,
+          }
+        : column,
+    ];
+  });
+  return { ...table, columns: Object.fromEntries(columns) };
+}
+
+function renameColumn(
+  snapshot: Snapshot,
+  { schema, table: name, from, to }: Rename,
+): Snapshot {
+  const key = `${schema}.${name}`;
+  const table = snapshot.tables[key];
+  if (!table?.columns[from]) return snapshot;
+  const renamed = (column: string) => (column === from ? to : column);
+  const map = <T>(parts: Record<string, T>, change: (part: T) => Partial<T>) =>
+    Object.fromEntries(
+      Object.entries(parts).map(([part, value]) => [
+        part,
+        { ...value, ...change(value) },
+      ]),
+    );
+  const inLists = <T extends { columns: string[] }>(parts: Record<string, T>) =>
+    map(
+      parts,
+      (part) => ({ columns: part.columns.map(renamed) }) as Partial<T>,
+    );
+  const changed = requote(table, `"${from}"`, `"${to}"`);
+  return {
+    ...snapshot,
+    tables: mapTables(
+      {
+        ...snapshot.tables,
+        [key]: {
+          ...changed,
+          columns: Object.fromEntries(
+            Object.values(changed.columns).map((column) => [
+              renamed(column.name),
+              { ...column, name: renamed(column.name) },
+            ]),
+          ),
+          indexes: map(changed.indexes, ({ columns }) => ({
+            columns: columns.map((column) =>
+              column.isExpression
+                ? column
+                : { ...column, expression: renamed(column.expression) },
+            ),
+          })),
+          compositePrimaryKeys: inLists(changed.compositePrimaryKeys),
+          uniqueConstraints: inLists(changed.uniqueConstraints),
+          foreignKeys: map(changed.foreignKeys, ({ columnsFrom }) => ({
+            columnsFrom: columnsFrom.map(renamed),
+          })),
+        },
+      },
+      (other) => ({
+        ...other,
+        foreignKeys: map(other.foreignKeys, (reference) =>
+          reference.tableTo === name &&
+          (reference.schemaTo || "public") === schema
+            ? { columnsTo: reference.columnsTo.map(renamed) }
+            : {},
+        ),
+      }),
+    ),
+  };
+}
+
+/** In expressions, which PostgreSQL keeps by column and not by text. */
+function requote(table: SnapshotTable, from: string, to: string) {
+  const inJson = (text: string) => JSON.stringify(text).slice(1, -1);
+  const text = JSON.stringify(table).replaceAll(inJson(from), inJson(to));
+  return JSON.parse(text) as SnapshotTable;
+}
+
+/** The other way round. */
+export function invertRename(rename: Rename): Rename {
+  const { schema, from, to, toSchema } = rename;
+  const inverse = { ...rename, from: to, to: from };
+  return toSchema
+    ? { ...inverse, schema: toSchema, toSchema: schema }
+    : inverse;
+}
+
+/**
+ * The SQL of renames, in their order, as drizzle-kit writes it.
+ *
+ * @param before the snapshot that they start from: a schema that it does not
+ * have is made.
+ */
+export function printRenames(before: Snapshot, renames: Rename[]): string[] {
+  const schemas = new Set(["public", ...Object.values(before.schemas)]);
+  return renames.flatMap((rename) => {
+    const { toSchema = "public" } = rename;
+    const isMade = !schemas.has(toSchema);
+    schemas.add(toSchema);
+    const made = isMade ? [`CREATE SCHEMA ${quoteIdentifier(toSchema)};`] : [];
+    return [...made, printRename(rename)];
+  });
+}
+
+function printRename(rename: Rename): string {
+  const { kind, schema, table, from, to, toSchema } = rename;
+  const qualified = (name: string) =>
+    schema === "public"
+      ? quoteIdentifier(name)
+      : `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
+  if (kind === "schema")
+    return `ALTER SCHEMA ${quoteIdentifier(from)} RENAME TO ${quoteIdentifier(to)};`;
+  if (kind === "column")
+    return `ALTER TABLE ${qualified(table ?? "")} RENAME COLUMN ${quoteIdentifier(from)} TO ${quoteIdentifier(to)};`;
+  const change = toSchema
+    ? `SET SCHEMA ${quoteIdentifier(toSchema)}`
+    : `RENAME TO ${quoteIdentifier(to)}`;
+  return `ALTER ${kind.toUpperCase()} ${qualified(from)} ${change};`;
+}
+
+/** The renames in the SQL of a migration, in their order. */
+export function readRenames(text: string): Rename[] {
+  return splitStatements(text).flatMap(
+    ({ tokens }) => readRename(tokens) ?? [],
+  );
+}
+
+function readRename(tokens: Token[]): Rename | undefined {
+  const [alter, kind] = readWords(tokens, 2);
+  if (alter !== "ALTER") return undefined;
+  if (!["SCHEMA", "TYPE", "SEQUENCE", "TABLE"].includes(kind ?? ""))
+    return undefined;
+  let rest = tokens.slice(2);
+  for (const word of ["IF", "EXISTS", "ONLY"])
+    if (rest[0]?.text.toUpperCase() === word) rest = rest.slice(1);
+  const first = readName(rest[0]);
+  const isQualified = rest[1]?.text === ".";
+  const name = isQualified ? readName(rest[2]) : first;
+  const schema = isQualified ? first : "public";
+  rest = rest.slice(isQualified ? 3 : 1);
+  const words = readWords(rest, rest.length);
+  const place = { kind: kind?.toLowerCase() as Rename["kind"], schema };
+  if (words[0] === "SET" && words[1] === "SCHEMA")
+    return { ...place, from: name, to: name, toSchema: readName(rest[2]) };
+  if (words[0] !== "RENAME") return undefined;
+  if (words[1] === "TO") return { ...place, from: name, to: readName(rest[2]) };
+  if (kind !== "TABLE" || words[1] === "CONSTRAINT") return undefined;
+  const [from, , to] = rest.slice(words[1] === "COLUMN" ? 2 : 1);
+  return {
+    ...place,
+    kind: "column",
+    table: name,
+    from: readName(from),
+    to: readName(to),
+  };
+}
+
+function readName(token: Token | undefined): string {
+  const text = token?.text ?? "";
+  return text.startsWith('"')
+    ? text.slice(1, -1).replaceAll('""', '"')
+    : text.toLowerCase();
+}

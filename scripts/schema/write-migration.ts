@@ -1,0 +1,106 @@
+// Writes a migration into drizzle-kit's folder: its snapshot and its SQL first,
+// and last the journal, without which nothing of it counts.
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { root } from "../../src/env";
+import { failure } from "../lib/report";
+import {
+  type Migration,
+  migrationsFolder,
+  nameDownFile,
+  nameUpFile,
+} from "../migrations/journal";
+import { nameSnapshotFile, type Snapshot } from "./snapshots";
+
+/** Paths from the project's root. */
+export interface WrittenMigration {
+  tag: string;
+  file: string;
+  down: string | null;
+}
+
+/**
+ * Adds a migration after `base`, of which the journal then consists.
+ *
+ * @param title what follows the number in its tag.
+ */
+export function writeMigration(
+  base: Migration[],
+  title: string,
+  parts: { text: string; down?: string; snapshot: Snapshot },
+): WrittenMigration {
+  // Whatever the clock says: drizzle's own migrator skips what is stamped earlier.
+  const when = Math.max(Date.now(), ...base.map((m) => m.when + 1));
+  const idx = Math.max(-1, ...base.map((migration) => migration.idx)) + 1;
+  const words = title.replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 100);
+  const tag = `${nameNext(base, idx, when)}_${words}`;
+  const file = nameUpFile(tag);
+  writeSnapshot(tag, parts.snapshot);
+  write(file, parts.text);
+  if (parts.down !== undefined) writeDownFile(tag, parts.down);
+  writeJournal(base, { idx, version: "7", when, tag, breakpoints: true });
+  return {
+    tag,
+    file,
+    down: parts.down === undefined ? null : nameDownFile(tag),
+  };
+}
+
+/** Writes the journal with these entries of it, and a new one after them. */
+export function writeJournal(base: Migration[], entry?: object): void {
+  const file = relative(root, join(migrationsFolder, "meta/_journal.json"));
+  const journal = existsSync(join(root, file))
+    ? JSON.parse(readFileSync(join(root, file), "utf8"))
+    : { version: "7", dialect: "postgresql", entries: [] };
+  const tags = new Set(base.map(({ tag }) => tag));
+  const kept = journal.entries.filter(({ tag }: Migration) => tags.has(tag));
+  const entries = entry ? [...kept, entry] : kept;
+  write(file, JSON.stringify({ ...journal, entries }, null, 2));
+}
+
+/** Removes the files of a migration that the journal no longer has. */
+export function removeFiles(tag: string, isSnapshotShared: boolean): void {
+  const files = [nameUpFile(tag), nameDownFile(tag)];
+  if (!isSnapshotShared) files.push(nameSnapshotFile(tag));
+  for (const file of files) rmSync(join(root, file), { force: true });
+}
+
+export function writeSnapshot(tag: string, snapshot: Snapshot): void {
+  write(nameSnapshotFile(tag), JSON.stringify(snapshot, null, 2));
+}
+
+export function writeDownFile(tag: string, text: string): void {
+  write(nameDownFile(tag), text);
+}
+
+/** Counts on, or gives the time where the newest tag begins with one. */
+function nameNext(base: Migration[], idx: number, when: number): string {
+  const newest = base.at(-1)?.tag ?? "";
+  if (/^\d{14}_/.test(newest))
+    return new Date(when).toISOString().replace(/\D/g, "").slice(0, 14);
+  const numbers = base.map(({ tag }) => /^(\d+)_/.exec(tag)?.[1] ?? "-1");
+  return String(Math.max(idx, ...numbers.map((n) => Number(n) + 1))).padStart(
+    4,
+    "0",
+  );
+}
+
+/** Whole or not at all, also where it is cut off. */
+function write(file: string, text: string): void {
+  const path = join(root, file);
+  mkdirSync(dirname(path), { recursive: true });
+  try {
+    writeFileSync(`${path}.partial`, text);
+    renameSync(`${path}.partial`, path);
+  } catch (error) {
+    rmSync(`${path}.partial`, { force: true });
+    throw failure(`${file} cannot be written: ${(error as Error).message}`);
+  }
+}

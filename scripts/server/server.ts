@@ -1,0 +1,223 @@
+// The development server: which engine runs it, and starting and stopping it.
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { type DatabaseAddress, isLocal } from "../../src/database-url";
+import type { Env } from "../../src/env";
+import { openConnection } from "../lib/connection";
+import { nameServer } from "../lib/explain-connection";
+import { type Probe, probe } from "../lib/probe";
+import { quoteIdentifier } from "../lib/quote";
+import { failure } from "../lib/report";
+import {
+  isDockerReady,
+  readComposePort,
+  startCompose,
+  stopCompose,
+} from "./compose";
+import {
+  diskFull,
+  readEmbeddedPort,
+  startEmbedded,
+  stopEmbedded,
+} from "./embedded";
+import { withFileLock } from "./file-lock";
+
+const STARTING_SECONDS = 8;
+const FOREIGN_SECONDS = 1;
+
+/** Who runs the server: this clone in one of two ways, or somebody else. */
+export type Engine = "compose" | "embedded" | "external";
+
+/**
+ * Starts the server, unless DATABASE_URL already answers, and waits until its
+ * database takes queries.
+ *
+ * @returns the engine, the server's version, and what this call has done.
+ * @throws what is in the way; nothing is lost by it.
+ */
+export async function startServer(env: Env) {
+  const done = { isStarted: false, isCreated: false };
+  let found = await waitWhileStarting(env.database);
+  if (isLocal(env.database) && isMendable(found))
+    found = await withDataDirLock(env, async () => {
+      // Another process may have started it meanwhile.
+      let server = await probe(env.database);
+      if (server.state === "silent") {
+        await startEngine(env, server.error);
+        done.isStarted = true;
+        server = await waitWhileStarting(env.database);
+      }
+      if (server.state === "no-database") {
+        await createDatabase(env.database);
+        done.isCreated = true;
+        server = await probe(env.database);
+      }
+      return server;
+    });
+  const engine = await findEngine(env);
+  if (found.state !== "ready") {
+    // Nobody can use it, and another server may want its port.
+    if (done.isStarted) await stopServer(env);
+    throw explainObstacle(env, found, engine);
+  }
+  return { engine, version: found.version, ...done };
+}
+
+/** Behind a port that is not PostgreSQL's another process may be starting it. */
+function isMendable({ state }: Probe): boolean {
+  return ["silent", "no-database", "foreign"].includes(state);
+}
+
+/**
+ * Stops the server that this clone runs.
+ *
+ * @returns the engine that ran, or undefined where there was nothing to stop.
+ */
+export async function stopServer(env: Env): Promise<Engine | undefined> {
+  return await withDataDirLock(env, async () => {
+    if (await stopEmbedded(env.dataDir)) return "embedded";
+    if (readUsedEngine(env) === "compose" && (await stopCompose(env)))
+      return "compose";
+  });
+}
+
+/**
+ * Who runs the server at an address, as far as its port tells: DATABASE_URL's,
+ * unless another is given.
+ */
+export async function findEngine(
+  env: Env,
+  address = env.database,
+): Promise<Engine> {
+  if (!isLocal(address)) return "external";
+  if (readEmbeddedPort(env.dataDir) === address.port) return "embedded";
+  if ((await readComposePort(env)) === address.port) return "compose";
+  return "external";
+}
+
+/** The engine that `db:start` takes where nothing answers yet. */
+export async function chooseEngine(env: Env): Promise<Engine> {
+  const { host } = env.database;
+  if (!isLocal(env.database) || host.startsWith("/")) return "external";
+  if (env.engine !== "auto") return env.engine;
+  return (
+    readUsedEngine(env) ?? ((await isDockerReady()) ? "compose" : "embedded")
+  );
+}
+
+/** Whether the engine's own server runs; false where nobody can tell. */
+export async function isEngineRunning(
+  env: Env,
+  engine: Engine,
+): Promise<boolean> {
+  if (engine === "embedded") return readEmbeddedPort(env.dataDir) !== undefined;
+  if (engine === "compose") return (await readComposePort(env)) !== undefined;
+  return false;
+}
+
+const engineFile = (env: Env) => join(env.dataDir, "engine");
+
+/** The engine that this clone has used; undefined in a new clone. */
+export function readUsedEngine(env: Env): Engine | undefined {
+  try {
+    const engine = readFileSync(engineFile(env), "utf8").trim();
+    if (engine === "compose" || engine === "embedded") return engine;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+async function startEngine(env: Env, silence: Error): Promise<void> {
+  const engine = await chooseEngine(env);
+  if (engine === "external") throw silence;
+  try {
+    if (engine === "compose") await startCompose(env);
+    else await startEmbedded(env.dataDir, env.database);
+    writeFileSync(engineFile(env), `${engine}\n`);
+  } catch (error) {
+    const isFull = (error as NodeJS.ErrnoException).code === "ENOSPC";
+    throw isFull ? diskFull(env.dataDir) : error;
+  }
+}
+
+/** Docker's proxy accepts and closes while the server behind it starts. */
+async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
+  const start = Date.now();
+  while (true) {
+    const found = await probe(address);
+    const seconds =
+      found.state === "starting"
+        ? STARTING_SECONDS
+        : found.state === "foreign"
+          ? FOREIGN_SECONDS
+          : 0;
+    if (Date.now() - start >= seconds * 1000) return found;
+    await Bun.sleep(100);
+  }
+}
+
+async function createDatabase(address: DatabaseAddress): Promise<void> {
+  const server = { ...address, database: "postgres" };
+  const sql = await openConnection(server, "db:start");
+  try {
+    await sql.unsafe(`create database ${quoteIdentifier(address.database)}`);
+  } catch (error) {
+    // Another process may have made it meanwhile.
+    const { code = "" } = error as { code?: string };
+    if (!["42P04", "23505"].includes(code)) throw error;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
+  const lock = join(env.dataDir, "lock");
+  try {
+    mkdirSync(env.dataDir, { recursive: true });
+    closeSync(openSync(lock, "a"));
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "ENOSPC") throw diskFull(env.dataDir);
+    throw failure(`${env.dataDir} cannot be written: ${message}`, {
+      hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
+    });
+  }
+  return await withFileLock(lock, work);
+}
+
+/** Adds to what a connection met what this clone knows about its server. */
+function explainObstacle(
+  env: Env,
+  found: Exclude<Probe, { state: "ready" }>,
+  engine: Engine,
+): Error {
+  if (!isLocal(env.database)) return found.error;
+  const server = nameServer(env.database);
+  if (found.state === "denied" && engine !== "external") {
+    const made = engine === "compose" ? "its volume" : env.dataDir;
+    return failure(`${found.error.message}: ${made} was made with another`, {
+      code: "UNREACHABLE",
+      hint: "set the user and password that it was made with in `.env.local`; the data is kept",
+    });
+  }
+  if (found.state === "denied")
+    return failure(`${server} is taken: ${found.error.message}`, {
+      code: "UNREACHABLE",
+      hint: "correct user and password in `.env.local`, or set another `POSTGRES_PORT` there",
+    });
+  if (found.state === "foreign")
+    return failure(
+      `${server} is taken by another program, which does not answer as PostgreSQL`,
+      {
+        code: "UNREACHABLE",
+        hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
+      },
+    );
+  return found.error;
+}

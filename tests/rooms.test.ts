@@ -1,0 +1,74 @@
+// The plan of the house, read from its imports: which room may need which.
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { Glob } from "bun";
+import { root } from "../src/env";
+
+/** What each folder of `scripts/` may import, besides itself and `src/`. */
+const needs: Record<string, string[]> = {
+  lib: [],
+  migrations: ["lib"],
+  schema: ["lib", "migrations"],
+  server: ["lib"],
+  backups: ["lib", "server"],
+  seeds: ["lib"],
+};
+const PROGRAM = "";
+
+const files = [...new Glob("{scripts,src}/**/*.ts").scanSync(root)];
+const imports = new Map(files.map((file) => [file, readImports(file)]));
+
+test("a room imports only what it needs, and nothing imports a program", () => {
+  const arrows = [...imports].flatMap(([file, others]) =>
+    others.map((other) => ({
+      file,
+      other,
+      from: roomOf(file),
+      to: roomOf(other),
+    })),
+  );
+
+  const wrong = arrows.filter(({ from, to }) => {
+    if (to === undefined || to === from) return to === PROGRAM;
+    if (from === PROGRAM) return false;
+    return from === undefined || !needs[from]?.includes(to);
+  });
+
+  expect(wrong).toEqual([]);
+  expect(arrows.length).toBeGreaterThan(files.length);
+});
+
+test("there is no circle", () => {
+  const done = new Set<string>();
+  const visit = (file: string, path: string[]): void => {
+    expect(path).not.toContain(file);
+    if (done.has(file)) return;
+    for (const other of imports.get(file) ?? []) visit(other, [...path, file]);
+    done.add(file);
+  };
+
+  for (const file of files) visit(file, []);
+
+  expect(done.size).toBe(files.length);
+});
+
+/** The folder below `scripts/`; undefined elsewhere. */
+function roomOf(file: string): string | undefined {
+  const [top, room, ...rest] = file.split("/");
+  if (top !== "scripts") return undefined;
+  return rest.length === 0 ? PROGRAM : room;
+}
+
+/** The project's own files that a file imports, types included. */
+function readImports(file: string): string[] {
+  const text = readFileSync(join(root, file), "utf8");
+  const paths = text.matchAll(/\b(?:from|import\(?)\s*"(\.[^"]+)"/g);
+  return [...paths]
+    .map(([, path = ""]) => normalize(join(dirname(file), path)))
+    .flatMap((path) =>
+      [`${path}.ts`, `${path}/index.ts`].filter((found) =>
+        files.includes(found),
+      ),
+    );
+}
