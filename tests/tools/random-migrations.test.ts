@@ -5,19 +5,19 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Sql } from "postgres";
-import { compareCatalogs, readCatalog } from "../scripts/migrations/catalog";
-import { splitStatements } from "../scripts/migrations/statements";
+import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
+import { splitStatements } from "../../scripts/migrations/statements";
 import {
   BREAKPOINT,
   diffRenamed,
   printDown,
-} from "../scripts/schema/down-file";
-import { loadDrizzleKit } from "../scripts/schema/drizzle-kit";
-import { answerRenames } from "../scripts/schema/renames";
-import { emptySnapshot, type Snapshot } from "../scripts/schema/snapshots";
-import { root } from "../src/env";
-import { withDatabase } from "./lib/database";
-import { makeChange, printSchema } from "./lib/random-schema";
+} from "../../scripts/schema/down-file";
+import { loadDrizzleKit } from "../../scripts/schema/drizzle-kit";
+import { answerRenames } from "../../scripts/schema/renames";
+import { emptySnapshot, type Snapshot } from "../../scripts/schema/snapshots";
+import { root } from "../../src/env";
+import { withDatabase } from "../lib/database";
+import { makeChange, printSchema } from "../lib/random-schema";
 
 const PAIRS = 100;
 const firstSeed = Number(process.env.RANDOM_SEED ?? 1);

@@ -7,16 +7,16 @@ import {
   hashText,
   type Migration,
   readMigrations,
-} from "../scripts/migrations/journal";
-import type { LogEntry } from "../scripts/migrations/log";
+} from "../../scripts/migrations/journal";
+import type { LogEntry } from "../../scripts/migrations/log";
 import {
   type MigrationRecord,
   planMigrations,
-} from "../scripts/migrations/plan";
+} from "../../scripts/migrations/plan";
 import {
   hashStatements,
   splitStatements,
-} from "../scripts/migrations/statements";
+} from "../../scripts/migrations/statements";
 
 const migration = (idx: number, fields: Partial<Migration> = {}): Migration => {
   const text = fields.text ?? `create table t${idx} ();`;

@@ -2,15 +2,15 @@
 import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { commit } from "./lib/git";
-import { ownHead, ownMigrations } from "./lib/migrations";
+import { commit } from "../lib/git";
+import { ownHead, ownMigrations } from "../lib/migrations";
 import {
   fixture,
   type Given,
   image,
   migrations,
   testSchema as test,
-} from "./lib/schema-file";
+} from "../lib/schema-file";
 
 const journal = `${migrations}/meta/_journal.json`;
 const number = (after: number) =>

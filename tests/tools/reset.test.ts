@@ -1,18 +1,18 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
-import { lockOnceMore } from "../scripts/lib/lock";
-import { stampProduction } from "../scripts/lib/protection";
-import { urlOf } from "./lib/command";
+import { lockOnceMore } from "../../scripts/lib/lock";
+import { stampProduction } from "../../scripts/lib/protection";
+import { urlOf } from "../lib/command";
 import {
   openDatabase,
   type TestDatabase,
   testDatabase as test,
   until,
-} from "./lib/database";
-import { ownHead } from "./lib/migrations";
-import { copyProject } from "./lib/project";
-import { withRoles } from "./lib/roles";
-import { testServer } from "./setup";
+} from "../lib/database";
+import { ownHead } from "../lib/migrations";
+import { copyProject } from "../lib/project";
+import { withRoles } from "../lib/roles";
+import { testServer } from "../setup";
 
 /** The databases of a test, by the end of their names. */
 async function listDatabases({ sql, name }: TestDatabase): Promise<string[]> {

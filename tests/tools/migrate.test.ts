@@ -4,14 +4,14 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { migrationsFolder } from "../scripts/migrations/journal";
+import { migrationsFolder } from "../../scripts/migrations/journal";
 import {
   listRecords,
   ownHead,
   ownMigrations,
   testMigrations as test,
   writeMigrations,
-} from "./lib/migrations";
+} from "../lib/migrations";
 
 describe("db:migrate", () => {
   test("applies what is pending, and the next run finds nothing to do", async ({

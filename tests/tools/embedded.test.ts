@@ -15,11 +15,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
-import { root } from "../src/env";
-import { clusterAddress, copyCluster } from "./lib/cluster";
-import { findFreePort, listen } from "./lib/ports";
-import { copyProject, type Project } from "./lib/project";
+import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
+import { root } from "../../src/env";
+import { clusterAddress, copyCluster } from "../lib/cluster";
+import { findFreePort, listen } from "../lib/ports";
+import { copyProject, type Project } from "../lib/project";
 
 /** A clone with a cluster of its own, whose server does not run. */
 interface Clone extends Project {

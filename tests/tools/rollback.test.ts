@@ -6,8 +6,8 @@ import {
   ownMigrations,
   testMigrations as test,
   writeMigrations,
-} from "./lib/migrations";
-import { withRoles } from "./lib/roles";
+} from "../lib/migrations";
+import { withRoles } from "../lib/roles";
 
 const files = {
   "0000_users": "create table users (id int primary key, name text);",

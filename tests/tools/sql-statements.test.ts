@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import {
   hashStatements,
   splitStatements,
-} from "../scripts/migrations/statements";
+} from "../../scripts/migrations/statements";
 
 const cut = (text: string) => splitStatements(text).map((s) => s.text);
 

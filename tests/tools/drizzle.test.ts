@@ -2,7 +2,7 @@
 import { describe, expect } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fixture, image, testSchema as test } from "./lib/schema-file";
+import { fixture, image, testSchema as test } from "../lib/schema-file";
 
 describe("db:push", () => {
   test(

@@ -1,9 +1,9 @@
 // The server in Docker, in a clone and a Compose project of its own.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { $ } from "bun";
-import { isDockerReady } from "../scripts/server/compose";
-import { findFreePort } from "./lib/ports";
-import { copyProject } from "./lib/project";
+import { isDockerReady } from "../../scripts/server/compose";
+import { findFreePort } from "../lib/ports";
+import { copyProject } from "../lib/project";
 
 if (!(await isDockerReady()))
   console.warn("Left out: compose, for no Docker engine answers");

@@ -2,8 +2,8 @@
 import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { commit } from "./lib/git";
-import { ownHead, ownMigrations } from "./lib/migrations";
+import { commit } from "../lib/git";
+import { ownHead, ownMigrations } from "../lib/migrations";
 import {
   fixture,
   type Given,
@@ -11,7 +11,7 @@ import {
   listMigrations,
   migrations,
   testSchema as test,
-} from "./lib/schema-file";
+} from "../lib/schema-file";
 
 const ownFiles = ownMigrations
   .flatMap(({ tag }) => [`${tag}.down.sql`, `${tag}.sql`])

@@ -3,11 +3,11 @@
 // is that of a run that nothing disturbed.
 import { expect, test } from "bun:test";
 import { spawn } from "bun";
-import { type Catalog, readCatalog } from "../scripts/migrations/catalog";
-import { type TestDatabase, withDatabase } from "./lib/database";
-import { listRecords, writeMigrations } from "./lib/migrations";
-import { copyProject, type Project } from "./lib/project";
-import { proxyTo } from "./lib/severing-proxy";
+import { type Catalog, readCatalog } from "../../scripts/migrations/catalog";
+import { type TestDatabase, withDatabase } from "../lib/database";
+import { listRecords, writeMigrations } from "../lib/migrations";
+import { copyProject, type Project } from "../lib/project";
+import { proxyTo } from "../lib/severing-proxy";
 
 const migrations = {
   "0000_mixed": `

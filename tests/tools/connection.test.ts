@@ -7,11 +7,11 @@ import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
-import { clusterAddress, copyCluster } from "./lib/cluster";
-import { type Outcome, run, urlOf } from "./lib/command";
-import { useDatabase } from "./lib/database";
-import { findFreePort, listen } from "./lib/ports";
+import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
+import { clusterAddress, copyCluster } from "../lib/cluster";
+import { type Outcome, run, urlOf } from "../lib/command";
+import { useDatabase } from "../lib/database";
+import { findFreePort, listen } from "../lib/ports";
 
 const { database, test } = useDatabase("empty");
 const login = "postgres://someone:secret@127.0.0.1";

@@ -1,7 +1,7 @@
 // What is read from where, and what a malformed value is answered with.
 import { describe, expect, test } from "bun:test";
-import { parseDatabaseUrl } from "../src/database-url";
-import { copyProject, type Project } from "./lib/project";
+import { parseDatabaseUrl } from "../../src/database-url";
+import { copyProject, type Project } from "../lib/project";
 
 function catchError(body: () => unknown): Error & { hint?: string } {
   try {

@@ -5,10 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import postgres from "postgres";
-import { probe } from "../scripts/lib/probe";
-import { urlOf } from "./lib/command";
-import { type TestDatabase, testDatabase } from "./lib/database";
-import { findFreePort } from "./lib/ports";
+import { probe } from "../../scripts/lib/probe";
+import { urlOf } from "../lib/command";
+import { type TestDatabase, testDatabase } from "../lib/database";
+import { findFreePort } from "../lib/ports";
 
 /** Runs `work` with the URL of a pgbouncer before the database. */
 async function withPgbouncer(

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { Glob } from "bun";
-import { root } from "../src/env";
+import { root } from "../../src/env";
 
 /** What each folder of `scripts/` may import, besides itself and `src/`. */
 const needs: Record<string, string[]> = {

@@ -9,11 +9,11 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startEmbedded, stopEmbedded } from "../scripts/server/embedded";
-import { clusterAddress, copyCluster } from "./lib/cluster";
-import { ownHead, ownMigrations } from "./lib/migrations";
-import { findFreePort, findQuietPort, listen } from "./lib/ports";
-import { copyProject, type Project } from "./lib/project";
+import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
+import { clusterAddress, copyCluster } from "../lib/cluster";
+import { ownHead, ownMigrations } from "../lib/migrations";
+import { findFreePort, findQuietPort, listen } from "../lib/ports";
+import { copyProject, type Project } from "../lib/project";
 
 const variables = { DB_ENGINE: "embedded" };
 

@@ -1,10 +1,10 @@
 // The application's client, imported as an application does.
 import { expect } from "bun:test";
 import { spawn } from "bun";
-import { urlOf } from "./lib/command";
-import { testDatabase as test } from "./lib/database";
-import { findFreePort } from "./lib/ports";
-import { copyProject } from "./lib/project";
+import { urlOf } from "../lib/command";
+import { testDatabase as test } from "../lib/database";
+import { findFreePort } from "../lib/ports";
+import { copyProject } from "../lib/project";
 
 const barrel = 'from "@/infrastructure/database"';
 

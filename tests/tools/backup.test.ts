@@ -13,17 +13,17 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
-import { findPostgresTools } from "../scripts/server/client-programs";
-import { findEngine } from "../scripts/server/server";
-import { readEnv } from "../src/env";
+import { findPostgresTools } from "../../scripts/server/client-programs";
+import { findEngine } from "../../scripts/server/server";
+import { readEnv } from "../../src/env";
 import {
   openDatabase,
   type State,
   type TestDatabase,
   testDatabase,
   until,
-} from "./lib/database";
-import { ownHead } from "./lib/migrations";
+} from "../lib/database";
+import { ownHead } from "../lib/migrations";
 
 /** A pg_restore that the system ends. */
 const cutOff = `#!/bin/sh

@@ -1,6 +1,6 @@
 // Every constraint of the schema, seen to hold on a real server.
 import { beforeEach, describe, expect } from "bun:test";
-import { useDatabase } from "./lib/database";
+import { useDatabase } from "../lib/database";
 
 const { database, test } = useDatabase("migrated");
 const { sql } = database;
@@ -255,7 +255,7 @@ describe("indexes", () => {
 describe("updated_at", () => {
   test("moves when the application changes a row", async () => {
     const { drizzle } = await import("drizzle-orm/postgres-js");
-    const { users } = await import("../src/infrastructure/database/schema");
+    const { users } = await import("../../src/infrastructure/database/schema");
     const db = drizzle(sql);
     await sql`update users set updated_at = '2020-01-01', created_at = '2020-01-01'`;
 

@@ -1,7 +1,7 @@
 // db:seed and db:test, on a database of their own.
 import { describe, expect } from "bun:test";
-import { testDatabase as test } from "./lib/database";
-import { ownMigrations } from "./lib/migrations";
+import { testDatabase as test } from "../lib/database";
+import { ownMigrations } from "../lib/migrations";
 
 const ownTags = ownMigrations.map(({ tag }) => tag);
 

@@ -3,13 +3,13 @@
 import { describe, expect } from "bun:test";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { spawn } from "bun";
-import { urlOf } from "./lib/command";
+import { urlOf } from "../lib/command";
 import {
   listRecords,
   testMigrations as test,
   writeMigrations,
-} from "./lib/migrations";
-import { withRoles } from "./lib/roles";
+} from "../lib/migrations";
+import { withRoles } from "../lib/roles";
 
 const users = "create table users (id int primary key, email text);";
 
