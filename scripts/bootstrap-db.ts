@@ -12,9 +12,8 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
+import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
-import { describeSeed } from "./seeds/development";
-import { seedRbac } from "./seeds/rbac";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
 
@@ -41,7 +40,7 @@ const [part, ...surplus] = positionals;
 if (surplus.length > 0 || (part !== undefined && part !== "admin"))
   throw refusal(`unexpected argument "${positionals.at(-1)}"`, {
     code: "USAGE",
-    hint: "who the administrator is says `--email <email>`",
+    hint: "name the administrator with `--email <email>`",
   });
 if (values.name.trim() === "")
   throw refusal("--name is empty", {
@@ -52,7 +51,7 @@ const email = values.email?.trim() ?? "";
 if (!/^[^\s@]+@[^\s@]+$/.test(email))
   throw refusal(
     values.email === undefined
-      ? "who the administrator is, is not known"
+      ? "--email is missing"
       : `"${values.email}" is not an email address`,
     {
       code: "USAGE",
@@ -64,8 +63,10 @@ const { direct } = readEnv();
 const sql = await openConnection(direct, "db:bootstrap");
 try {
   await requireCurrentSchema(sql);
-  const seeded = part ? undefined : await seedRbac(sql, waitSeconds);
-  if (seeded) print(describeSeed(seeded));
+  if (!part)
+    print(
+      describeSeed(await plantSeed(sql, await loadSeed("rbac"), waitSeconds)),
+    );
   const { name } = values;
   const isReset = values["reset-password"];
   const admin = await bootstrapAdmin(

@@ -16,18 +16,22 @@ import {
 } from "./lib/protection";
 import {
   announce,
+  describeError,
+  note,
   print,
   printJson,
   readOptions,
   readWhole,
 } from "./lib/report";
-import { applyPending } from "./migrations/apply";
-import { readHead, readPlan } from "./migrations/plan";
 import {
   describeSeed,
+  loadSeed,
+  plantSeed,
+  type Seed,
   type Seeded,
-  seedDevelopment,
-} from "./seeds/development";
+} from "./lib/seed";
+import { applyPending } from "./migrations/apply";
+import { readHead, readPlan } from "./migrations/plan";
 
 const usage = `bun run db:reset [flags]
 
@@ -70,13 +74,14 @@ await replaceDatabase(
 async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;
   let seeded: Seeded | undefined;
+  const seed = values["no-seed"] ? undefined : await loadDevelopment();
   await makeNext(server, address, async (next) => {
     const sql = await openConnection(next, "db:reset");
     try {
       const plan = await readPlan(sql);
       await applyPending(sql, plan);
       if (isProductionDatabase(protection)) await stampProduction(sql);
-      if (!values["no-seed"]) seeded = await seedDevelopment(sql, waitSeconds);
+      if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
       head = plan.migrations.at(-1)?.tag ?? null;
     } finally {
       await sql.end({ timeout: 5 });
@@ -90,4 +95,15 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
     print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
     printJson({ database, previous, head, seeded: seeded ?? null });
   });
+}
+
+/** A seed that cannot be loaded is no reason to keep the old database. */
+async function loadDevelopment(): Promise<Seed | undefined> {
+  try {
+    return await loadSeed("dev");
+  } catch (error) {
+    const { message, hint } = describeError(error as Error);
+    note(`Warning: not seeded: ${message}`);
+    if (hint) note(`Hint: ${hint}`);
+  }
 }

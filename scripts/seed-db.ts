@@ -1,6 +1,7 @@
 // bun run db:seed: puts the development rows into the database; db:seed rbac the
-// permissions of each role, in production too. Safe to run again. Exits 2 where
-// the schema is behind, or for development rows the database is production's.
+// permissions of each role, in production too; db:seed <name> the rows of any
+// file of scripts/seeds. Safe to run again. Exits 2 where the schema is behind,
+// or the database is production's and the seed is for development.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireDevelopment } from "./lib/consent";
@@ -12,14 +13,14 @@ import {
   readWhole,
   refusal,
 } from "./lib/report";
+import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
-import { describeSeed, seedDevelopment } from "./seeds/development";
-import { seedRbac } from "./seeds/rbac";
 
-const usage = `bun run db:seed [dev|rbac] [flags]
+const usage = `bun run db:seed [name] [flags]
 
 dev (the default) puts a user, a tenant and a few builds into the database, and
-leaves what is there; rbac gives each role its permissions, and no others.
+leaves what is there; rbac gives each role its permissions, and no others. Any
+other name is a file of scripts/seeds.
   --confirm <database>   answers for a database on another host
   --wait <seconds>       how long to wait for another command (60)
   --json                 one JSON document on stdout`;
@@ -34,18 +35,19 @@ const { values, positionals } = readOptions(usage, {
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 const [name = "dev", ...others] = positionals;
-if (!["dev", "rbac"].includes(name) || others.length > 0)
-  throw refusal(`there is no seed "${positionals.join(" ")}"`, {
-    hint: "the seeds are `bun run db:seed dev` and `bun run db:seed rbac`",
+if (others.length > 0)
+  throw refusal(`unexpected argument "${others[0]}"`, {
+    code: "USAGE",
+    hint: "name one seed at a time",
   });
+const seed = await loadSeed(name);
 
 const env = readEnv();
 const sql = await openConnection(env.database, "db:seed");
 try {
-  if (name === "dev") await seekConsent();
+  if (!seed.isForProduction) await seekConsent();
   await requireCurrentSchema(sql);
-  const seed = name === "dev" ? seedDevelopment : seedRbac;
-  const seeded = await seed(sql, waitSeconds);
+  const seeded = await plantSeed(sql, seed, waitSeconds);
   print(describeSeed(seeded));
   printJson(seeded);
 } finally {

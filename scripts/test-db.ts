@@ -4,13 +4,8 @@
 import { sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 import { readEnv } from "../src/env";
-import {
-  closeDatabase,
-  db,
-  tenantMembers,
-  tenants,
-  users,
-} from "../src/infrastructure/database";
+import { closeDatabase, db } from "../src/infrastructure/database";
+import { counted } from "../src/infrastructure/database/counted";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
@@ -34,18 +29,16 @@ try {
   await db.execute(sql`select 1`);
   const latencyMs = Math.round((performance.now() - start) * 10) / 10;
   const pending = await findPending(connection);
-  const counts = {
-    users: await countRows(users),
-    tenants: await countRows(tenants),
-    memberships: await countRows(tenantMembers),
-  };
+  const counts = await countTables();
 
   const serverVersion = server?.version ?? null;
   print(
     `Connected: ${address.database} on ${nameServer(address)}, PostgreSQL ${serverVersion}, ${latencyMs} ms a query`,
   );
   print(
-    `Counted: users ${counts.users ?? "–"}, tenants ${counts.tenants ?? "–"}, memberships ${counts.memberships ?? "–"}`,
+    `Counted: ${Object.entries(counts)
+      .map(([name, rows]) => `${name} ${rows ?? "–"}`)
+      .join(", ")}`,
   );
   print(
     pending.length > 0
@@ -61,8 +54,16 @@ try {
   await Promise.all([connection.end({ timeout: 5 }), closeDatabase()]);
 }
 
-/** The number of rows; null where the table is not there yet. */
-async function countRows(table: PgTable): Promise<number | null> {
+async function countTables(): Promise<Record<string, number | null>> {
+  const counts: Record<string, number | null> = {};
+  for (const [name, table] of Object.entries(counted))
+    counts[name] = await countRows(table);
+  return counts;
+}
+
+/** The number of rows; null where the table is not there, or not in schema.ts. */
+async function countRows(table?: PgTable): Promise<number | null> {
+  if (!table) return null;
   try {
     return await db.$count(table);
   } catch (error) {

@@ -1,18 +1,11 @@
 // The first administrator of a deployment: a user with a password that nobody
-// chose, who owns a tenant.
+// chose, who owns a tenant where there are tenants. Of the schema it requires
+// users and accounts; sessions, tenants and tenant_members it asks for by name.
 import { and, eq, sql } from "drizzle-orm";
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
-import * as schema from "../../src/infrastructure/database/schema";
-import {
-  accounts,
-  sessions,
-  tenantMembers,
-  tenants,
-  users,
-} from "../../src/infrastructure/database/schema";
-import { pollLock, tryLockTransaction } from "./lock";
+import { accounts, users } from "../../src/infrastructure/database/schema";
 import { failure, note } from "./report";
+import { type Transaction, transactLocked } from "./seed";
 
 /** better-auth's name for a sign-in with email and password. */
 const CREDENTIAL = "credential";
@@ -43,83 +36,95 @@ export async function bootstrapAdmin(
   { email, name }: { email: string; name: string },
   isReset: boolean,
 ): Promise<Bootstrapped> {
-  const password = Buffer.from(
-    crypto.getRandomValues(new Uint8Array(20)),
-  ).toString("base64url");
-  let hash: string | undefined;
-  let done: Bootstrapped = { email, created: false };
-  await pollLock(client, waitSeconds, () =>
-    drizzle(client, { schema }).transaction(async (db) => {
-      const [lock] = await db.execute<{ locked: boolean }>(tryLockTransaction);
-      if (!lock?.locked) return false;
-
-      const [known] = await db
-        .select()
-        .from(users)
-        .where(eq(sql`lower(${users.email})`, email.toLowerCase()));
-      if (!known && isReset)
-        throw failure(`there is no user ${email}`, {
-          hint: `\`bun run db:bootstrap:admin --email ${email}\` makes one`,
-        });
-      if (known && !(await isOwner(db, known.id)))
-        note(`Warning: ${email} is no owner of the tenant ${TENANT.name}`);
-      if (known && !isReset) return true;
-      hash ??= await Bun.password.hash(password, "argon2id");
-      done = { email, created: !known, password };
-      if (known) {
-        const own = and(
-          eq(accounts.userId, known.id),
-          eq(accounts.providerId, CREDENTIAL),
-        );
-        await db.delete(accounts).where(own);
-        await db.delete(sessions).where(eq(sessions.userId, known.id));
-      }
-      const user =
-        known ??
-        (
-          await db
-            .insert(users)
-            .values({ name, email: email.toLowerCase(), emailVerified: true })
-            .returning()
-        )[0];
-      if (!user) throw new Error("the user that was made is not there");
-      await db.insert(accounts).values({
-        userId: user.id,
-        providerId: CREDENTIAL,
-        accountId: user.id,
-        password: hash,
+  return await transactLocked(client, waitSeconds, async (db) => {
+    const [known] = await db
+      .select()
+      .from(users)
+      .where(eq(sql`lower(${users.email})`, email.toLowerCase()));
+    if (!known && isReset)
+      throw failure(`there is no user ${email}`, {
+        hint: `\`bun run db:bootstrap:admin --email ${email}\` makes one`,
       });
-      if (known) return true;
+    const hasTenants = await findTenants(db);
+    if (known && hasTenants && !(await isOwner(db, known.id)))
+      note(`Warning: ${email} is no owner of the tenant ${TENANT.name}`);
+    if (known && !isReset) return { email, created: false };
 
-      await db.insert(tenants).values(TENANT).onConflictDoNothing();
-      const [tenant] = await db
-        .select()
-        .from(tenants)
-        .where(eq(tenants.slug, TENANT.slug));
-      if (!tenant) throw new Error("the tenant that was made is not there");
-      await db
-        .insert(tenantMembers)
-        .values({ tenantId: tenant.id, userId: user.id, role: "owner" });
-      return true;
-    }),
-  );
-  return done;
+    const password = Buffer.from(
+      crypto.getRandomValues(new Uint8Array(20)),
+    ).toString("base64url");
+    const hash = await Bun.password.hash(password, "argon2id");
+    const user =
+      known ??
+      (
+        await db
+          .insert(users)
+          .values({ name, email: email.toLowerCase(), emailVerified: true })
+          .returning()
+      )[0];
+    if (!user) throw new Error("the user that was made is not there");
+    if (known) {
+      const isOwn = eq(accounts.userId, user.id);
+      const isPassword = eq(accounts.providerId, CREDENTIAL);
+      await db.delete(accounts).where(and(isOwn, isPassword));
+      await endSessions(db, user.id);
+    }
+    await db.insert(accounts).values({
+      userId: user.id,
+      providerId: CREDENTIAL,
+      accountId: user.id,
+      password: hash,
+    });
+    if (!known && hasTenants) await makeOwner(db, user.id);
+    return { email, created: !known, password };
+  });
 }
 
-async function isOwner(
-  db: Pick<PostgresJsDatabase<typeof schema>, "select">,
-  userId: string,
-): Promise<boolean> {
-  const owners = await db
-    .select({ id: tenantMembers.userId })
-    .from(tenantMembers)
-    .innerJoin(tenants, eq(tenants.id, tenantMembers.tenantId))
-    .where(
-      and(
-        eq(tenants.slug, TENANT.slug),
-        eq(tenantMembers.userId, userId),
-        eq(tenantMembers.role, "owner"),
-      ),
+async function endSessions(db: Transaction, userId: string): Promise<void> {
+  if (await hasColumns(db, "sessions", ["user_id"]))
+    await db.execute(sql`delete from sessions where user_id = ${userId}`);
+  else
+    note(
+      "Warning: no session was ended, because there is no table sessions with a user_id",
     );
+}
+
+/** True where there are tenants of the kind that the example schema has. */
+async function findTenants(db: Transaction): Promise<boolean> {
+  const hasTenants =
+    (await hasColumns(db, "tenants", ["id", "name", "slug"])) &&
+    (await hasColumns(db, "tenant_members", ["tenant_id", "user_id", "role"]));
+  if (!hasTenants)
+    note(
+      "Left out: a tenant for the administrator, because there are no tables tenants and tenant_members",
+    );
+  return hasTenants;
+}
+
+async function makeOwner(db: Transaction, userId: string): Promise<void> {
+  await db.execute(sql`
+    insert into tenants (name, slug) values (${TENANT.name}, ${TENANT.slug})
+    on conflict do nothing`);
+  await db.execute(sql`
+    insert into tenant_members (tenant_id, user_id, role)
+    select id, ${userId}, 'owner' from tenants where slug = ${TENANT.slug}`);
+}
+
+async function isOwner(db: Transaction, userId: string): Promise<boolean> {
+  const owners = await db.execute(sql`
+    select from tenant_members join tenants on tenants.id = tenant_id
+    where slug = ${TENANT.slug} and user_id = ${userId} and role = 'owner'`);
   return owners.length > 0;
+}
+
+async function hasColumns(
+  db: Transaction,
+  table: string,
+  columns: string[],
+): Promise<boolean> {
+  const found = await db.execute(sql`
+    select from pg_attribute
+    where attrelid = to_regclass(${table}) and not attisdropped
+      and attname in ${columns}`);
+  return found.length === columns.length;
 }

@@ -1,12 +1,7 @@
-// What each role of a tenant may do. The application reads it from the table;
-// this list is where it is decided.
-import { and, inArray, sql } from "drizzle-orm";
-import { drizzle } from "drizzle-orm/postgres-js";
-import type { Sql } from "postgres";
-import * as schema from "../../src/infrastructure/database/schema";
+// What each role of a tenant may do: `bun run db:seed rbac`. The application
+// reads it from the table; this list is where it is decided.
+import { inArray } from "drizzle-orm";
 import { rolePermissions } from "../../src/infrastructure/database/schema";
-import { pollLock, tryLockTransaction } from "../lib/lock";
-import type { Seeded } from "./development";
 
 const member = ["tenant:read", "member:read", "build:read", "build:create"];
 const admin = [
@@ -22,53 +17,16 @@ const admin = [
 ];
 const permissions = { owner: [...admin, "tenant:delete"], admin, member };
 
-/**
- * Gives owner, admin and member the permissions above, and takes away what is
- * no longer among them, in one transaction under the migration lock. Other
- * roles are left alone. Safe to run again, also at once.
- *
- * @throws with exit code 75 when the lock was not free within `waitSeconds`.
- */
-export async function seedRbac(
-  client: Sql,
-  waitSeconds: number,
-): Promise<Seeded> {
-  const roles = Object.keys(permissions);
-  const granted = Object.entries(permissions).flatMap(([role, names]) =>
-    names.map((permission) => ({ role, permission })),
-  );
-  let inserted = 0;
-  let removed = 0;
-  await pollLock(client, waitSeconds, () =>
-    drizzle(client, { schema }).transaction(async (db) => {
-      const [lock] = await db.execute<{ locked: boolean }>(tryLockTransaction);
-      if (!lock?.locked) return false;
-      const pairs = granted.map(
-        ({ role, permission }) => sql`(${role}, ${permission})`,
-      );
-      const gone = await db
-        .delete(rolePermissions)
-        .where(
-          and(
-            inArray(rolePermissions.role, roles),
-            sql`(${rolePermissions.role}, ${rolePermissions.permission}) not in (${sql.join(pairs, sql`, `)})`,
-          ),
-        )
-        .returning();
-      const rows = await db
-        .insert(rolePermissions)
-        .values(granted)
-        .onConflictDoNothing()
-        .returning();
-      inserted = rows.length;
-      removed = gone.length;
-      return true;
-    }),
-  );
-  return {
-    seed: "rbac",
-    inserted: { role_permissions: inserted },
-    unchanged: { role_permissions: granted.length - inserted },
-    ...(removed > 0 && { removed: { role_permissions: removed } }),
-  };
-}
+/** Production needs these rows too: no consent is asked for. */
+export const isForProduction = true;
+
+export const rows = [
+  {
+    table: rolePermissions,
+    rows: Object.entries(permissions).flatMap(([role, names]) =>
+      names.map((permission) => ({ role, permission })),
+    ),
+    // Of these roles, what is not listed is removed; other roles are left alone.
+    removeOthers: inArray(rolePermissions.role, Object.keys(permissions)),
+  },
+];

@@ -12,7 +12,7 @@ const needs: Record<string, string[]> = {
   schema: ["lib", "migrations"],
   server: ["lib"],
   backups: ["lib", "server"],
-  seeds: ["lib"],
+  seeds: [],
 };
 const PROGRAM = "";
 

@@ -66,7 +66,7 @@ test("makes a working database, and finds nothing to do the second time", async 
   expect(second.exitCode).toBe(0);
   expect(second.stdout).toStartWith("Already running: ");
   expect(second.stdout).toContain(
-    `Nothing to migrate: app is at ${ownHead}\nNothing to seed: dev is there`,
+    `Nothing to migrate: app is at ${ownHead}\nNothing to seed: the dev rows are already there`,
   );
   expect(readFileSync(file, "utf8")).toBe(written);
 });

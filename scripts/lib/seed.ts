@@ -1,0 +1,197 @@
+// Puts the rows of a seed into the database. A seed is a file of scripts/seeds:
+// it exports `rows`, and `isForProduction` where it is more than a developer's.
+import { readdirSync } from "node:fs";
+import { join, relative } from "node:path";
+import {
+  and,
+  eq,
+  getTableColumns,
+  getTableName,
+  not,
+  or,
+  type SQL,
+  sql,
+} from "drizzle-orm";
+import type { PgInsertValue, PgTable } from "drizzle-orm/pg-core";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
+import type { Sql } from "postgres";
+import { root } from "../../src/env";
+import { pollLock, tryLockTransaction } from "./lock";
+import { failure, refusal } from "./report";
+
+const folder = join(root, "scripts/seeds");
+/** The name of development.ts, which is the one that is typed most often. */
+const DEVELOPMENT = { name: "dev", file: "development" };
+
+/** Rows for one table. */
+interface TableRows {
+  table: PgTable;
+  rows: PgInsertValue<PgTable>[];
+  /** Of the rows that meet this condition, those not listed are removed. */
+  removeOthers?: SQL;
+}
+
+/** A seed, as its file has it. */
+export interface Seed {
+  name: string;
+  /** In the order in which they are inserted. */
+  rows: TableRows[];
+  /** False: it is for development, and refused on a production database. */
+  isForProduction: boolean;
+}
+
+/** What drizzle answers to inside of a transaction. */
+export type Transaction = Pick<
+  PostgresJsDatabase,
+  "select" | "insert" | "delete" | "execute"
+>;
+
+/** Rows for each table. */
+type Counts = Record<string, number>;
+
+/** What a seed has done. */
+export interface Seeded {
+  seed: string;
+  inserted: Counts;
+  /** Rows that were there already. */
+  unchanged: Counts;
+  removed?: Counts;
+}
+
+/**
+ * Loads the seed of that name: `dev` is `development.ts`, any other is the file
+ * of its name.
+ *
+ * @throws with exit code 2, and the names that there are, where there is none;
+ * with exit code 1 where its file cannot be loaded, as when it imports a table
+ * that schema.ts does not export.
+ */
+export async function loadSeed(name: string): Promise<Seed> {
+  const names = listSeeds();
+  if (!names.includes(name))
+    throw refusal(`there is no seed "${name}"`, {
+      code: "USAGE",
+      hint: `the seeds are ${names.map((known) => `\`bun run db:seed ${known}\``).join(", ")}`,
+    });
+  const file = name === DEVELOPMENT.name ? DEVELOPMENT.file : name;
+  const path = join(folder, `${file}.ts`);
+  try {
+    const { rows, isForProduction = false } = await import(path);
+    if (!Array.isArray(rows)) throw new Error("it exports no array `rows`");
+    return { name, rows, isForProduction };
+  } catch (error) {
+    const { message } = error as Error;
+    const [, missing, module = ""] =
+      /^Export named '(.+)' not found in module '(.+)'/.exec(message) ?? [];
+    const shown = relative(root, path);
+    const reason = missing
+      ? `${relative(root, module)} does not export \`${missing}\``
+      : message;
+    throw failure(`the seed ${shown} cannot be loaded: ${reason}`, {
+      code: "SEED_UNREADABLE",
+      hint: missing
+        ? `remove \`${missing}\` from \`${shown}\`, or import the name that it has now`
+        : `fix \`${shown}\``,
+    });
+  }
+}
+
+/** `dev` first, then the others by name. */
+function listSeeds(): string[] {
+  const files = readdirSync(folder).filter((file) => file.endsWith(".ts"));
+  const names = files.map((file) => file.slice(0, -".ts".length));
+  const others = names.filter((name) => name !== DEVELOPMENT.file).sort();
+  const hasDevelopment = others.length < names.length;
+  return hasDevelopment ? [DEVELOPMENT.name, ...others] : others;
+}
+
+/**
+ * Inserts the rows that are not there, in one transaction under the migration
+ * lock. Safe to run again, also at once.
+ *
+ * @throws with exit code 75 when the lock was not free within `waitSeconds`.
+ */
+export async function plantSeed(
+  client: Sql,
+  { name, rows }: Seed,
+  waitSeconds: number,
+): Promise<Seeded> {
+  return await transactLocked(client, waitSeconds, async (db) => {
+    const seeded: Seeded = { seed: name, inserted: {}, unchanged: {} };
+    for (const entry of rows) await plantRows(db, entry, seeded);
+    return seeded;
+  });
+}
+
+/**
+ * Runs `work` in one transaction that holds the migration lock, also behind a
+ * transaction pooler.
+ *
+ * @throws with exit code 75 when the lock was not free within `waitSeconds`.
+ */
+export async function transactLocked<T>(
+  client: Sql,
+  waitSeconds: number,
+  work: (db: Transaction) => Promise<T>,
+): Promise<T> {
+  let done: { result: T } | undefined;
+  await pollLock(client, waitSeconds, () =>
+    drizzle(client).transaction(async (db) => {
+      const [lock] = await db.execute<{ locked: boolean }>(tryLockTransaction);
+      if (!lock?.locked) return false;
+      done = { result: await work(db) };
+      return true;
+    }),
+  );
+  if (!done) throw new Error("the lock was not taken");
+  return done.result;
+}
+
+async function plantRows(
+  db: Transaction,
+  { table, rows, removeOthers }: TableRows,
+  seeded: Seeded,
+): Promise<void> {
+  const name = getTableName(table);
+  const add = (counts: Counts, count: number) => {
+    counts[name] = (counts[name] ?? 0) + count;
+  };
+  if (removeOthers) {
+    const others = and(removeOthers, isNoneOf(table, rows));
+    const removed = (await db.delete(table).where(others)).count;
+    if (removed > 0) add((seeded.removed ??= {}), removed);
+  }
+  const inserted =
+    rows.length > 0
+      ? (await db.insert(table).values(rows).onConflictDoNothing()).count
+      : 0;
+  add(seeded.inserted, inserted);
+  add(seeded.unchanged, rows.length - inserted);
+}
+
+/** True for a row that differs from each of these in a column they give. */
+function isNoneOf(table: PgTable, rows: Record<string, unknown>[]): SQL {
+  const isSame = rows.map((row) =>
+    and(
+      ...Object.entries(getTableColumns(table))
+        .filter(([key]) => key in row)
+        .map(([key, column]) => eq(column, row[key])),
+    ),
+  );
+  return not(or(...isSame) ?? sql`false`);
+}
+
+/** One line on what a seed has done. */
+export function describeSeed(seeded: Seeded): string {
+  const { seed, inserted, unchanged, removed = {} } = seeded;
+  const list = (counts: Counts) =>
+    Object.entries(counts)
+      .filter(([, rows]) => rows > 0)
+      .map(([table, rows]) => `${table} ${rows}`)
+      .join(", ");
+  const changes = [list(inserted), list(removed) && `removed ${list(removed)}`];
+  const changed = changes.filter(Boolean).join("; ");
+  return changed
+    ? `Seeded: ${seed} (${changed})`
+    : `Nothing to seed: the ${seed} rows are already there (${list(unchanged)})`;
+}
