@@ -4,14 +4,15 @@
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireDevelopment } from "./lib/consent";
-import { readProtection } from "./lib/protection";
 import {
-  print,
-  printJson,
+  confirmFlag,
+  jsonFlag,
   readOptions,
   readWhole,
-  refusal,
-} from "./lib/report";
+  waitFlag,
+} from "./lib/options";
+import { readProtection } from "./lib/protection";
+import { print, printJson, refusal } from "./lib/report";
 import { requireCurrentSchema } from "./migrations/schema-state";
 import { describeSeed, seedDevelopment } from "./seeds/development";
 import { seedRbac } from "./seeds/rbac";
@@ -19,19 +20,17 @@ import { seedRbac } from "./seeds/rbac";
 const usage = `bun run db:seed [dev|rbac] [flags]
 
 dev (the default) puts a user, a tenant and a few builds into the database, and
-leaves what is there; rbac gives each role its permissions, and no others.
-  --confirm <database>   answers for a database on another host
-  --wait <seconds>       how long to wait for another command (60)
-  --json                 one JSON document on stdout`;
+leaves what is there; rbac gives each role its permissions, and no others.`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    confirm: { type: "string" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    ...confirmFlag("a database on another host"),
+    ...waitFlag,
+    ...jsonFlag,
   },
-});
+  { allowPositionals: true },
+);
 const waitSeconds = readWhole(values.wait, "--wait");
 const [name = "dev", ...others] = positionals;
 if (!["dev", "rbac"].includes(name) || others.length > 0)
@@ -40,17 +39,13 @@ if (!["dev", "rbac"].includes(name) || others.length > 0)
   });
 
 const env = readEnv();
-const sql = await openConnection(env.database, "db:seed");
-try {
-  if (name === "dev") await seekConsent();
-  await requireCurrentSchema(sql);
-  const seed = name === "dev" ? seedDevelopment : seedRbac;
-  const seeded = await seed(sql, waitSeconds);
-  print(describeSeed(seeded));
-  printJson(seeded);
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(env.database, "db:seed");
+if (name === "dev") await seekConsent();
+await requireCurrentSchema(sql);
+const seed = name === "dev" ? seedDevelopment : seedRbac;
+const seeded = await seed(sql, waitSeconds);
+print(describeSeed(seeded));
+printJson(seeded);
 
 async function seekConsent(): Promise<void> {
   const { database: address } = env;
