@@ -18,14 +18,13 @@ import {
 } from "./backups/folder";
 import { makeBackup } from "./backups/make-backup";
 import { patient } from "./lib/connection";
+import { jsonFlag, readOptions, readWhole } from "./lib/options";
 import {
   announce,
   FINDINGS,
   note,
   print,
   printJson,
-  readOptions,
-  readWhole,
   refusal,
   withProgress,
 } from "./lib/report";
@@ -39,21 +38,22 @@ import {
 
 const usage = `bun run db:backup [flags]
 
-Dumps the database into the folder of BACKUP_DIR, and proves that it can be read.
-  --keep <number>   then delete older ones, but for this many
-  --list            the backups that are there
-  --verify <file>   is it whole?
-  --drill <file>    restore it into a scratch database, compare, say how long
-  --json            one JSON document on stdout`;
+Dumps the database into the folder of BACKUP_DIR, and proves that it can be read.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    keep: { type: "string" },
-    list: { type: "boolean" },
-    verify: { type: "string" },
-    drill: { type: "string" },
-    json: { type: "boolean" },
+  keep: {
+    type: "string",
+    value: "<number>",
+    help: "then delete older ones, but for this many",
   },
+  list: { type: "boolean", help: "the backups that are there" },
+  verify: { type: "string", value: "<file>", help: "is it whole?" },
+  drill: {
+    type: "string",
+    value: "<file>",
+    help: "restore it into a scratch database, compare, say how long",
+  },
+  ...jsonFlag,
 });
 const keep =
   values.keep === undefined ? undefined : readWhole(values.keep, "--keep");

@@ -4,15 +4,9 @@
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/lock";
+import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
-import {
-  FINDINGS,
-  note,
-  print,
-  printJson,
-  readOptions,
-  readWhole,
-} from "./lib/report";
+import { FINDINGS, note, print, printJson } from "./lib/report";
 import { withScratchDatabase } from "./lib/scratch-database";
 import { type Recorded, recordOf, toScript } from "./migrations/apply";
 import {
@@ -34,30 +28,21 @@ import { copyDefaultPrivileges, replayMigrations } from "./migrations/replay";
 
 const usage = `bun run db:baseline [flags]
 
-Records migrations as applied in a database that has their schema already.
-  --to <tag>         the last one to record
-  --wait <seconds>   how long to wait for another run (60)
-  --json             one JSON document on stdout`;
+Records migrations as applied in a database that has their schema already.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    to: { type: "string" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
-  },
+  to: { type: "string", value: "<tag>", help: "the last one to record" },
+  ...waitFlag,
+  ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 
 const env = readEnv();
 const address = env.direct;
 const { database } = address;
-const sql = await openConnection(address, "db:baseline");
-try {
-  await requireDirect(sql, address);
-  await withMigrationLock(sql, waitSeconds, recordPending);
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(address, "db:baseline");
+await requireDirect(sql, address);
+await withMigrationLock(sql, waitSeconds, recordPending);
 
 async function recordPending(): Promise<void> {
   const plan = await readPlan(sql);

@@ -4,37 +4,36 @@
 import { readEnv } from "../src/env";
 import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
-import {
-  note,
-  print,
-  printJson,
-  readOptions,
-  readWhole,
-  refusal,
-} from "./lib/report";
+import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
+import { note, print, printJson, refusal } from "./lib/report";
 import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
 
 Gives each role its permissions, and makes the administrator, with a random
-password that is printed once; db:bootstrap:admin makes the administrator only.
-  --email <email>    who it is
-  --name <name>      what to call it (Administrator)
-  --reset-password   a new password for one that is there; ends its sessions
-  --wait <seconds>   how long to wait for another command (60)
-  --json             one JSON document on stdout`;
+password that is printed once; db:bootstrap:admin makes the administrator only.`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    email: { type: "string" },
-    name: { type: "string", default: "Administrator" },
-    "reset-password": { type: "boolean", default: false },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    email: { type: "string", value: "<email>", help: "who it is" },
+    name: {
+      type: "string",
+      default: "Administrator",
+      value: "<name>",
+      help: "what to call it",
+    },
+    "reset-password": {
+      type: "boolean",
+      default: false,
+      help: "a new password for one that is there; ends its sessions",
+    },
+    ...waitFlag,
+    ...jsonFlag,
   },
-});
+  { allowPositionals: true },
+);
 const waitSeconds = readWhole(values.wait, "--wait");
 const [part, ...surplus] = positionals;
 if (surplus.length > 0 || (part !== undefined && part !== "admin"))
@@ -60,33 +59,24 @@ if (!/^[^\s@]+@[^\s@]+$/.test(email))
   );
 
 const { direct } = readEnv();
-const sql = await openConnection(direct, "db:bootstrap");
-try {
-  await requireCurrentSchema(sql);
-  if (!part)
-    print(
-      describeSeed(await plantSeed(sql, await loadSeed("rbac"), waitSeconds)),
-    );
-  const { name } = values;
-  const isReset = values["reset-password"];
-  const admin = await bootstrapAdmin(
-    sql,
-    waitSeconds,
-    { email, name },
-    isReset,
+await using sql = await openConnection(direct, "db:bootstrap");
+await requireCurrentSchema(sql);
+if (!part)
+  print(
+    describeSeed(await plantSeed(sql, await loadSeed("rbac"), waitSeconds)),
   );
-  const { created, password } = admin;
-  if (created) print(`Created: the administrator ${email}`);
-  else if (password) print(`Reset: the password of ${email}`);
-  else {
-    print(`Nothing to create: ${email} is there`);
-    note("Hint: `--reset-password` gives it a new password");
-  }
-  if (password) {
-    print(`Password: ${password}`);
-    note("It is shown this once: keep it now");
-  }
-  printJson(admin);
-} finally {
-  await sql.end({ timeout: 5 });
+const { name } = values;
+const isReset = values["reset-password"];
+const admin = await bootstrapAdmin(sql, waitSeconds, { email, name }, isReset);
+const { created, password } = admin;
+if (created) print(`Created: the administrator ${email}`);
+else if (password) print(`Reset: the password of ${email}`);
+else {
+  print(`Nothing to create: ${email} is there`);
+  note("Hint: `--reset-password` gives it a new password");
 }
+if (password) {
+  print(`Password: ${password}`);
+  note("It is shown this once: keep it now");
+}
+printJson(admin);

@@ -3,23 +3,19 @@
 // scratch databases, which it drops. Exits 3 when it finds an error.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
+import { jsonFlag, readOptions } from "./lib/options";
 import type { Problem } from "./lib/problem";
-import { FINDINGS, print, printJson, readOptions } from "./lib/report";
+import { FINDINGS, print, printJson } from "./lib/report";
 import { checkFolder } from "./schema/check-folder";
 
 const usage = `bun run db:check [flags]
 
-Checks the migrations, and the database against them.
-  --offline   without a database
-  --strict    a warning counts like an error
-  --json      one JSON document on stdout`;
+Checks the migrations, and the database against them.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    offline: { type: "boolean" },
-    strict: { type: "boolean" },
-    json: { type: "boolean" },
-  },
+  offline: { type: "boolean", help: "without a database" },
+  strict: { type: "boolean", help: "a warning counts like an error" },
+  ...jsonFlag,
 });
 
 const env = readEnv();
@@ -44,12 +40,8 @@ if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 
 async function checkServer(): Promise<void> {
   const { checkDatabase } = await import("./migrations/check-database");
-  const sql = await openConnection(env.direct, "db:check");
-  try {
-    problems.push(...(await checkDatabase(sql, env.test ?? env.direct)));
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(env.direct, "db:check");
+  problems.push(...(await checkDatabase(sql, env.test ?? env.direct)));
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

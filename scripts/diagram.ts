@@ -3,16 +3,18 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { root } from "../src/env";
-import { print, printJson, readOptions } from "./lib/report";
+import { jsonFlag, readOptions } from "./lib/options";
+import { print, printJson } from "./lib/report";
 import { diagramFile, drawDiagram } from "./schema/mermaid";
 import { describeSchema } from "./schema/snapshots";
 
 const usage = `bun run db:diagram [flags]
 
-Writes ${diagramFile} from schema.ts: a Mermaid diagram and a table for each table.
-  --json   one JSON document on stdout`;
+Writes ${diagramFile} from schema.ts: a Mermaid diagram and a table for each table.`;
 
-readOptions(usage, { options: { json: { type: "boolean" } } });
+readOptions(usage, {
+  ...jsonFlag,
+});
 
 const path = join(root, diagramFile);
 const page = drawDiagram(await describeSchema(""));

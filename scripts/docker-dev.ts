@@ -2,14 +2,15 @@
 // again and keeps its volume. Needs Docker. Exits 1 when Docker fails.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { FAILED, readOptions, refusal } from "./lib/report";
+import { readOptions } from "./lib/options";
+import { FAILED, refusal } from "./lib/report";
 import { composeCommand } from "./server/compose";
 
 const usage = `bun run docker:dev | docker:dev:down
 
 Brings docker-compose.dev.yml up, or down; the volume is kept.`;
 
-const { positionals } = readOptions(usage, { allowPositionals: true });
+const { positionals } = readOptions(usage, {}, { allowPositionals: true });
 const args = { up: ["up", "--detach", "--wait"], down: ["down"] }[
   positionals.join(" ")
 ];

@@ -12,22 +12,22 @@ import { fileURLToPath } from "node:url";
 import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { failure, print, printJson, readOptions, refusal } from "./lib/report";
+import { readOptions } from "./lib/options";
+import { failure, print, printJson, refusal } from "./lib/report";
 
 const usage = `bun run db:pull [--json] | db:studio [--port <port>]
 
 db:pull       writes the schema.ts of the database into pulled/
-db:studio     serves Drizzle Studio on this machine
-  --port      where (4983)
-  --json      one JSON document on stdout, for db:pull`;
+db:studio     serves Drizzle Studio on this machine`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    port: { type: "string", default: "4983" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    port: { type: "string", default: "4983", help: "where" },
+    json: { type: "boolean", help: "one JSON document on stdout, for db:pull" },
   },
-});
+  { allowPositionals: true },
+);
 const [verb, ...rest] = positionals;
 const pulled = join(root, "pulled");
 
@@ -82,8 +82,7 @@ async function serveStudio(): Promise<void> {
 }
 
 async function checkServer(): Promise<void> {
-  const sql = await openConnection(readEnv().direct, `db:${verb}`);
-  await sql.end({ timeout: 5 });
+  await using _sql = await openConnection(readEnv().direct, `db:${verb}`);
 }
 
 /** Its output is empty where it was let speak for itself. */

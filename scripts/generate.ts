@@ -3,11 +3,11 @@
 // where it would have to ask whether something was renamed, and has no terminal.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { Sql } from "postgres";
 import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween } from "./lib/consent";
-import { note, print, printJson, readOptions, refusal } from "./lib/report";
+import { jsonFlag, readOptions } from "./lib/options";
+import { note, print, printJson, refusal } from "./lib/report";
 import {
   type Migration,
   readMigrations,
@@ -41,26 +41,36 @@ import {
 
 const usage = `bun run db:generate [name] [flags]
 
-Writes the migration that brings the schema to schema.ts, and its reverse.
-  --rename <old>=<new>   a table or <table>.<column> has a new name; repeatable
-  --no-rename            nothing else was renamed: dropped and made anew
-  --custom               an empty one, for SQL of your own
-  --down [tag]           writes the down files that are missing, or that one
-  --rebase               after a merge: makes one of two again, on top; the newer,
-                         unless that is applied here or on the default branch
-  --json                 one JSON document on stdout`;
+Writes the migration that brings the schema to schema.ts, and its reverse.`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    rename: { type: "string", multiple: true, default: [] },
-    "no-rename": { type: "boolean" },
-    custom: { type: "boolean" },
-    down: { type: "boolean" },
-    rebase: { type: "boolean" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    rename: {
+      type: "string",
+      multiple: true,
+      default: [],
+      value: "<old>=<new>",
+      help: "a table or <table>.<column> has a new name; repeatable",
+    },
+    "no-rename": {
+      type: "boolean",
+      help: "nothing else was renamed: dropped and made anew",
+    },
+    custom: { type: "boolean", help: "an empty one, for SQL of your own" },
+    down: {
+      type: "boolean",
+      value: "[tag]",
+      help: "writes the down files that are missing, or that one",
+    },
+    rebase: {
+      type: "boolean",
+      help: "after a merge: makes one of two again, on top; the newer,\nunless that is applied here or on the default branch",
+    },
+    ...jsonFlag,
   },
-});
+  { allowPositionals: true },
+);
 const [name, ...surplus] = positionals;
 if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
@@ -246,21 +256,16 @@ async function choosePending({ older, newer }: Fork): Promise<Migration> {
 
 /** Where no server answers, that is said. */
 async function readApplied(newer: Migration): Promise<Set<Migration>> {
-  let sql: Sql;
-  try {
-    sql = await openConnection(readEnv().direct, "db:generate");
-  } catch (error) {
-    note(
-      `Warning: whether ${newer.tag} is applied is not known: ${(error as Error).message}`,
-    );
-    return new Set();
-  }
-  try {
-    const plan = planMigrations(migrations, await readRecords(sql));
-    return new Set(plan.applied.keys());
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  const { direct } = readEnv();
+  await using sql = await openConnection(direct, "db:generate").catch(
+    ({ message }: Error) => {
+      note(`Warning: whether ${newer.tag} is applied is not known: ${message}`);
+      return undefined;
+    },
+  );
+  if (!sql) return new Set();
+  const plan = planMigrations(migrations, await readRecords(sql));
+  return new Set(plan.applied.keys());
 }
 
 /** What was written by hand would be lost, comments too. */

@@ -3,21 +3,24 @@
 import { existsSync, readFileSync } from "node:fs";
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { failure, print, readOptions, readWhole } from "./lib/report";
+import { readOptions, readWhole } from "./lib/options";
+import { failure, print } from "./lib/report";
 import { composeCommand } from "./server/compose";
 import { embeddedLog } from "./server/embedded";
 import { readUsedEngine } from "./server/server";
 
 const usage = `bun run db:logs [flags]
 
-Prints the server's log.
-  -f, --follow      go on until Ctrl-C
-  -n, --lines <n>   how many lines from its end (100)`;
+Prints the server's log.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    follow: { type: "boolean", short: "f" },
-    lines: { type: "string", short: "n", default: "100" },
+  follow: { type: "boolean", short: "f", help: "go on until Ctrl-C" },
+  lines: {
+    type: "string",
+    short: "n",
+    default: "100",
+    value: "<n>",
+    help: "how many lines from its end",
   },
 });
 const lines = readWhole(values.lines, "--lines");

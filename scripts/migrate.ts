@@ -3,16 +3,17 @@
 // is rolled back), 2 for a bad flag, 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { requireDirect } from "./lib/pooler";
-import { isStamped, stampProduction } from "./lib/protection";
 import {
-  announce,
-  note,
-  print,
-  printJson,
+  jsonFlag,
+  lockTimeoutFlag,
+  readLockTimeout,
   readOptions,
   readWhole,
-} from "./lib/report";
+  waitFlag,
+} from "./lib/options";
+import { requireDirect } from "./lib/pooler";
+import { isStamped, stampProduction } from "./lib/protection";
+import { announce, note, print, printJson } from "./lib/report";
 import type { Applied } from "./migrations/apply";
 import {
   type Plan,
@@ -25,33 +26,22 @@ import type { Watch } from "./migrations/watch";
 
 const usage = `bun run db:migrate [flags]
 
-Applies pending migrations, in the order of the journal.
-  --dry-run              print the SQL and change nothing
-  --to <tag>             stop after this migration
-  --wait <seconds>       how long to wait for another run (60)
-  --lock-timeout <ms>    how long a statement waits for a table (5000)
-  --json                 one JSON document on stdout`;
+Applies pending migrations, in the order of the journal.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    "dry-run": { type: "boolean" },
-    to: { type: "string" },
-    wait: { type: "string", default: "60" },
-    "lock-timeout": { type: "string", default: "5000" },
-    json: { type: "boolean" },
-  },
+  "dry-run": { type: "boolean", help: "print the SQL and change nothing" },
+  to: { type: "string", value: "<tag>", help: "stop after this migration" },
+  ...waitFlag,
+  ...lockTimeoutFlag,
+  ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
-const lockTimeout = readWhole(values["lock-timeout"], "--lock-timeout");
+const lockTimeout = readLockTimeout(values["lock-timeout"]);
 
 const env = readEnv();
 const { database } = env.direct;
-const sql = await openConnection(env.direct, "db:migrate");
-try {
-  await (values["dry-run"] ? showPending() : migrate());
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(env.direct, "db:migrate");
+await (values["dry-run"] ? showPending() : migrate());
 
 async function migrate(): Promise<void> {
   const first = await readPlan(sql);

@@ -10,28 +10,29 @@ import {
   requireDevelopment,
 } from "./lib/consent";
 import { withMigrationLock } from "./lib/lock";
+import {
+  confirmFlag,
+  jsonFlag,
+  readOptions,
+  readWhole,
+  waitFlag,
+} from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
-import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
 import type { RenameAnswers } from "./schema/ask-renames";
 import { diffSchema } from "./schema/diff-database";
 
 const usage = `bun run db:push [flags]
 
-Brings a development database to schema.ts, without a migration.
-  --dry-run              print the SQL and change nothing
-  --confirm <database>   answers for a loss, or for a database on another host
-  --wait <seconds>       how long to wait for another command (60)
-  --json                 one JSON document on stdout`;
+Brings a development database to schema.ts, without a migration.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    "dry-run": { type: "boolean" },
-    confirm: { type: "string" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
-  },
+  "dry-run": { type: "boolean", help: "print the SQL and change nothing" },
+  ...confirmFlag("a loss, or for a database on another host"),
+  ...waitFlag,
+  ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 
@@ -47,15 +48,11 @@ const consent: Consent = {
 const { isTTY } = process.stdin;
 const isAttended = isTTY && process.stdout.isTTY && !values.json;
 const asked: RenameAnswers["asked"] = isAttended ? new Map() : undefined;
-const sql = await openConnection(address, "db:push");
-try {
-  const protection = await readProtection(sql, env, address);
-  await askBetween(async () => requireDevelopment(consent, protection));
-  await requireDirect(sql, address);
-  await askBetween(() => withMigrationLock(sql, waitSeconds, push));
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(address, "db:push");
+const protection = await readProtection(sql, env, address);
+await askBetween(async () => requireDevelopment(consent, protection));
+await requireDirect(sql, address);
+await askBetween(() => withMigrationLock(sql, waitSeconds, push));
 
 async function push(): Promise<void> {
   // While it waited, the database may have become production.

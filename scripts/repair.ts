@@ -5,9 +5,16 @@ import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireName } from "./lib/consent";
 import { withMigrationLock } from "./lib/lock";
+import {
+  confirmFlag,
+  jsonFlag,
+  readOptions,
+  readWhole,
+  waitFlag,
+} from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { quoteLiteral } from "./lib/quote";
-import { note, print, printJson, readOptions, readWhole } from "./lib/report";
+import { note, print, printJson } from "./lib/report";
 import { toScript } from "./migrations/apply";
 import {
   createTables,
@@ -21,17 +28,12 @@ import { type Plan, readPlan } from "./migrations/plan";
 const usage = `bun run db:migrate:repair [flags]
 
 Takes over the hash of an edited file, forgets the record of a migration that is
-gone, and clears a run that was cut off.
-  --confirm <database>   answers the question
-  --wait <seconds>       how long to wait for another run (60)
-  --json                 one JSON document on stdout`;
+gone, and clears a run that was cut off.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    confirm: { type: "string" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
-  },
+  ...confirmFlag("the question"),
+  ...waitFlag,
+  ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 
@@ -53,13 +55,9 @@ const consent: Consent = {
   confirmed: values.confirm,
   agreed: [],
 };
-const sql = await openConnection(address, "db:migrate:repair");
-try {
-  await requireDirect(sql, address);
-  await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(address, "db:migrate:repair");
+await requireDirect(sql, address);
+await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
 
 async function repair(): Promise<void> {
   const plan = await readPlan(sql);

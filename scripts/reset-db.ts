@@ -10,19 +10,18 @@ import { swapIn } from "./backups/swap";
 import { openConnection } from "./lib/connection";
 import { holdInterrupt } from "./lib/interrupt";
 import {
+  confirmFlag,
+  jsonFlag,
+  readOptions,
+  readWhole,
+  waitFlag,
+} from "./lib/options";
+import {
   isProductionDatabase,
   type Protection,
   stampProduction,
 } from "./lib/protection";
-import {
-  announce,
-  describeError,
-  note,
-  print,
-  printJson,
-  readOptions,
-  readWhole,
-} from "./lib/report";
+import { announce, describeError, note, print, printJson } from "./lib/report";
 import {
   describeSeed,
   loadSeed,
@@ -36,23 +35,21 @@ import { readHead, readPlan } from "./migrations/plan";
 const usage = `bun run db:reset [flags]
 
 Puts a fresh database, migrated and seeded, in the place of the old one, which
-is kept as <database>__previous.
-  --undo                 swap back to <database>__previous
-  --no-seed              migrate only; a protected database wants this
-  --confirm <database>   answers for a protected database
-  --drop-previous        drop an older <database>__previous of a protected one
-  --wait <seconds>       how long to wait for another command (60)
-  --json                 one JSON document on stdout`;
+is kept as <database>__previous.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    undo: { type: "boolean" },
-    "no-seed": { type: "boolean" },
-    confirm: { type: "string" },
-    "drop-previous": { type: "boolean" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
+  undo: { type: "boolean", help: "swap back to <database>__previous" },
+  "no-seed": {
+    type: "boolean",
+    help: "migrate only; a protected database wants this",
   },
+  ...confirmFlag("a protected database"),
+  "drop-previous": {
+    type: "boolean",
+    help: "drop an older <database>__previous of a protected one",
+  },
+  ...waitFlag,
+  ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
 
@@ -76,16 +73,12 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   let seeded: Seeded | undefined;
   const seed = values["no-seed"] ? undefined : await loadDevelopment();
   await makeNext(server, address, async (next) => {
-    const sql = await openConnection(next, "db:reset");
-    try {
-      const plan = await readPlan(sql);
-      await applyPending(sql, plan);
-      if (isProductionDatabase(protection)) await stampProduction(sql);
-      if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
-      head = plan.migrations.at(-1)?.tag ?? null;
-    } finally {
-      await sql.end({ timeout: 5 });
-    }
+    await using sql = await openConnection(next, "db:reset");
+    const plan = await readPlan(sql);
+    await applyPending(sql, plan);
+    if (isProductionDatabase(protection)) await stampProduction(sql);
+    if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
+    head = plan.migrations.at(-1)?.tag ?? null;
   });
   await holdInterrupt(async () => {
     const hasDropped = await swapIn(server, address);

@@ -15,6 +15,13 @@ import { swapIn } from "./backups/swap";
 import { openConnection, patient } from "./lib/connection";
 import { holdInterrupt } from "./lib/interrupt";
 import {
+  confirmFlag,
+  jsonFlag,
+  readOptions,
+  readWhole,
+  waitFlag,
+} from "./lib/options";
+import {
   isProductionDatabase,
   type Protection,
   stampProduction,
@@ -25,8 +32,6 @@ import {
   note,
   print,
   printJson,
-  readOptions,
-  readWhole,
   refusal,
   withProgress,
 } from "./lib/report";
@@ -36,23 +41,22 @@ import { findPostgresTools, type PostgresTool } from "./server/client-programs";
 const usage = `bun run db:restore <file> [flags] | db:restore --undo
 
 Puts a backup in the place of the database, which is kept as
-<database>__previous.
-  --undo                 swap back to <database>__previous
-  --confirm <database>   answers for a protected database
-  --drop-previous        drop an older <database>__previous of a protected one
-  --wait <seconds>       how long to wait for another command (60)
-  --json                 one JSON document on stdout`;
+<database>__previous.`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    undo: { type: "boolean" },
-    confirm: { type: "string" },
-    "drop-previous": { type: "boolean" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    undo: { type: "boolean", help: "swap back to <database>__previous" },
+    ...confirmFlag("a protected database"),
+    "drop-previous": {
+      type: "boolean",
+      help: "drop an older <database>__previous of a protected one",
+    },
+    ...waitFlag,
+    ...jsonFlag,
   },
-});
+  { allowPositionals: true },
+);
 const waitSeconds = readWhole(values.wait, "--wait");
 const [file, ...surplus] = positionals;
 if (surplus.length > 0 || (file === undefined) !== (values.undo === true))
@@ -90,16 +94,12 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
         `restoring into ${next.database}, ${Math.round((performance.now() - start) / 1000)} s`,
       () => restoreArchive(tool, path, next.database),
     );
-    const sql = await openConnection(next, "db:restore");
-    try {
-      await sql.unsafe(patient);
-      tables = await countRows(sql);
-      if (manifest) requireSame(manifest.tables, tables);
-      head = await compareHead(sql);
-      if (isProductionDatabase(protection)) await stampProduction(sql);
-    } finally {
-      await sql.end({ timeout: 5 });
-    }
+    await using sql = await openConnection(next, "db:restore");
+    await sql.unsafe(patient);
+    tables = await countRows(sql);
+    if (manifest) requireSame(manifest.tables, tables);
+    head = await compareHead(sql);
+    if (isProductionDatabase(protection)) await stampProduction(sql);
   });
   await holdInterrupt(async () => {
     const hasDropped = await swapIn(server, address);

@@ -7,17 +7,18 @@ import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { withMigrationLock } from "./lib/lock";
-import { requireDirect } from "./lib/pooler";
-import { readProtection } from "./lib/protection";
 import {
-  failure,
-  note,
-  print,
-  printJson,
+  confirmFlag,
+  jsonFlag,
+  lockTimeoutFlag,
+  readLockTimeout,
   readOptions,
   readWhole,
-  refusal,
-} from "./lib/report";
+  waitFlag,
+} from "./lib/options";
+import { requireDirect } from "./lib/pooler";
+import { readProtection } from "./lib/protection";
+import { failure, note, print, printJson, refusal } from "./lib/report";
 import { type Applied, toScript } from "./migrations/apply";
 import { hashText, type Migration } from "./migrations/journal";
 import { createTables, type LogEntry, readLog } from "./migrations/log";
@@ -30,29 +31,27 @@ import { watchSession } from "./migrations/watch";
 
 const usage = `bun run db:rollback [flags]
 
-Undoes applied migrations through <tag>.down.sql, the newest first.
-  --steps <number>       how many (1)
-  --to <tag>             back to this migration, which is kept
-  --dry-run              print the SQL and what would be lost, change nothing
-  --confirm <database>   answers for a loss, or for a protected database
-  --wait <seconds>       how long to wait for another run (60)
-  --lock-timeout <ms>    how long a statement waits for a table (5000)
-  --json                 one JSON document on stdout`;
+Undoes applied migrations through <tag>.down.sql, the newest first.`;
 
 const { values } = readOptions(usage, {
-  options: {
-    steps: { type: "string" },
-    to: { type: "string" },
-    "dry-run": { type: "boolean" },
-    confirm: { type: "string" },
-    wait: { type: "string", default: "60" },
-    "lock-timeout": { type: "string", default: "5000" },
-    json: { type: "boolean" },
+  steps: { type: "string", value: "<number>", help: "how many (1)" },
+  to: {
+    type: "string",
+    value: "<tag>",
+    help: "back to this migration, which is kept",
   },
+  "dry-run": {
+    type: "boolean",
+    help: "print the SQL and what would be lost, change nothing",
+  },
+  ...confirmFlag("a loss, or for a protected database"),
+  ...waitFlag,
+  ...lockTimeoutFlag,
+  ...jsonFlag,
 });
 const steps = readWhole(values.steps ?? "1", "--steps");
 const waitSeconds = readWhole(values.wait, "--wait");
-const lockTimeout = readWhole(values["lock-timeout"], "--lock-timeout");
+const lockTimeout = readLockTimeout(values["lock-timeout"]);
 if (values.steps !== undefined && values.to !== undefined)
   throw refusal("--steps and --to are two ways to say how far", {
     code: "USAGE",
@@ -67,13 +66,9 @@ const consent: Consent = {
   confirmed: values.confirm,
   agreed: [],
 };
-const sql = await openConnection(address, "db:rollback");
-try {
-  await requireDirect(sql, address);
-  await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(address, "db:rollback");
+await requireDirect(sql, address);
+await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
 
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);

@@ -5,14 +5,15 @@
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireDevelopment } from "./lib/consent";
-import { readProtection } from "./lib/protection";
 import {
-  print,
-  printJson,
+  confirmFlag,
+  jsonFlag,
   readOptions,
   readWhole,
-  refusal,
-} from "./lib/report";
+  waitFlag,
+} from "./lib/options";
+import { readProtection } from "./lib/protection";
+import { print, printJson, refusal } from "./lib/report";
 import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
@@ -20,19 +21,17 @@ const usage = `bun run db:seed [name] [flags]
 
 dev (the default) puts a user, a tenant and a few builds into the database, and
 leaves what is there; rbac gives each role its permissions, and no others. Any
-other name is a file of scripts/seeds.
-  --confirm <database>   answers for a database on another host
-  --wait <seconds>       how long to wait for another command (60)
-  --json                 one JSON document on stdout`;
+other name is a file of scripts/seeds.`;
 
-const { values, positionals } = readOptions(usage, {
-  allowPositionals: true,
-  options: {
-    confirm: { type: "string" },
-    wait: { type: "string", default: "60" },
-    json: { type: "boolean" },
+const { values, positionals } = readOptions(
+  usage,
+  {
+    ...confirmFlag("a database on another host"),
+    ...waitFlag,
+    ...jsonFlag,
   },
-});
+  { allowPositionals: true },
+);
 const waitSeconds = readWhole(values.wait, "--wait");
 const [name = "dev", ...others] = positionals;
 if (others.length > 0)
@@ -43,16 +42,12 @@ if (others.length > 0)
 const seed = await loadSeed(name);
 
 const env = readEnv();
-const sql = await openConnection(env.database, "db:seed");
-try {
-  if (!seed.isForProduction) await seekConsent();
-  await requireCurrentSchema(sql);
-  const seeded = await plantSeed(sql, seed, waitSeconds);
-  print(describeSeed(seeded));
-  printJson(seeded);
-} finally {
-  await sql.end({ timeout: 5 });
-}
+await using sql = await openConnection(env.database, "db:seed");
+if (!seed.isForProduction) await seekConsent();
+await requireCurrentSchema(sql);
+const seeded = await plantSeed(sql, seed, waitSeconds);
+print(describeSeed(seeded));
+printJson(seeded);
 
 async function seekConsent(): Promise<void> {
   const { database: address } = env;

@@ -12,8 +12,9 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import { readEnv, root } from "../src/env";
 import { nameServer } from "./lib/explain-connection";
+import { readOptions } from "./lib/options";
 import { probe } from "./lib/probe";
-import { print, readOptions, refusal } from "./lib/report";
+import { print, refusal } from "./lib/report";
 import { findEngine } from "./server/server";
 
 const usage = `bun run db:setup

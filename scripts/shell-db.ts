@@ -3,7 +3,7 @@
 // server cannot be reached or there is no psql as new as it.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
-import { readOptions } from "./lib/report";
+import { readOptions } from "./lib/options";
 import { findPostgresTools } from "./server/client-programs";
 
 const usage = `bun run db:shell [-- <arguments for psql>]
@@ -11,7 +11,7 @@ const usage = `bun run db:shell [-- <arguments for psql>]
 Opens psql on the database.`;
 
 // `bun run` swallows the `--`, so that flags arrive here as psql's own.
-readOptions(usage, { strict: false });
+readOptions(usage, {}, { strict: false });
 
 const env = readEnv();
 const { tools } = await findPostgresTools(["psql"], env);

@@ -3,15 +3,17 @@
 // there, else PostgreSQL from npm. Exits 1 when it cannot be started.
 import { readEnv } from "../src/env";
 import { nameServer } from "./lib/explain-connection";
-import { print, printJson, readOptions } from "./lib/report";
+import { jsonFlag, readOptions } from "./lib/options";
+import { print, printJson } from "./lib/report";
 import { startServer } from "./server/server";
 
 const usage = `bun run db:start [--json]
 
-Starts the development server and waits until it takes queries.
-  --json   one JSON document on stdout`;
+Starts the development server and waits until it takes queries.`;
 
-readOptions(usage, { options: { json: { type: "boolean" } } });
+readOptions(usage, {
+  ...jsonFlag,
+});
 
 const env = readEnv();
 const { engine, version, isStarted, isCreated } = await startServer(env);

@@ -6,68 +6,68 @@ import { formatBytes, listBackups } from "./backups/folder";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { nameHolder, readLockHolder } from "./lib/lock";
+import { jsonFlag, readOptions } from "./lib/options";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
-import { note, print, printJson, readOptions } from "./lib/report";
+import { note, print, printJson } from "./lib/report";
 import { readPlan } from "./migrations/plan";
 import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
 
 const usage = `bun run db:status [--json]
 
-Shows the server, the database and its migrations on one screen.
-  --json   one JSON document on stdout`;
+Shows the server, the database and its migrations on one screen.`;
 
-readOptions(usage, { options: { json: { type: "boolean" } } });
+readOptions(usage, {
+  ...jsonFlag,
+});
 
 const env = readEnv();
 const address = env.direct;
-const sql = await openConnection(address, "db:status").catch(reportUnreachable);
-try {
-  const engine = await findEngine(env, address);
-  const server = await readServer(sql);
-  const pooled = await isPooled(sql, address);
-  const environment = (await isStamped(sql)) ? "production" : null;
-  const migrations = await countMigrations(sql);
-  const lockHolder = await readLockHolder(sql);
-  const lastBackup = findLastBackup(server.systemIdentifier);
+await using sql = await openConnection(address, "db:status").catch(
+  reportUnreachable,
+);
+const engine = await findEngine(env, address);
+const server = await readServer(sql);
+const pooled = await isPooled(sql, address);
+const environment = (await isStamped(sql)) ? "production" : null;
+const migrations = await countMigrations(sql);
+const lockHolder = await readLockHolder(sql);
+const lastBackup = findLastBackup(server.systemIdentifier);
 
-  const { serverVersion, tls, sizeBytes, connections } = server;
-  printRows({
-    Engine: engine,
-    Server: `PostgreSQL ${serverVersion} on ${nameServer(address)}`,
-    Database: `${address.database}, ${formatBytes(sizeBytes)}`,
-    User: address.user,
-    TLS: tls ? "on" : "off",
-    Pooler: pooled ? "a transaction pooler" : "none seen",
-    Connections: `${connections.used} of ${connections.max}`,
-    Stamp: environment ?? "none",
-    Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} problems`,
-    Lock: lockHolder ? nameHolder(lockHolder) : "free",
-    Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
-  });
-  if (migrations.problems > 0)
-    note("Hint: `bun run db:migrate:status` names the problems");
-  printJson({
-    engine,
-    running: true,
-    reachable: true,
-    host: address.host,
-    port: address.port,
-    database: address.database,
-    user: address.user,
-    serverVersion,
-    tls,
-    pooled,
-    environment,
-    sizeBytes,
-    connections,
-    migrations,
-    lockHolder,
-    lastBackup,
-  });
-} finally {
-  await sql.end({ timeout: 5 });
-}
+const { serverVersion, tls, sizeBytes, connections } = server;
+printRows({
+  Engine: engine,
+  Server: `PostgreSQL ${serverVersion} on ${nameServer(address)}`,
+  Database: `${address.database}, ${formatBytes(sizeBytes)}`,
+  User: address.user,
+  TLS: tls ? "on" : "off",
+  Pooler: pooled ? "a transaction pooler" : "none seen",
+  Connections: `${connections.used} of ${connections.max}`,
+  Stamp: environment ?? "none",
+  Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} problems`,
+  Lock: lockHolder ? nameHolder(lockHolder) : "free",
+  Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
+});
+if (migrations.problems > 0)
+  note("Hint: `bun run db:migrate:status` names the problems");
+printJson({
+  engine,
+  running: true,
+  reachable: true,
+  host: address.host,
+  port: address.port,
+  database: address.database,
+  user: address.user,
+  serverVersion,
+  tls,
+  pooled,
+  environment,
+  sizeBytes,
+  connections,
+  migrations,
+  lockHolder,
+  lastBackup,
+});
 
 async function reportUnreachable(error: Error): Promise<never> {
   const engine = await chooseEngine(env);

@@ -2,84 +2,81 @@
 // missing? Reads only. Exits 3 unless all are applied, 1 when it cannot tell.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
+import { jsonFlag, readOptions } from "./lib/options";
+import { FINDINGS, note, print, printJson } from "./lib/report";
 import type { Migration } from "./migrations/journal";
 import { type LogEntry, readLog } from "./migrations/log";
 import { findUnfinished, type Plan, readPlan } from "./migrations/plan";
 
 const usage = `bun run db:migrate:status [--json]
 
-Lists every migration and its state.
-  --json   one JSON document on stdout`;
+Lists every migration and its state.`;
 
-readOptions(usage, { options: { json: { type: "boolean" } } });
+readOptions(usage, {
+  ...jsonFlag,
+});
 
 const env = readEnv();
-const sql = await openConnection(env.direct, "db:migrate:status");
-try {
-  const plan = await readPlan(sql);
-  const log = await readLog(sql);
-  const known = plan.migrations.map((migration) => {
-    const { tag, when } = migration;
-    const run = log.findLast(
-      ({ tag: of, ms, error }) => of === tag && ms !== null && error === null,
-    );
-    const isKnown = plan.applied.has(migration) && run?.direction !== "down";
-    return {
-      tag,
-      when,
-      state: nameState(plan, log, migration),
-      outOfOrder: plan.outOfOrder.includes(migration),
-      appliedAt: isKnown ? (run?.startedAt ?? null) : null,
-      ms: isKnown ? (run?.ms ?? null) : null,
-    };
-  });
-  const unknown = plan.unknown.map(({ when }) => ({
-    tag: null,
+await using sql = await openConnection(env.direct, "db:migrate:status");
+const plan = await readPlan(sql);
+const log = await readLog(sql);
+const known = plan.migrations.map((migration) => {
+  const { tag, when } = migration;
+  const run = log.findLast(
+    ({ tag: of, ms, error }) => of === tag && ms !== null && error === null,
+  );
+  const isKnown = plan.applied.has(migration) && run?.direction !== "down";
+  return {
+    tag,
     when,
-    state: "missing",
-    outOfOrder: false,
-    appliedAt: null,
-    ms: null,
-  }));
-  const migrations = [...known, ...unknown];
-  const problems = [
-    ...plan.modified.map(({ tag, file }) => ({
-      code: "modified",
+    state: nameState(plan, log, migration),
+    outOfOrder: plan.outOfOrder.includes(migration),
+    appliedAt: isKnown ? (run?.startedAt ?? null) : null,
+    ms: isKnown ? (run?.ms ?? null) : null,
+  };
+});
+const unknown = plan.unknown.map(({ when }) => ({
+  tag: null,
+  when,
+  state: "missing",
+  outOfOrder: false,
+  appliedAt: null,
+  ms: null,
+}));
+const migrations = [...known, ...unknown];
+const problems = [
+  ...plan.modified.map(({ tag, file }) => ({
+    code: "modified",
+    tag,
+    message: `${file} was edited after it was applied`,
+  })),
+  ...known
+    .filter(({ state }) => state === "partial")
+    .map(({ tag }) => ({
+      code: "partial",
       tag,
-      message: `${file} was edited after it was applied`,
+      message: `${tag} was cut off after a part of it was committed`,
     })),
-    ...known
-      .filter(({ state }) => state === "partial")
-      .map(({ tag }) => ({
-        code: "partial",
-        tag,
-        message: `${tag} was cut off after a part of it was committed`,
-      })),
-    ...plan.warnings.filter(({ code }) => !isHarmless(code)),
-  ];
+  ...plan.warnings.filter(({ code }) => !isHarmless(code)),
+];
 
-  for (const { tag, when, state, outOfOrder } of migrations)
-    print(
-      `${state.padEnd(8)}  ${tag ?? `record of ${when}`}${outOfOrder ? "  (out of order)" : ""}`,
-    );
-  for (const { code, message } of plan.warnings)
-    if (isHarmless(code)) note(`Warning: ${message}`);
-  for (const { message } of problems) print(`Problem: ${message}`);
-  if (migrations.length === 0) print("No migrations");
-  printJson({
-    database: env.direct.database,
-    head: plan.head?.tag ?? null,
-    migrations,
-    problems,
-  });
-  const isClean =
-    problems.length === 0 &&
-    migrations.every(({ state }) => state === "applied");
-  if (!isClean) process.exitCode = FINDINGS;
-} finally {
-  await sql.end({ timeout: 5 });
-}
+for (const { tag, when, state, outOfOrder } of migrations)
+  print(
+    `${state.padEnd(8)}  ${tag ?? `record of ${when}`}${outOfOrder ? "  (out of order)" : ""}`,
+  );
+for (const { code, message } of plan.warnings)
+  if (isHarmless(code)) note(`Warning: ${message}`);
+for (const { message } of problems) print(`Problem: ${message}`);
+if (migrations.length === 0) print("No migrations");
+printJson({
+  database: env.direct.database,
+  head: plan.head?.tag ?? null,
+  migrations,
+  problems,
+});
+const isClean =
+  problems.length === 0 && migrations.every(({ state }) => state === "applied");
+if (!isClean) process.exitCode = FINDINGS;
 
 /** A number that is repeated in the journal changes nothing, and stays. */
 function isHarmless(code: string): boolean {

@@ -8,50 +8,51 @@ import { closeDatabase, db } from "../src/infrastructure/database";
 import { counted } from "../src/infrastructure/database/counted";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
-import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
+import { jsonFlag, readOptions } from "./lib/options";
+import { FINDINGS, note, print, printJson } from "./lib/report";
 import { findPending } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
 
-Connects as the application does, and looks whether it could work.
-  --json   one JSON document on stdout`;
+Connects as the application does, and looks whether it could work.`;
 
-readOptions(usage, { options: { json: { type: "boolean" } } });
+readOptions(usage, {
+  ...jsonFlag,
+});
 
 const { database: address } = readEnv();
 // Asked first, for it gives up where the application's client tries for ever.
-const connection = await openConnection(address, "db:test").catch(unreachable);
-try {
-  const [server] = await db.execute<{ version: string }>(
-    sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
-  );
-  const start = performance.now();
-  await db.execute(sql`select 1`);
-  const latencyMs = Math.round((performance.now() - start) * 10) / 10;
-  const pending = await findPending(connection);
-  const counts = await countTables();
+await using connection = await openConnection(address, "db:test").catch(
+  unreachable,
+);
+await using _client = { [Symbol.asyncDispose]: closeDatabase };
+const [server] = await db.execute<{ version: string }>(
+  sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
+);
+const start = performance.now();
+await db.execute(sql`select 1`);
+const latencyMs = Math.round((performance.now() - start) * 10) / 10;
+const pending = await findPending(connection);
+const counts = await countTables();
 
-  const serverVersion = server?.version ?? null;
-  print(
-    `Connected: ${address.database} on ${nameServer(address)}, PostgreSQL ${serverVersion}, ${latencyMs} ms a query`,
-  );
-  print(
-    `Counted: ${Object.entries(counts)
-      .map(([name, rows]) => `${name} ${rows ?? "–"}`)
-      .join(", ")}`,
-  );
-  print(
-    pending.length > 0
-      ? `Pending: ${pending.join(", ")}`
-      : "Compared: no migration is pending",
-  );
-  printJson({ connected: true, latencyMs, serverVersion, counts, pending });
-  if (pending.length > 0) {
-    note("Hint: run `bun run db:migrate`");
-    process.exitCode = FINDINGS;
-  }
-} finally {
-  await Promise.all([connection.end({ timeout: 5 }), closeDatabase()]);
+const serverVersion = server?.version ?? null;
+print(
+  `Connected: ${address.database} on ${nameServer(address)}, PostgreSQL ${serverVersion}, ${latencyMs} ms a query`,
+);
+print(
+  `Counted: ${Object.entries(counts)
+    .map(([name, rows]) => `${name} ${rows ?? "–"}`)
+    .join(", ")}`,
+);
+print(
+  pending.length > 0
+    ? `Pending: ${pending.join(", ")}`
+    : "Compared: no migration is pending",
+);
+printJson({ connected: true, latencyMs, serverVersion, counts, pending });
+if (pending.length > 0) {
+  note("Hint: run `bun run db:migrate`");
+  process.exitCode = FINDINGS;
 }
 
 async function countTables(): Promise<Record<string, number | null>> {

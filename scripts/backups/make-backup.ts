@@ -97,34 +97,30 @@ async function dump(
   partial: string,
   readHead: (sql: Sql) => Promise<string | null>,
 ) {
-  const sql = await openConnection(address, "db:backup");
-  try {
-    await sql.unsafe(patient);
-    await sql.unsafe("begin isolation level repeatable read, read only");
-    const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
-      select pg_export_snapshot() as snapshot,
-        system_identifier::text as "systemIdentifier" from pg_control_system()`;
-    const { snapshot = "", systemIdentifier = "" } = row ?? {};
-    const tables = await listTables(sql);
-    const hasRecords = tables.some(({ name }) => name === recordsTable);
-    // An error would end the snapshot, and a lock would be held all the time.
-    await sql.unsafe("savepoint head");
-    const head = hasRecords ? await readHead(sql) : null;
-    await sql.unsafe("rollback to savepoint head");
-    const application = `pg_dump ${crypto.randomUUID()}`;
-    const forget = onInterrupt(() => endSession(address, application));
-    await dumpDatabase(
-      pgDump,
-      address,
-      snapshot,
-      application,
-      LOCK_TIMEOUT_MS,
-      partial,
-    ).finally(forget);
-    return { systemIdentifier, head, tables };
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(address, "db:backup");
+  await sql.unsafe(patient);
+  await sql.unsafe("begin isolation level repeatable read, read only");
+  const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
+    select pg_export_snapshot() as snapshot,
+      system_identifier::text as "systemIdentifier" from pg_control_system()`;
+  const { snapshot = "", systemIdentifier = "" } = row ?? {};
+  const tables = await listTables(sql);
+  const hasRecords = tables.some(({ name }) => name === recordsTable);
+  // An error would end the snapshot, and a lock would be held all the time.
+  await sql.unsafe("savepoint head");
+  const head = hasRecords ? await readHead(sql) : null;
+  await sql.unsafe("rollback to savepoint head");
+  const application = `pg_dump ${crypto.randomUUID()}`;
+  const forget = onInterrupt(() => endSession(address, application));
+  await dumpDatabase(
+    pgDump,
+    address,
+    snapshot,
+    application,
+    LOCK_TIMEOUT_MS,
+    partial,
+  ).finally(forget);
+  return { systemIdentifier, head, tables };
 }
 
 /** No signal reaches a program in a container: its session is ended instead. */
@@ -132,14 +128,10 @@ async function endSession(
   address: DatabaseAddress,
   application: string,
 ): Promise<void> {
-  const sql = await openConnection(address, "db:backup");
-  try {
-    await sql`
-      select pg_terminate_backend(pid) from pg_stat_activity
-      where application_name = ${application}`;
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(address, "db:backup");
+  await sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where application_name = ${application}`;
 }
 
 /**

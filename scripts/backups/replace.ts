@@ -76,31 +76,23 @@ export async function replaceDatabase(
   };
   await askBetween(() =>
     withSwapLock(address, waitSeconds, async (server) => {
-      const sql = await openConnection(address, command);
-      try {
-        await sql.unsafe(patient);
-        await guard(server, sql);
-        await withMigrationLock(sql, waitSeconds, async () => {
-          // While it waited, the database may have become production.
-          const protection = await guard(server, sql);
-          if (flags.undo) await undoSwap(server, address, protection, readHead);
-          else await replace(server, protection);
-        });
-      } finally {
-        await sql.end({ timeout: 5 });
-      }
+      await using sql = await openConnection(address, command);
+      await sql.unsafe(patient);
+      await guard(server, sql);
+      await withMigrationLock(sql, waitSeconds, async () => {
+        // While it waited, the database may have become production.
+        const protection = await guard(server, sql);
+        if (flags.undo) await undoSwap(server, address, protection, readHead);
+        else await replace(server, protection);
+      });
     }),
   );
 }
 
 /** What was production is not dropped in passing. */
 async function refuseStamped(previous: DatabaseAddress): Promise<void> {
-  const sql = await openConnection(previous, "db:swap");
-  try {
-    if (!(await isStamped(sql))) return;
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(previous, "db:swap");
+  if (!(await isStamped(sql))) return;
   throw refusal(
     `${previous.database} would be dropped, and is stamped production`,
     { hint: "if you mean it, add `--drop-previous`" },
@@ -150,18 +142,8 @@ async function undoSwap(
 ): Promise<void> {
   const { database } = address;
   const previous = previousOf(database);
-  const sql = await openConnection(
-    { ...address, database: previous },
-    "db:swap",
-  );
-  let head: string | null;
-  try {
-    await sql.unsafe(patient);
-    if (isProductionDatabase(protection)) await stampProduction(sql);
-    head = await readHead(sql);
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  const kept = { ...address, database: previous };
+  const head = await prepareKept(kept, protection, readHead);
   await holdInterrupt(async () => {
     await swapBack(server, address);
     print(`Restored: ${database} from ${previous}`);
@@ -170,4 +152,16 @@ async function undoSwap(
     );
     printJson({ database, previous, head });
   });
+}
+
+/** @returns its head, once nothing is connected to it any more. */
+async function prepareKept(
+  address: DatabaseAddress,
+  protection: Protection,
+  readHead: (sql: Sql) => Promise<string | null>,
+): Promise<string | null> {
+  await using sql = await openConnection(address, "db:swap");
+  await sql.unsafe(patient);
+  if (isProductionDatabase(protection)) await stampProduction(sql);
+  return await readHead(sql);
 }

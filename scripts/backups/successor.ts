@@ -82,19 +82,15 @@ export async function clearNext(
 
 /** Gives the space of its tables back. */
 async function emptyDatabase(address: DatabaseAddress): Promise<void> {
-  const sql = await openConnection(address, "db:swap");
-  try {
-    const tables = await sql<{ name: string }[]>`
-      select format('%I.%I', nspname, relname) as name
-      from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-      where relkind in ('r', 'm') and relpersistence <> 't'
-        and nspname not in ('pg_catalog', 'information_schema')
-      order by relpages desc`;
-    for (const { name } of tables)
-      await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(address, "db:swap");
+  const tables = await sql<{ name: string }[]>`
+    select format('%I.%I', nspname, relname) as name
+    from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where relkind in ('r', 'm') and relpersistence <> 't'
+      and nspname not in ('pg_catalog', 'information_schema')
+    order by relpages desc`;
+  for (const { name } of tables)
+    await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
 }
 
 /** A server that has crashed comes back by itself. */
@@ -105,12 +101,9 @@ async function dropOnceRecovered(
   const deadline = Date.now() + RECOVERY_MS;
   for (;;)
     try {
-      const again = await openConnection(beside(address), "db:swap");
-      await again
-        .unsafe(patient)
-        .then(() => dropDatabase(again, database))
-        .finally(() => again.end({ timeout: 5 }));
-      return;
+      await using again = await openConnection(beside(address), "db:swap");
+      await again.unsafe(patient);
+      return await dropDatabase(again, database);
     } catch (error) {
       const { details } = error as { details?: { sqlstate?: string } };
       const isRecovering = details?.sqlstate === "57P03";

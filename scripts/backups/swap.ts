@@ -43,22 +43,18 @@ export async function withSwapLock<T>(
     throw refusal(`${previousOf(database)} is longer than PostgreSQL's names`, {
       hint: "give the database a name of 53 bytes or less",
     });
-  const server = await openConnection(beside(address), "db:swap");
-  try {
-    await requireDirect(server, beside(address));
-    await server.unsafe(patient);
-    await requireOwner(server, database);
-    const digest = createHash("sha256").update(`swap ${database}`).digest();
-    const key = String(digest.readBigInt64BE());
-    return await withMigrationLock(
-      server,
-      waitSeconds,
-      () => work(server),
-      key,
-    );
-  } finally {
-    await server.end({ timeout: 5 });
-  }
+  await using server = await openConnection(beside(address), "db:swap");
+  await requireDirect(server, beside(address));
+  await server.unsafe(patient);
+  await requireOwner(server, database);
+  const digest = createHash("sha256").update(`swap ${database}`).digest();
+  const key = String(digest.readBigInt64BE());
+  return await withMigrationLock(
+    server,
+    waitSeconds,
+    () => work(server),
+    key,
+  );
 }
 
 /**
@@ -121,7 +117,7 @@ async function renameTogether(
   address: DatabaseAddress,
   renames: [from: string, to: string][],
 ): Promise<void> {
-  const second = await openConnection(beside(address), "db:swap");
+  await using second = await openConnection(beside(address), "db:swap");
   const swap = new AbortController();
   const names = renames.map(([from]) => from);
   let ending: Promise<void> | undefined;
@@ -154,7 +150,6 @@ async function renameTogether(
   } finally {
     swap.abort();
     await ending;
-    await second.end({ timeout: 5 });
   }
 }
 
@@ -183,20 +178,16 @@ async function isSame(
         hint: "`bun run db:status` shows the database once the server is back",
       },
     );
-  const sql = await openConnection(beside(address), "db:swap").catch(
+  await using sql = await openConnection(beside(address), "db:swap").catch(
     ({ message }: Error) => Promise.reject(unknown(message)),
   );
-  try {
-    const deadline = Date.now() + COMMIT_MS;
-    while (await isThere(sql, pid)) {
-      if (Date.now() > deadline)
-        throw unknown(`its session ${pid} is still at work`);
-      await Bun.sleep(100);
-    }
-    return (await readOid(sql, database)) === oid;
-  } finally {
-    await sql.end({ timeout: 5 });
+  const deadline = Date.now() + COMMIT_MS;
+  while (await isThere(sql, pid)) {
+    if (Date.now() > deadline)
+      throw unknown(`its session ${pid} is still at work`);
+    await Bun.sleep(100);
   }
+  return (await readOid(sql, database)) === oid;
 }
 
 async function isThere(sql: Sql, pid: number): Promise<boolean> {

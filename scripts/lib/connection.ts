@@ -90,6 +90,9 @@ function openSocket({ host, port }: DatabaseAddress): Promise<Socket> {
   return promise;
 }
 
+/** A connection that `await using` closes, and what is sent is answered first. */
+export type Connection = Sql & AsyncDisposable;
+
 /**
  * Connects and waits for the server's first answer.
  *
@@ -98,12 +101,13 @@ function openSocket({ host, port }: DatabaseAddress): Promise<Socket> {
 export async function openConnection(
   address: DatabaseAddress,
   name: string,
-): Promise<Sql> {
+): Promise<Connection> {
   for (let attempt = 1; ; attempt += 1) {
     const sql = connect(address, name);
     try {
       await sql`select 1`;
-      return sql;
+      const close = () => sql.end({ timeout: 5 });
+      return Object.assign(sql, { [Symbol.asyncDispose]: close });
     } catch (error) {
       await sql.end({ timeout: 0 });
       const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);

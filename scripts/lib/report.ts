@@ -1,6 +1,5 @@
-// How options, errors, hints, JSON and exit codes look, for every command. What
+// How errors, hints, JSON and exit codes look, for every command. What
 // a command throws ends up here, so that a command has nothing to say about it.
-import { parseArgs, type ParseArgsConfig } from "node:util";
 import { isCleaningUp, listenForSignals, settle } from "./interrupt";
 
 /** It tried and could not. */
@@ -30,35 +29,9 @@ export interface FailureFields {
 
 let isJson = false;
 
-/**
- * Reads a command's flags, strictly; `--help` is added.
- *
- * @param usage what `--help` prints; the call is its first line.
- * @throws `--help` and wrong flags, for the handler below.
- */
-export function readOptions<T extends ParseArgsConfig>(
-  usage: string,
-  config: T,
-): ReturnType<typeof parseArgs<T>> {
-  const args = process.argv.slice(2);
-  isJson = "json" in (config.options ?? {}) && args.includes("--json");
-  if (args.includes("--help") || args.includes("-h"))
-    throw Object.assign(new Error(), { usage, exitCode: 0 });
-  try {
-    return parseArgs<T>({ args, ...config });
-  } catch (error) {
-    const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
-    const call = usage.replace(/ *[[<\n][^]*/, "");
-    throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
-      hint: `\`${call} --help\` lists the flags`,
-    });
-  }
-}
-
-/** A whole number from a flag. @throws with exit code 2 when it is none. */
-export function readWhole(text: string, flag: string): number {
-  if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw misused(`${flag} takes a whole number, not "${text}"`);
+/** Has results go to stdout as one JSON document, and nothing else there. */
+export function showJson(): void {
+  isJson = true;
 }
 
 /** An error for the person at the keyboard: lower case, no full stop. */
@@ -73,10 +46,6 @@ export function failure(message: string, fields: FailureFields = {}): Error {
 /** Like `failure`, for what is refused before anything was touched. */
 export function refusal(message: string, fields: FailureFields = {}): Error {
   return failure(message, { code: "REFUSED", exitCode: REFUSED, ...fields });
-}
-
-function misused(message: string, fields: FailureFields = {}): Error {
-  return refusal(message, { code: "USAGE", ...fields });
 }
 
 const listening = new Set<"stdout" | "stderr">();
@@ -173,6 +142,8 @@ export function isLost(error: unknown): boolean {
 }
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
+  // `await using` met an error in closing, after the one that counts.
+  if (thrown instanceof SuppressedError) return report(thrown.suppressed);
   if (isCleaningUp()) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {

@@ -27,7 +27,7 @@ export async function withScratchDatabase<T>(
   base += SUFFIX;
   const database = base + crypto.randomUUID().slice(0, 8);
   const scratch = { ...address, database };
-  const server = await openConnection(address, name);
+  await using server = await openConnection(address, name);
   const drop = () => dropDatabase(server, database);
   const keep = onInterrupt(drop);
   try {
@@ -47,12 +47,8 @@ export async function withScratchDatabase<T>(
         );
       });
     try {
-      const sql = await openConnection(scratch, name);
-      try {
-        return await work(sql, scratch);
-      } finally {
-        await sql.end({ timeout: 5 });
-      }
+      await using sql = await openConnection(scratch, name);
+      return await work(sql, scratch);
     } finally {
       await drop()
         .catch(() => dropAgain(address, name, database))
@@ -62,7 +58,6 @@ export async function withScratchDatabase<T>(
     }
   } finally {
     keep();
-    await server.end({ timeout: 5 });
   }
 }
 
@@ -72,10 +67,8 @@ async function dropAgain(
   name: string,
   database: string,
 ): Promise<void> {
-  const server = await openConnection(address, name);
-  await dropDatabase(server, database).finally(() =>
-    server.end({ timeout: 5 }),
-  );
+  await using server = await openConnection(address, name);
+  await dropDatabase(server, database);
 }
 
 /** Those of runs that were killed: nobody holds their lock. */

@@ -68,14 +68,10 @@ export async function findArchiveReader(env: Env): Promise<PostgresTool> {
 }
 
 async function readVersion(address: DatabaseAddress): Promise<string> {
-  const sql = await openConnection(address, "db:probe");
-  try {
-    const [row] = await sql<{ version: string }[]>`
-      select split_part(current_setting('server_version'), ' ', 1) as version`;
-    return row?.version ?? "";
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(address, "db:probe");
+  const [row] = await sql<{ version: string }[]>`
+    select split_part(current_setting('server_version'), ' ', 1) as version`;
+  return row?.version ?? "";
 }
 
 function findOnPath<P extends Program>(
@@ -115,14 +111,10 @@ async function findInContainer<P extends Program>(
     ],
     { env: psql.variables, stdin: "ignore", timeout: ANSWER_MS },
   );
-  const sql = await openConnection(address, "db:probe");
-  try {
-    const [cluster] = await sql.unsafe<{ id: string }[]>(text);
-    if (stdout.toString().trim() !== cluster?.id) return undefined;
-    return gather(programs, (program) => nameInContainer(program, env));
-  } finally {
-    await sql.end({ timeout: 5 });
-  }
+  await using sql = await openConnection(address, "db:probe");
+  const [cluster] = await sql.unsafe<{ id: string }[]>(text);
+  if (stdout.toString().trim() !== cluster?.id) return undefined;
+  return gather(programs, (program) => nameInContainer(program, env));
 }
 
 function gather<P extends Program>(

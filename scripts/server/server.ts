@@ -164,15 +164,13 @@ async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
 
 async function createDatabase(address: DatabaseAddress): Promise<void> {
   const server = { ...address, database: "postgres" };
-  const sql = await openConnection(server, "db:start");
+  await using sql = await openConnection(server, "db:start");
   try {
     await sql.unsafe(`create database ${quoteIdentifier(address.database)}`);
   } catch (error) {
     // Another process may have made it meanwhile.
     const { code = "" } = error as { code?: string };
     if (!["42P04", "23505"].includes(code)) throw error;
-  } finally {
-    await sql.end({ timeout: 5 });
   }
 }
 

@@ -352,6 +352,8 @@ describe("db:migrate", () => {
     const unknown = await run("db:migrate --force");
     const wrong = await run("db:migrate --wait soon");
     const negative = await run("db:migrate --wait -1");
+    const large = await run("db:migrate --lock-timeout 99999999999");
+    const help = await run("db:migrate --help");
 
     expect(unknown).toEqual({
       exitCode: 2,
@@ -362,6 +364,16 @@ describe("db:migrate", () => {
     expect(wrong.exitCode).toBe(2);
     expect(negative.stderr).toBe(
       "Error: option '--wait' argument is ambiguous\nHint: `bun run db:migrate --help` lists the flags\n",
+    );
+    expect(large).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr:
+        'Error: --lock-timeout takes a whole number of at most 2147483647, not "99999999999"\n',
+    });
+    expect(help.exitCode).toBe(0);
+    expect(help.stdout).toContain(
+      "  --wait <seconds>      how long to wait for another command (60)\n",
     );
   });
 

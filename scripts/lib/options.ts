@@ -1,0 +1,117 @@
+// Reads a command's flags, strictly, and prints its usage from the same table.
+import { parseArgs, type ParseArgsOptionDescriptor } from "node:util";
+import { type FailureFields, refusal, showJson } from "./report";
+
+/** A flag as `parseArgs` takes it, with what `--help` says about it. */
+export interface Flag extends ParseArgsOptionDescriptor {
+  help: string;
+  /** What stands for its value in the usage, such as `<seconds>`. */
+  value?: string;
+}
+
+export const jsonFlag = {
+  json: { type: "boolean", help: "one JSON document on stdout" },
+} as const;
+
+export const waitFlag = {
+  wait: {
+    type: "string",
+    value: "<seconds>",
+    default: "60",
+    help: "how long to wait for another command",
+  },
+} as const;
+
+export const lockTimeoutFlag = {
+  "lock-timeout": {
+    type: "string",
+    value: "<ms>",
+    default: "5000",
+    help: "how long a statement waits for a table",
+  },
+} as const;
+
+/** @param subject what the database's name answers for. */
+export const confirmFlag = (subject: string) =>
+  ({
+    confirm: {
+      type: "string",
+      value: "<database>",
+      help: `answers for ${subject}`,
+    },
+  }) as const;
+
+/**
+ * Reads a command's flags; `--help` is added.
+ *
+ * @param usage what `--help` prints above the flags; its first line is the call.
+ * @throws `--help` and wrong flags, for the handler in report.ts.
+ */
+export function readOptions<T extends Record<string, Flag>>(
+  usage: string,
+  flags: T,
+  options: { allowPositionals?: boolean; strict?: boolean } = {},
+): ReturnType<typeof parseArgs<{ options: T; allowPositionals: true }>> {
+  const args = process.argv.slice(2);
+  if ("json" in flags && args.includes("--json")) showJson();
+  if (args.includes("--help") || args.includes("-h"))
+    throw Object.assign(new Error(), {
+      usage: [usage, ...listFlags(flags)].join("\n"),
+      exitCode: 0,
+    });
+  try {
+    return parseArgs<{ options: T; allowPositionals: true }>({
+      args,
+      ...options,
+      options: flags,
+    } as never);
+  } catch (error) {
+    const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
+    const call = usage.replace(/ *[[<\n][^]*/, "");
+    throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
+      hint: `\`${call} --help\` lists the flags`,
+    });
+  }
+}
+
+/** `  -n, --lines <n>   how many lines (100)`, in two columns. */
+function listFlags(flags: Record<string, Flag>): string[] {
+  const rows = Object.entries(flags).map(([name, flag]) => {
+    const short = flag.short ? `-${flag.short}, ` : "";
+    const usual = typeof flag.default === "string" ? ` (${flag.default})` : "";
+    return [
+      `  ${short}--${name} ${flag.value ?? ""}`.trimEnd(),
+      flag.help + usual,
+    ] as const;
+  });
+  const width = Math.max(0, ...rows.map(([flag]) => flag.length)) + 3;
+  const indent = `\n${" ".repeat(width)}`;
+  return rows.map(
+    ([flag, help]) => flag.padEnd(width) + help.replaceAll("\n", indent),
+  );
+}
+
+/**
+ * Reads a whole number from a flag.
+ *
+ * @throws with exit code 2 when it is none, or more than `most`.
+ */
+export function readWhole(
+  text: string,
+  flag: string,
+  most = 999_999_999,
+): number {
+  if (/^\d+$/.test(text) && Number(text) <= most) return Number(text);
+  throw misused(
+    `${flag} takes a whole number of at most ${most}, not "${text}"`,
+  );
+}
+
+/** Milliseconds from `--lock-timeout`, as many as PostgreSQL takes. */
+export const readLockTimeout = (text: string) =>
+  readWhole(text, "--lock-timeout", 2 ** 31 - 1);
+
+/** A refusal of how a command was called. */
+export function misused(message: string, fields: FailureFields = {}): Error {
+  return refusal(message, { code: "USAGE", ...fields });
+}
