@@ -7,7 +7,7 @@ import { withMigrationLock } from "./lib/lock";
 import { requireDirect } from "./lib/pooler";
 import {
   FINDINGS,
-  note,
+  advise,
   print,
   printJson,
   readOptions,
@@ -70,8 +70,8 @@ async function recordPending(): Promise<void> {
   if (!isSame) {
     process.exitCode = FINDINGS;
     print(`Recorded: nothing, for ${database} has another schema`);
-    note(
-      "Hint: make the two the same, or `bun run db:reset` for a fresh database",
+    advise(
+      "make the two the same; or run `bun run db:reset` for a fresh database",
     );
   }
   if (wanted.length === 0) print(`Nothing to record: ${database}`);

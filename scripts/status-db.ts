@@ -8,7 +8,7 @@ import { nameServer } from "./lib/explain-connection";
 import { nameHolder, readLockHolder } from "./lib/lock";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
-import { note, print, printJson, readOptions } from "./lib/report";
+import { advise, note, print, printJson, readOptions } from "./lib/report";
 import { readPlan } from "./migrations/plan";
 import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
 
@@ -46,7 +46,7 @@ try {
     Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
   });
   if (migrations.problems > 0)
-    note("Hint: `bun run db:migrate:status` names the problems");
+    advise("`bun run db:migrate:status` names the problems");
   printJson({
     engine,
     running: true,

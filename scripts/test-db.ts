@@ -13,7 +13,7 @@ import {
 } from "../src/infrastructure/database";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
-import { FINDINGS, note, print, printJson, readOptions } from "./lib/report";
+import { advise, FINDINGS, print, printJson, readOptions } from "./lib/report";
 import { findPending } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
@@ -54,7 +54,7 @@ try {
   );
   printJson({ connected: true, latencyMs, serverVersion, counts, pending });
   if (pending.length > 0) {
-    note("Hint: run `bun run db:migrate`");
+    advise("run `bun run db:migrate`");
     process.exitCode = FINDINGS;
   }
 } finally {
