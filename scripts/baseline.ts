@@ -6,7 +6,7 @@ import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/lock";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
-import { FINDINGS, note, print, printJson } from "./lib/report";
+import { advise, FINDINGS, print, printJson } from "./lib/report";
 import { withScratchDatabase } from "./lib/scratch-database";
 import { type Recorded, recordOf, toScript } from "./migrations/apply";
 import {
@@ -55,8 +55,8 @@ async function recordPending(): Promise<void> {
   if (!isSame) {
     process.exitCode = FINDINGS;
     print(`Recorded: nothing, for ${database} has another schema`);
-    note(
-      "Hint: make the two the same, or `bun run db:reset` for a fresh database",
+    advise(
+      "make the two the same; or run `bun run db:reset` for a fresh database",
     );
   }
   if (wanted.length === 0) print(`Nothing to record: ${database}`);

@@ -5,7 +5,7 @@ import { readEnv } from "../src/env";
 import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
-import { note, print, printJson, refusal } from "./lib/report";
+import { advise, note, print, printJson, refusal } from "./lib/report";
 import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
@@ -73,7 +73,7 @@ if (created) print(`Created: the administrator ${email}`);
 else if (password) print(`Reset: the password of ${email}`);
 else {
   print(`Nothing to create: ${email} is there`);
-  note("Hint: `--reset-password` gives it a new password");
+  advise("`--reset-password` gives it a new password");
 }
 if (password) {
   print(`Password: ${password}`);

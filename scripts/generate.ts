@@ -7,7 +7,7 @@ import { readEnv, root } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween } from "./lib/consent";
 import { jsonFlag, readOptions } from "./lib/options";
-import { note, print, printJson, refusal } from "./lib/report";
+import { advise, note, print, printJson, refusal } from "./lib/report";
 import {
   type Migration,
   readMigrations,
@@ -156,7 +156,7 @@ async function generateCustom(): Promise<void> {
     snapshot,
   });
   print(`Generated: ${written.file}`);
-  note(`Hint: write the SQL that undoes it into ${nameDownFile(written.tag)}`);
+  advise(`write the SQL that undoes it into ${nameDownFile(written.tag)}`);
   printJson({ ...written, findings: [] });
 }
 

@@ -19,7 +19,7 @@ import {
 } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
-import { note, print, printJson } from "./lib/report";
+import { advise, note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
 import type { RenameAnswers } from "./schema/ask-renames";
 import { diffSchema } from "./schema/diff-database";
@@ -78,7 +78,7 @@ async function push(): Promise<void> {
       `Pushed: schema.ts to ${database} (${statements.length} ${statements.length === 1 ? "statement" : "statements"})`,
     );
     if ((await readRecords(sql)).length > 0)
-      note("Hint: make the migration as well, with `bun run db:generate`");
+      advise("make the migration as well, with `bun run db:generate`");
   }
   for (const difference of left) note(`Left as it is: ${difference}`);
   if (statements.length === 0) print(`Nothing to push: ${database} is current`);

@@ -21,7 +21,14 @@ import {
   type Protection,
   stampProduction,
 } from "./lib/protection";
-import { announce, describeError, note, print, printJson } from "./lib/report";
+import {
+  advise,
+  announce,
+  describeError,
+  note,
+  print,
+  printJson,
+} from "./lib/report";
 import {
   describeSeed,
   loadSeed,
@@ -97,6 +104,6 @@ async function loadDevelopment(): Promise<Seed | undefined> {
   } catch (error) {
     const { message, hint } = describeError(error as Error);
     note(`Warning: not seeded: ${message}`);
-    if (hint) note(`Hint: ${hint}`);
+    if (hint) advise(hint);
   }
 }

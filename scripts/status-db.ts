@@ -9,7 +9,7 @@ import { nameHolder, readLockHolder } from "./lib/lock";
 import { jsonFlag, readOptions } from "./lib/options";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
-import { note, print, printJson } from "./lib/report";
+import { advise, note, print, printJson } from "./lib/report";
 import { readPlan } from "./migrations/plan";
 import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
 
@@ -49,7 +49,7 @@ printRows({
   Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
 });
 if (migrations.problems > 0)
-  note("Hint: `bun run db:migrate:status` names the problems");
+  advise("`bun run db:migrate:status` names the problems");
 printJson({
   engine,
   running: true,

@@ -9,7 +9,7 @@ import { counted } from "../src/infrastructure/database/counted";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
-import { FINDINGS, note, print, printJson } from "./lib/report";
+import { advise, FINDINGS, print, printJson } from "./lib/report";
 import { findPending } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
@@ -51,7 +51,7 @@ print(
 );
 printJson({ connected: true, latencyMs, serverVersion, counts, pending });
 if (pending.length > 0) {
-  note("Hint: run `bun run db:migrate`");
+  advise("run `bun run db:migrate`");
   process.exitCode = FINDINGS;
 }
 

@@ -10,7 +10,7 @@ import { openConnection, patient } from "../lib/connection";
 import { withMigrationLock } from "../lib/lock";
 import { requireDirect } from "../lib/pooler";
 import { quoteIdentifier } from "../lib/quote";
-import { failure, type FailureFields, isLost, note, refusal } from "../lib/report";
+import { advise, failure, type FailureFields, isLost, note, refusal } from "../lib/report";
 import {
   beside,
   databaseExists,
@@ -89,7 +89,7 @@ export async function swapIn(
   } catch (error) {
     const { message, hint } = error as FailureFields & Error;
     note(`Warning: ${message}`);
-    if (hint) note(`Hint: ${hint}`);
+    if (hint) advise(hint);
     return false;
   }
 }

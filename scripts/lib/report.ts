@@ -1,5 +1,8 @@
 // How errors, hints, JSON and exit codes look, for every command. What
 // a command throws ends up here, so that a command has nothing to say about it.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "../../src/env";
 import { isCleaningUp, listenForSignals, settle } from "./interrupt";
 
 /** It tried and could not. */
@@ -89,6 +92,31 @@ function writeJson(document: object): void {
   if (isJson) write("stdout", `${JSON.stringify(document)}\n`);
 }
 
+/** Prints a hint on stderr: an instruction, with its command in backticks. */
+export function advise(text: string): void {
+  const hint = keepKnownCommands(text);
+  if (hint) note(`Hint: ${hint}`);
+}
+
+/**
+ * Returns a hint without the parts, between semicolons, that name a command
+ * which package.json does not have: where a file was copied, others were not.
+ */
+function keepKnownCommands(hint: string): string {
+  if (!hint.includes("`bun run ")) return hint;
+  const file = readFileSync(join(root, "package.json"), "utf8");
+  const { scripts = {} } = JSON.parse(file);
+  return hint
+    .split("; ")
+    .filter((part) =>
+      [...part.matchAll(/`bun run ([\w-]+:[\w:-]+)/g)].every(
+        ([, name = ""]) => name in scripts,
+      ),
+    )
+    .join("; ")
+    .replace(/^or /, "");
+}
+
 /** Prints progress or a warning on stderr. */
 export function note(line: string): void {
   showProgress("");
@@ -128,7 +156,8 @@ export async function withProgress<T>(
 
 /** An error as JSON documents carry it. */
 export function describeError(error: Error & FailureFields) {
-  const { code = "UNEXPECTED", message, hint, details } = error;
+  const { code = "UNEXPECTED", message, details } = error;
+  const hint = keepKnownCommands(error.hint ?? "");
   return { code, message, ...(hint && { hint }), ...details };
 }
 
@@ -164,7 +193,7 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
     return writeJson({ ...thrown.document, error: describeError(error) });
   note(`Error: ${error.message}`);
   for (const line of thrown.lines ?? []) note(line);
-  if (thrown.hint) note(`Hint: ${thrown.hint}`);
+  advise(thrown.hint ?? "");
   if (!("code" in error)) note(error.stack ?? "");
 }
 
