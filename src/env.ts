@@ -66,8 +66,11 @@ export function readEnv(): Env {
 
 /** Every variable, with the value that wins. */
 export function readVariables(): Record<string, string | undefined> {
-  const layers = readLayers().map(({ variables }) => variables);
-  return Object.assign({}, ...layers.toReversed());
+  const variables: Record<string, string | undefined> = {};
+  for (const layer of readLayers().toReversed())
+    for (const [name, value] of Object.entries(layer.variables))
+      if (value?.trim()) variables[name] = value;
+  return variables;
 }
 
 function readLayers(): Layer[] {

@@ -1,16 +1,12 @@
 // Is the database's schema the one that this checkout expects?
-import { getTableName, is, type Table } from "drizzle-orm";
-import { PgTable } from "drizzle-orm/pg-core";
+import { is } from "drizzle-orm";
+import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
-import * as schema from "../../src/infrastructure/database/schema";
+import { loadSchema } from "../../src/project";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
 import { readMigrations } from "./journal";
 import { planMigrations, readRecords } from "./plan";
-
-/** Every table of schema.ts. */
-export const tables: Table[] = Object.values(schema).filter((value) =>
-  is(value, PgTable),
-);
 
 /**
  * What is missing: the pending migrations where any have been recorded; in a
@@ -37,9 +33,16 @@ export async function requireCurrentSchema(sql: Sql): Promise<void> {
 }
 
 async function hasEveryTable(sql: Sql): Promise<boolean> {
-  const names = tables.map((table) => `('${getTableName(table)}')`);
+  const tables = Object.values(await loadSchema()).filter((value) =>
+    is(value, PgTable),
+  );
+  const names = tables.map((table) => {
+    const { schema = "public", name } = getTableConfig(table);
+    const path = [schema, name].map(quoteIdentifier).join(".");
+    return `(${quoteLiteral(path)})`;
+  });
   const [row] = await sql.unsafe<{ complete: boolean }[]>(`
-    select bool_and(to_regclass('public.' || quote_ident(name)) is not null) as complete
+    select bool_and(to_regclass(name) is not null) as complete
     from (values ${names.join(", ")}) as expected (name)`);
   return row?.complete === true;
 }
