@@ -93,6 +93,6 @@ async function record(plan: Plan, wanted: Migration[]): Promise<void> {
       logDone(run, 0, false),
     ];
   });
-  await sql.unsafe(`begin; ${[createTables, ...texts].join(";")}; commit`);
+  await sql.unsafe(`begin; ${[createTables(), ...texts].join(";")}; commit`);
   for (const { tag } of wanted) print(`Recorded: ${tag}`);
 }

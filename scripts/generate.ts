@@ -12,6 +12,7 @@ import {
   type Migration,
   readMigrations,
   nameDownFile,
+  nameJournal,
 } from "./migrations/journal";
 import { planMigrations, readRecords } from "./migrations/plan";
 import { askRenames, type RenameAnswers } from "./schema/ask-renames";
@@ -85,8 +86,7 @@ else if (values.custom) await generateCustom();
 else await generate(migrations, name);
 
 function readMigrationsIfAny(): Migration[] {
-  const journal = "src/infrastructure/database/migrations/meta/_journal.json";
-  return existsSync(join(root, journal)) ? readMigrations() : [];
+  return existsSync(join(root, nameJournal())) ? readMigrations() : [];
 }
 
 async function generate(

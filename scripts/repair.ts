@@ -2,6 +2,7 @@
 // is certain that the files are right. Shows before and after, and asks. Exits 2
 // without consent, 75 when another run held the lock.
 import { readEnv } from "../src/env";
+import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireName } from "./lib/consent";
 import { withMigrationLock } from "./lib/lock";
@@ -76,7 +77,7 @@ async function repair(): Promise<void> {
     const reason = "the records are about to be changed as above";
     requireName(consent, [reason], lines);
     const texts = repairs.map(({ text }) => text);
-    await sql.unsafe(`begin; ${[createTables, ...texts].join(";")}; commit`);
+    await sql.unsafe(`begin; ${[createTables(), ...texts].join(";")}; commit`);
     for (const line of lines) print(`Repaired: ${line}`);
   } else print(`Nothing to repair: ${database}`);
   const repaired = repairs.map(({ text: _text, ...shown }) => shown);
@@ -92,7 +93,7 @@ function findEdited({ applied }: Plan): Repair[] {
       before: `hash ${record.hash.slice(0, 12)}`,
       after: `hash ${migration.hash.slice(0, 12)}`,
       text: `
-        update drizzle.__drizzle_migrations
+        update ${readProject().records.sql}
         set hash = ${quoteLiteral(migration.hash)} where id = ${record.id};
         ${logDone(toScript(migration, "repair"), 0, false)}`,
     }));
@@ -104,7 +105,7 @@ function findMissing({ unknown }: Plan): Repair[] {
     tag: null,
     before: `record ${id} of ${when}, hash ${hash.slice(0, 12)}`,
     after: "no record",
-    text: `delete from drizzle.__drizzle_migrations where id = ${id}`,
+    text: `delete from ${readProject().records.sql} where id = ${id}`,
   }));
 }
 

@@ -4,6 +4,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readEnv, root } from "../src/env";
+import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireConsent } from "./lib/consent";
 import { withMigrationLock } from "./lib/lock";
@@ -174,7 +175,7 @@ async function run(
   log: LogEntry[],
   rolledBack: Applied[],
 ): Promise<void> {
-  await sql.unsafe(createTables);
+  await sql.unsafe(createTables());
   const watch = await watchSession(sql, address);
   try {
     for (const [index, migration] of wanted.entries()) {
@@ -184,7 +185,7 @@ async function run(
       if (!script) throw new Error(`${tag} has no script`);
       const ids = selectRecords(plan, migration).map(({ id }) => id);
       const ms = await runScript(sql, script, {
-        record: `delete from drizzle.__drizzle_migrations where id in (${ids})`,
+        record: `delete from ${readProject().records.sql} where id in (${ids})`,
         unfinished: findUnfinished(log, tag, "down"),
         lockTimeout,
         nameBlockers: watch.nameBlockers,
@@ -217,7 +218,9 @@ async function proveForgotten(wanted: Migration[]): Promise<void> {
   if (left.length > 0)
     throw failure(
       `undone, and still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
-      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+      {
+        hint: `look at ${readProject().records.sql} with \`bun run db:shell\``,
+      },
     );
 }
 

@@ -47,14 +47,8 @@ export function readEnv(): Env {
   for (const name of Object.keys(process.env))
     if (/^PG[A-Z_]+$/.test(name)) delete process.env[name];
 
-  const layers: Layer[] = [
-    { name: "the environment", variables: process.env },
-    ...[".env.local", ".env"].flatMap(readEnvFile),
-  ];
+  const layers = readLayers();
   const isProduction = find(layers, "NODE_ENV")?.value === "production";
-  if (layers.length === 1 && !isProduction)
-    layers.push(...readEnvFile(".env.example"));
-
   const value = (name: string) => find(layers, name)?.value;
   const database = readDatabaseAddress(layers, isProduction);
   return {
@@ -68,6 +62,26 @@ export function readEnv(): Env {
     backupDir: resolve(root, value("BACKUP_DIR") ?? "backups"),
     composeProjectName: value("COMPOSE_PROJECT_NAME"),
   };
+}
+
+/** Every variable, with the value that wins. */
+export function readVariables(): Record<string, string | undefined> {
+  const variables: Record<string, string | undefined> = {};
+  for (const layer of readLayers().toReversed())
+    for (const [name, value] of Object.entries(layer.variables))
+      if (value?.trim()) variables[name] = value;
+  return variables;
+}
+
+function readLayers(): Layer[] {
+  const layers: Layer[] = [
+    { name: "the environment", variables: process.env },
+    ...[".env.local", ".env"].flatMap(readEnvFile),
+  ];
+  const isProduction = find(layers, "NODE_ENV")?.value === "production";
+  return layers.length === 1 && !isProduction
+    ? [...layers, ...readEnvFile(".env.example")]
+    : layers;
 }
 
 function readEnvFile(name: string): Layer[] {

@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
+import { readProject } from "../../src/project";
 import { openConnection, patient } from "../lib/connection";
 import { onInterrupt } from "../lib/interrupt";
 import { failure, withProgress } from "../lib/report";
@@ -26,7 +27,6 @@ import {
   publish,
 } from "./folder";
 
-const recordsTable = "drizzle.__drizzle_migrations";
 /** How long a dump waits for a table that somebody has locked. */
 const LOCK_TIMEOUT_MS = 60_000;
 
@@ -105,7 +105,11 @@ async function dump(
       system_identifier::text as "systemIdentifier" from pg_control_system()`;
   const { snapshot = "", systemIdentifier = "" } = row ?? {};
   const tables = await listTables(sql);
-  const hasRecords = tables.some(({ name }) => name === recordsTable);
+  const { records } = readProject();
+  const hasRecords = tables.some(
+    ({ schema, table }) =>
+      schema === records.schema && table === records.table,
+  );
   // An error would end the snapshot, and a lock would be held all the time.
   await sql.unsafe("savepoint head");
   const head = hasRecords ? await readHead(sql) : null;

@@ -1,10 +1,11 @@
 // Applies pending migrations, each with its own record in drizzle's table, so
 // that drizzle's own migrator can take over at any time; and proves it.
 import type { Sql } from "postgres";
+import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
 import type { Migration } from "./journal";
-import { createTables } from "./log";
+import { createTables, touchesRecords } from "./log";
 import {
   type MigrationRecord,
   type Plan,
@@ -51,7 +52,7 @@ export async function applyPending(
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
 
-  await sql.unsafe(createTables);
+  await sql.unsafe(createTables());
   const invalid = await listInvalidIndexes(sql);
   const applied: Applied[] = [];
   const recorded: Recorded[] = [...plan.applied.values()];
@@ -94,20 +95,21 @@ export type Recorded = Pick<MigrationRecord, "hash" | "when">;
  * @param recorded the records that are to be there afterwards.
  */
 export function recordOf(migration: Migration, recorded: Recorded[]): string {
-  const isMeddling = /drizzle/i.test(migration.text);
+  const { sql: table } = readProject().records;
+  const isMeddling = touchesRecords(migration.text);
   const entries = isMeddling ? recorded : [migration];
   const inserts = entries.map(({ when, hash }) => {
     const twins = recorded.filter(
       (other) => other.when === when && other.hash === hash,
     );
     return `
-      insert into drizzle.__drizzle_migrations (hash, created_at)
+      insert into ${table} (hash, created_at)
       select ${quoteLiteral(hash)}, ${when} where ${twins.length} > (
-        select count(*) from drizzle.__drizzle_migrations
+        select count(*) from ${table}
         where hash = ${quoteLiteral(hash)}
           and created_at is not distinct from ${when})`;
   });
-  return [...(isMeddling ? [createTables] : []), ...inserts].join(";");
+  return [...(isMeddling ? [createTables()] : []), ...inserts].join(";");
 }
 
 async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
@@ -117,7 +119,9 @@ async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
   if (missing.length > 0)
     throw failure(
       `applied without a record: ${missing.map(({ tag }) => tag).join(", ")}`,
-      { hint: "look at drizzle.__drizzle_migrations with `bun run db:shell`" },
+      {
+        hint: `look at ${readProject().records.sql} with \`bun run db:shell\``,
+      },
     );
 }
 

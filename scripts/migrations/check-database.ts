@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
+import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
 import { note } from "../lib/report";
 import { withScratchDatabase } from "../lib/scratch-database";
@@ -208,7 +209,7 @@ async function runDown(
   const text = readFileSync(join(root, file), "utf8");
   const script = toScript({ tag, file, text, hash: hashText(text) }, "down");
   await runScript(scratch, script, {
-    record: `delete from drizzle.__drizzle_migrations where created_at = ${when} and hash = '${hash}'`,
+    record: `delete from ${readProject().records.sql} where created_at = ${when} and hash = '${hash}'`,
     unfinished: undefined,
     lockTimeout: 5000,
   });

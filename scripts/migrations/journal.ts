@@ -3,13 +3,8 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { root } from "../../src/env";
+import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
-
-/** Where drizzle-kit writes, as drizzle.config.ts has it. */
-export const migrationsFolder = join(
-  root,
-  "src/infrastructure/database/migrations",
-);
 
 /** An entry of the journal, with its file. */
 export interface Migration {
@@ -33,8 +28,10 @@ const CONFLICT = "a merge has left its conflict in it";
  * @throws when the journal cannot be read, names a tag twice, or names a file
  * that is not there.
  */
-export function readMigrations(folder = migrationsFolder): Migration[] {
-  const journal = relative(root, join(folder, "meta/_journal.json"));
+export function readMigrations(
+  folder = readProject().migrationsFolder,
+): Migration[] {
+  const journal = nameJournal(folder);
   const invalid = (message: string) =>
     failure(message, {
       code: "JOURNAL_INVALID",
@@ -78,14 +75,24 @@ function readMigrationFile(file: string, tag: string): string {
   }
 }
 
+/** The folder of the migrations, from the project's root. */
+export function nameFolder(folder = readProject().migrationsFolder): string {
+  return relative(root, folder);
+}
+
+/** The path of the journal, from the project's root. */
+export function nameJournal(folder?: string): string {
+  return join(nameFolder(folder), "meta/_journal.json");
+}
+
 /** The path of a migration's SQL, from the project's root. */
 export function nameUpFile(tag: string): string {
-  return relative(root, join(migrationsFolder, `${tag}.sql`));
+  return join(nameFolder(), `${tag}.sql`);
 }
 
 /** The path of the SQL that takes a migration back, from the project's root. */
 export function nameDownFile(tag: string): string {
-  return relative(root, join(migrationsFolder, `${tag}.down.sql`));
+  return join(nameFolder(), `${tag}.down.sql`);
 }
 
 /** As drizzle-orm hashes a file: sha256, in hex. */

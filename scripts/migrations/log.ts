@@ -4,7 +4,8 @@
 // queries, so that it can travel together with a migration's statements.
 import { hostname, userInfo } from "node:os";
 import type { Sql } from "postgres";
-import { quoteLiteral } from "../lib/quote";
+import { readProject } from "../../src/project";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 
 /** What a row is of. */
 export type Direction = "up" | "down" | "baseline" | "repair";
@@ -43,12 +44,22 @@ export interface Progress {
   statementUnderWay: number | null;
 }
 
+/** True where a migration's SQL may touch the tables that are made here. */
+export function touchesRecords(text: string): boolean {
+  return /drizzle/i.test(text) || text.includes(readProject().records.table);
+}
+
 /** Makes the tables that are missing, drizzle's as drizzle-orm 0.45 does. It looks
  * first, since IF NOT EXISTS wants the right to make even what exists. */
-export const createTables = `do $create$ begin
+export function createTables(): string {
+  const { schema, sql } = readProject().records;
+  return `do $create$ begin
   if to_regnamespace('drizzle') is null then create schema drizzle; end if;
-  if to_regclass('drizzle.__drizzle_migrations') is null then
-    create table drizzle.__drizzle_migrations (
+  if not exists (select from pg_namespace where nspname = ${quoteLiteral(schema)}) then
+    create schema ${quoteIdentifier(schema)};
+  end if;
+  if to_regclass(${quoteLiteral(sql)}) is null then
+    create table ${sql} (
       id serial primary key,
       hash text not null,
       created_at bigint
@@ -75,6 +86,7 @@ export const createTables = `do $create$ begin
       on drizzle.__migration_log (tag, direction) where ms is null;
   end if;
 end $create$`;
+}
 
 /** Every row, oldest first; none where there is no table. */
 export async function readLog(sql: Sql): Promise<LogEntry[]> {

@@ -2,12 +2,13 @@
 // migrations are applied: by the set of records, never by the newest of them
 // (drizzle-orm#5769). Reads only.
 import type { Sql } from "postgres";
+import { readProject } from "../../src/project";
 import { failure, note, refusal } from "../lib/report";
 import { hashText, type Migration, readMigrations } from "./journal";
 import { type LogEntry, readLog } from "./log";
 import { hashStatements, splitStatements } from "./statements";
 
-/** A row of drizzle.__drizzle_migrations. */
+/** A row of drizzle's table, `drizzle.__drizzle_migrations` unless the config says otherwise. */
 export interface MigrationRecord {
   id: number;
   hash: string;
@@ -44,9 +45,9 @@ export interface Plan {
 /** The rows of drizzle's table, oldest first; none where there is no table. */
 export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
   try {
-    return await sql<MigrationRecord[]>`
+    return await sql.unsafe<MigrationRecord[]>(`
       select id, hash, created_at::float8 as when
-      from drizzle.__drizzle_migrations order by id`;
+      from ${readProject().records.sql} order by id`);
   } catch (error) {
     const { code = "" } = error as { code?: string };
     if (["42P01", "3F000"].includes(code)) return []; // no table, no schema

@@ -11,6 +11,7 @@ import {
   logDone,
   logError,
   logProgress,
+  touchesRecords,
 } from "./log";
 import { lookAgain, type Resumed } from "./resume";
 import { hashStatements, readWords, type Statement } from "./statements";
@@ -157,7 +158,7 @@ async function runTransaction(
   const written =
     isLast && !isRolledBack
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`
-      : `${/drizzle/i.test(script.text) ? `${createTables};` : ""}
+      : `${touchesRecords(script.text) ? `${createTables()};` : ""}
         ${logProgress(script, progressAt(script, until))}`;
   // Of a BEGIN of the file's own; what is recorded has to be written.
   const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];

@@ -2,14 +2,11 @@
 import { is } from "drizzle-orm";
 import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
-import * as schema from "../../src/infrastructure/database/schema";
-import { quoteLiteral } from "../lib/quote";
+import { loadSchema } from "../../src/project";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
 import { readMigrations } from "./journal";
 import { planMigrations, readRecords } from "./plan";
-
-/** Every table of schema.ts. */
-const tables = Object.values(schema).filter((value) => is(value, PgTable));
 
 /**
  * What is missing: the pending migrations where any have been recorded; in a
@@ -36,13 +33,17 @@ export async function requireCurrentSchema(sql: Sql): Promise<void> {
 }
 
 async function hasEveryTable(sql: Sql): Promise<boolean> {
+  const tables = Object.values(await loadSchema()).filter((value) =>
+    is(value, PgTable),
+  );
   if (tables.length === 0) return false;
   const names = tables.map((table) => {
     const { schema = "public", name } = getTableConfig(table);
-    return `(${quoteLiteral(schema)}, ${quoteLiteral(name)})`;
+    const path = [schema, name].map(quoteIdentifier).join(".");
+    return `(${quoteLiteral(path)})`;
   });
   const [row] = await sql.unsafe<{ complete: boolean }[]>(`
-    select bool_and(to_regclass(format('%I.%I', schema, name)) is not null) as complete
-    from (values ${names.join(", ")}) as expected (schema, name)`);
+    select bool_and(to_regclass(name) is not null) as complete
+    from (values ${names.join(", ")}) as expected (name)`);
   return row?.complete === true;
 }

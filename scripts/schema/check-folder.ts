@@ -1,13 +1,14 @@
 // What is wrong with the folder of migrations, as it is on disk: its journal,
 // files, snapshots and down files, and what git has of them.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { basename, join, relative } from "node:path";
+import { basename, join } from "node:path";
 import { root } from "../../src/env";
 import { type Problem, problem } from "../lib/problem";
 import { note } from "../lib/report";
 import {
-  migrationsFolder,
   nameDownFile,
+  nameFolder,
+  nameJournal,
   nameUpFile,
 } from "../migrations/journal";
 import { hashStatements, splitStatements } from "../migrations/statements";
@@ -21,9 +22,9 @@ import { diagramFile, drawDiagram } from "./mermaid";
 import {
   describeSchema,
   emptySnapshot,
+  nameSchema,
   nameSnapshotFile,
   readSnapshot,
-  schemaFile,
   type Snapshot,
 } from "./snapshots";
 
@@ -33,8 +34,8 @@ interface Entry {
   when: number;
 }
 
-const folder = relative(root, migrationsFolder);
-const journalFile = `${folder}/meta/_journal.json`;
+const folder = nameFolder();
+const journalFile = nameJournal();
 
 /** Everything that can be told without a database. */
 export async function checkFolder(): Promise<Problem[]> {
@@ -162,13 +163,13 @@ function checkFiles(entries: Entry[], tags: Set<string>): Problem[] {
       `the journal does not name it: \`rm ${file}\`, or add its entry`,
       { file },
     );
-  const files = readdirSync(migrationsFolder);
+  const files = readdirSync(join(root, folder));
   const orphans = files
     .filter((name) => /\.(sql|partial)$/.test(name))
     .filter((name) => !tags.has(name.replace(/(\.down)?\.sql$/, "")))
     .map((name) => orphan(`${folder}/${name}`));
   const snapshots = new Set(entries.map(({ tag }) => nameSnapshotFile(tag)));
-  const lost = readdirSync(join(migrationsFolder, "meta"))
+  const lost = readdirSync(join(root, folder, "meta"))
     .filter((name) => name !== "_journal.json")
     .map((name) => `${folder}/meta/${name}`)
     .filter((file) => !snapshots.has(file))
@@ -278,7 +279,7 @@ async function checkSchema(entries: Entry[]): Promise<Problem[]> {
       problem(
         "schema_not_generated",
         `it has changes that are in no migration, such as ${statements[0]} \`bun run db:generate\``,
-        { file: schemaFile },
+        { file: nameSchema() },
       ),
     );
   const path = join(root, diagramFile);

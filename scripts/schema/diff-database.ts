@@ -23,7 +23,7 @@ import { introspect } from "./introspect";
 import {
   describeSchema,
   emptySnapshot,
-  schemaFile,
+  nameSchema,
   type Snapshot,
   type SnapshotTable,
 } from "./snapshots";
@@ -118,7 +118,7 @@ async function makeSchema(
   const own = { ...after, roles: {} };
   for (const statement of await diffSnapshots(emptySnapshot, own))
     await scratch.unsafe(statement).catch((error: Error) => {
-      throw failure(`${schemaFile} cannot be made: ${error.message}`, {
+      throw failure(`${nameSchema()} cannot be made: ${error.message}`, {
         lines: [`  ${statement}`],
         hint: /^role /.test(error.message)
           ? "make the role first, in `bun run db:shell`"
@@ -253,7 +253,7 @@ async function knowRoles(
 async function listLosses(sql: Sql, statements: string[]): Promise<string[]> {
   const text = statements.join("\n");
   const script = toScript(
-    { tag: "db:push", file: schemaFile, text, hash: "" },
+    { tag: "db:push", file: nameSchema(), text, hash: "" },
     "up",
   );
   return await countLosses(sql, [script], LOCK_TIMEOUT_MS);

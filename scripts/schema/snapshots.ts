@@ -1,9 +1,10 @@
 // drizzle-kit's snapshots: the schema that each migration leads to, as JSON.
 import { existsSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { root } from "../../src/env";
+import { loadSchema, readProject } from "../../src/project";
 import { failure } from "../lib/report";
-import { type Migration, migrationsFolder } from "../migrations/journal";
+import { type Migration, nameFolder } from "../migrations/journal";
 import { loadDrizzleKit } from "./drizzle-kit";
 
 /** A schema, as drizzle-kit keeps it beside a migration (version 7). */
@@ -86,8 +87,12 @@ function quoteDefault(key: string, value: unknown): unknown {
   );
 }
 
-/** Where the schema is, from the project's root. */
-export const schemaFile = "src/infrastructure/database/schema.ts";
+/** The schema as drizzle.config.ts names it, for messages. */
+export function nameSchema(): string {
+  return readProject()
+    .schema.map((path) => path.replace(/^\.\//, ""))
+    .join(", ");
+}
 
 /** The snapshot that the first migration starts from. */
 export const emptySnapshot: Snapshot = {
@@ -108,8 +113,7 @@ export const emptySnapshot: Snapshot = {
 /** Where the snapshot of a migration is, from the project's root. */
 export function nameSnapshotFile(tag: string): string {
   const [prefix] = tag.split("_");
-  const file = join(migrationsFolder, "meta", `${prefix}_snapshot.json`);
-  return relative(root, file);
+  return join(nameFolder(), "meta", `${prefix}_snapshot.json`);
 }
 
 /**
@@ -209,8 +213,16 @@ function readPrevId(tag: string): string | undefined {
 export async function describeSchema(prevId: string): Promise<Snapshot> {
   const { generateDrizzleJson } = await loadDrizzleKit();
   try {
-    const schema = await import(join(root, schemaFile));
-    const { id, prevId: parent, ...rest } = generateDrizzleJson(schema, prevId);
+    const {
+      id,
+      prevId: parent,
+      ...rest
+    } = generateDrizzleJson(
+      await loadSchema(),
+      prevId,
+      undefined,
+      readProject().casing,
+    );
     return JSON.parse(
       JSON.stringify({ id, prevId: parent, ...rest }),
       quoteDefault,
@@ -221,7 +233,7 @@ export async function describeSchema(prevId: string): Promise<Snapshot> {
     const [first] = errors as (Error & { position?: { line: number } })[];
     const line = first?.position ? `:${first.position.line}` : "";
     throw failure(
-      `${schemaFile}${line} cannot be loaded: ${first?.message ?? message}`,
+      `${nameSchema()}${line} cannot be loaded: ${first?.message ?? message}`,
       { code: "SCHEMA_INVALID", hint: "`bun run check` says more" },
     );
   }

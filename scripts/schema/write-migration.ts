@@ -8,13 +8,13 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { root } from "../../src/env";
 import { failure } from "../lib/report";
 import {
   type Migration,
-  migrationsFolder,
   nameDownFile,
+  nameJournal,
   nameUpFile,
 } from "../migrations/journal";
 import { nameSnapshotFile, type Snapshot } from "./snapshots";
@@ -55,7 +55,7 @@ export function writeMigration(
 
 /** Writes the journal with these entries of it, and a new one after them. */
 export function writeJournal(base: Migration[], entry?: object): void {
-  const file = relative(root, join(migrationsFolder, "meta/_journal.json"));
+  const file = nameJournal();
   const journal = existsSync(join(root, file))
     ? JSON.parse(readFileSync(join(root, file), "utf8"))
     : { version: "7", dialect: "postgresql", entries: [] };

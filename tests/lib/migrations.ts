@@ -1,11 +1,7 @@
 import { rmSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import type { Sql } from "postgres";
-import {
-  migrationsFolder,
-  readMigrations,
-} from "../../scripts/migrations/journal";
-import { root } from "../../src/env";
+import { nameFolder, readMigrations } from "../../scripts/migrations/journal";
 import type { Outcome } from "./command";
 import { type TestDatabase, testDatabase } from "./database";
 import { copyProject, type Project } from "./project";
@@ -14,7 +10,7 @@ import { copyProject, type Project } from "./project";
 export const ownMigrations = readMigrations();
 export const ownHead = ownMigrations.at(-1)?.tag ?? "";
 
-const folder = relative(root, migrationsFolder);
+const folder = nameFolder();
 
 /** What a test is given: a database and a copy of the project of its own. */
 export interface Given {

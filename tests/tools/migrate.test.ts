@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync } from "node:fs";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { migrationsFolder } from "../../scripts/migrations/journal";
+import { readProject } from "../../src/project";
 import {
   listRecords,
   ownHead,
@@ -45,7 +45,7 @@ describe("db:migrate", () => {
   }) => {
     await run("db:migrate");
     const records = await listRecords(sql);
-    await migrate(drizzle(sql), { migrationsFolder });
+    await migrate(drizzle(sql), readProject());
     const kit = Bun.spawn(
       [process.execPath, "node_modules/drizzle-kit/bin.cjs", "migrate"],
       {
@@ -65,7 +65,7 @@ describe("db:migrate", () => {
 
     await sql`drop schema drizzle, public cascade`;
     await sql`create schema public`;
-    await migrate(drizzle(sql), { migrationsFolder });
+    await migrate(drizzle(sql), readProject());
     const { stdout } = await run("db:migrate");
 
     expect(stdout).toStartWith("Nothing to migrate: ");

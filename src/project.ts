@@ -1,0 +1,261 @@
+// What drizzle.config.ts says: where the schema and the migrations are, and what
+// is ours. It is read once, when a command first asks. No other place names a
+// folder or a table.
+import { existsSync, globSync, readdirSync, statSync } from "node:fs";
+import Module, { createRequire } from "node:module";
+import { join, relative, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { misconfigured } from "./database-url";
+import { readVariables, root } from "./env";
+
+/** The configuration, read and checked, with drizzle-kit's defaults filled in. */
+export interface Project {
+  /** The name of the file, for messages. */
+  config: string;
+  /** Files, folders and globs of the schema, as they are written there. */
+  schema: string[];
+  /** Where drizzle-kit writes: `out`, as an absolute path. */
+  migrationsFolder: string;
+  casing: "camelCase" | "snake_case" | undefined;
+  /** The schemas that are ours; undefined where the config does not say. */
+  schemaFilter: string[] | undefined;
+  /** Globs of tables that are ours, `!` before those that are not. */
+  tablesFilter: string[];
+  /** Extensions whose tables are not ours, such as `postgis`. */
+  extensionsFilters: string[];
+  /** Which roles are ours (`entities.roles`). */
+  roles:
+    boolean | { provider?: string; include?: string[]; exclude?: string[] };
+  /** The table of the records; `sql` is its name as SQL. */
+  records: { schema: string; table: string; sql: string };
+  /** How the name of a new migration begins. */
+  prefix: "index" | "timestamp" | "supabase" | "unix" | "none";
+  /** False where generated statements stand without `--> statement-breakpoint`. */
+  breakpoints: boolean;
+}
+
+/** The names that drizzle-kit looks for, in its order. */
+const CONFIGS = ["ts", "js", "json"].map((type) => `drizzle.config.${type}`);
+
+/** What has no part in what the commands do, or is read by drizzle-kit itself. */
+const HARMLESS = ["dbCredentials", "introspect", "strict", "verbose"];
+
+let project: Project | undefined;
+
+/**
+ * Reads drizzle.config.ts (drizzle-kit 0.31's: https://orm.drizzle.team/docs/drizzle-config-file).
+ *
+ * @throws an error with `exitCode` 2 and a `hint` where there is none, where it
+ * cannot be loaded, and where it sets what the commands cannot honour.
+ */
+export function readProject(): Project {
+  project ??= checkConfig(loadConfig(findConfig()));
+  return project;
+}
+
+/**
+ * The files that `schema` names, as drizzle-kit finds them: those of a folder
+ * without its subfolders.
+ *
+ * @returns absolute paths.
+ * @throws like `readProject`, where there is none.
+ */
+export function listSchemaFiles(): string[] {
+  const { config, schema } = readProject();
+  const found = schema
+    .flatMap((pattern) => {
+      const path = resolve(root, pattern);
+      return existsSync(path) ? [path] : globSync(path);
+    })
+    .flatMap((path) =>
+      statSync(path).isDirectory()
+        ? readdirSync(path).map((name) => join(path, name))
+        : [path],
+    )
+    .filter((path) => /\.[cm]?[jt]s$/.test(path));
+  if (found.length > 0) return [...new Set(found)];
+  throw misconfigured(
+    schema.length > 0
+      ? `${config}: schema names no file: ${schema.join(", ")}`
+      : `${config} does not set schema`,
+    `set \`schema\` in \`${config}\` to the file, folder or glob of your tables`,
+  );
+}
+
+/** Loads the schema: what its files export. Where two export one name, both stay. */
+export async function loadSchema(): Promise<Record<string, unknown>> {
+  const schema: Record<string, unknown> = {};
+  for (const file of listSchemaFiles()) {
+    const exported = await import(pathToFileURL(file).href);
+    for (const [name, value] of Object.entries(exported))
+      schema[name in schema ? `${name} of ${relative(root, file)}` : name] =
+        value;
+  }
+  return schema;
+}
+
+function findConfig(): string {
+  const found = CONFIGS.find((name) => existsSync(join(root, name)));
+  if (found) return found;
+  throw misconfigured(
+    `there is no drizzle.config.ts in ${root}`,
+    "write one that sets `dialect`, `schema` and `out`: https://orm.drizzle.team/docs/drizzle-config-file",
+  );
+}
+
+type Config = Record<string, unknown> & { name: string };
+
+/** What it changes in the environment is undone, and what it prints goes to stderr. */
+function loadConfig(name: string): Config {
+  const before = { ...process.env };
+  const { log } = console;
+  const restore = provideDefineConfig();
+  Object.assign(process.env, readVariables(), { DOTENV_CONFIG_QUIET: "true" });
+  console.log = console.error;
+  try {
+    const exported = createRequire(import.meta.url)(join(root, name));
+    return { ...(exported.default ?? exported), name };
+  } catch (error) {
+    const { message } = error as Error;
+    throw misconfigured(
+      `${name} cannot be loaded: ${message.split("\n")[0]}`,
+      `fix \`${name}\`, or set the variable that it asks for`,
+    );
+  } finally {
+    console.log = log;
+    restore();
+    for (const variable of Object.keys(process.env))
+      if (!(variable in before)) delete process.env[variable];
+    Object.assign(process.env, before);
+  }
+}
+
+/** `defineConfig` answers what it is given: drizzle-kit need not be installed. */
+function provideDefineConfig(): () => void {
+  const kit = { defineConfig: (config: object) => config };
+  if (process.versions.bun) {
+    Bun.plugin({
+      name: "defineConfig",
+      setup: (build) =>
+        void build.module("drizzle-kit", () => ({
+          exports: kit,
+          loader: "object",
+        })),
+    });
+    return () => {};
+  }
+  const node = Module as unknown as { _load(...call: unknown[]): unknown };
+  const load = node._load;
+  node._load = (...call) =>
+    call[0] === "drizzle-kit" ? kit : load.apply(node, call);
+  return () => {
+    node._load = load;
+  };
+}
+
+function checkConfig({ name, ...config }: Config): Project {
+  const refuse = (key: string, what: string) =>
+    misconfigured(
+      `${name}: ${key} ${what}`,
+      `change \`${key}\` in \`${name}\`: the commands go by it`,
+    );
+  const read = <T>(
+    values: object | undefined,
+    key: string,
+    isFine: (value: unknown) => boolean,
+    what: string,
+    path = key,
+  ): T | undefined => {
+    const value = (values as Record<string, unknown> | undefined)?.[key];
+    if (value === undefined || isFine(value)) return value as T | undefined;
+    throw refuse(path, `is not ${what}`);
+  };
+  const isName = (value: unknown) => typeof value === "string" && value !== "";
+  const isNames = (value: unknown) =>
+    isName(value) || (Array.isArray(value) && value.every(isName));
+  const isFlag = (value: unknown) => typeof value === "boolean";
+  const isObject = (value: unknown) =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
+  const isOneOf = (words: string[]) => (value: unknown) =>
+    words.includes(value as string);
+  const refuseOthers = (
+    values: object | undefined,
+    path: string,
+    known: string[],
+  ) => {
+    for (const [key, value] of Object.entries(values ?? {}))
+      if (value !== undefined && !known.includes(key))
+        throw refuse(path + key, "is set, and the commands cannot honour it");
+  };
+
+  const names = (key: string) => {
+    const value = read<string | string[]>(
+      config,
+      key,
+      isNames,
+      "a name or a list of names",
+    );
+    return value === undefined ? undefined : [value].flat();
+  };
+  if (config.dialect !== "postgresql")
+    throw refuse("dialect", 'is not "postgresql"');
+  const migrations = read<object>(config, "migrations", isObject, "an object");
+  const entities = read<object>(config, "entities", isObject, "an object");
+  refuseOthers(config, "", [
+    ...["dialect", "schema", "out", "casing", "breakpoints", "migrations"],
+    ...["schemaFilter", "tablesFilter", "extensionsFilters", "entities"],
+    ...HARMLESS,
+  ]);
+  refuseOthers(migrations, "migrations.", ["table", "schema", "prefix"]);
+  refuseOthers(entities, "entities.", ["roles"]);
+
+  const prefixes = ["index", "timestamp", "supabase", "unix", "none"];
+  const schema =
+    read<string>(migrations, "schema", isName, "a name", "migrations.schema") ??
+    "drizzle";
+  const table =
+    read<string>(migrations, "table", isName, "a name", "migrations.table") ??
+    "__drizzle_migrations";
+  return {
+    config: name,
+    schema: names("schema") ?? [],
+    migrationsFolder: resolve(
+      root,
+      read<string>(config, "out", isName, "a folder") ?? "drizzle",
+    ),
+    casing: read(
+      config,
+      "casing",
+      isOneOf(["camelCase", "snake_case"]),
+      "camelCase or snake_case",
+    ),
+    schemaFilter: names("schemaFilter"),
+    tablesFilter: names("tablesFilter") ?? [],
+    extensionsFilters: names("extensionsFilters") ?? [],
+    roles:
+      read<Project["roles"]>(
+        entities,
+        "roles",
+        (value) => isFlag(value) || isObject(value),
+        "true, false or an object",
+        "entities.roles",
+      ) ?? false,
+    records: { schema, table, sql: `${quote(schema)}.${quote(table)}` },
+    prefix:
+      read<Project["prefix"]>(
+        migrations,
+        "prefix",
+        isOneOf(prefixes),
+        `one of ${prefixes.join(", ")}`,
+        "migrations.prefix",
+      ) ?? "index",
+    breakpoints:
+      read<boolean>(config, "breakpoints", isFlag, "true or false") ?? true,
+  };
+}
+
+/** Quotes a name that is not the same without, or may be a word of SQL's own. */
+function quote(name: string): string {
+  if (/^(__[a-z0-9_]+|drizzle|public)$/.test(name)) return name;
+  return `"${name.replaceAll('"', '""')}"`;
+}
