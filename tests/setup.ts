@@ -1,5 +1,6 @@
 // Runs before the test files: finds the server for the tests, and keeps the
 // development database out of their reach.
+import "./lib/memory";
 import { afterAll } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

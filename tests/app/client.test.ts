@@ -4,7 +4,7 @@ import { spawn } from "bun";
 import { urlOf } from "../lib/command";
 import { testDatabase as test } from "../lib/database";
 import { findFreePort } from "../lib/ports";
-import { copyProject } from "../lib/project";
+import { copyApplication } from "../lib/project";
 
 const barrel = 'from "@/infrastructure/database"';
 
@@ -12,7 +12,7 @@ test(
   "connects with the first query, not with the import",
   "empty",
   async (database) => {
-    using project = copyProject();
+    using project = copyApplication();
     project.write(
       "app.ts",
       `import { db, users } ${barrel};\nconsole.log(typeof db, typeof users);\n`,
@@ -37,7 +37,7 @@ test(
   "reads and writes with types, and lets the process end once it is closed",
   "migrated",
   async (database) => {
-    using project = copyProject();
+    using project = copyApplication();
     project.write(
       "app.ts",
       `import { closeDatabase, db, type NewUser, users } ${barrel};
@@ -59,7 +59,7 @@ test(
   "reads from a replica and writes to the primary",
   "migrated",
   async (database) => {
-    using project = copyProject();
+    using project = copyApplication();
     const replica = `${database.name}_replica`;
     await database.sql.unsafe(`create database ${replica}`);
     const url = urlOf({ ...database.address, database: replica });
@@ -88,7 +88,7 @@ await closeDatabase();
 );
 
 test("keeps its pool across hot reloads", "empty", async ({ url }) => {
-  using project = copyProject();
+  using project = copyApplication();
   const app = (version: number) =>
     project.write(
       "app.ts",

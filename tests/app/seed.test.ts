@@ -1,9 +1,9 @@
 // db:seed and db:test, on a database of their own.
 import { describe, expect } from "bun:test";
 import { testDatabase as test } from "../lib/database";
-import { ownMigrations } from "../lib/migrations";
+import { readMigrations } from "../../scripts/migrations/journal";
 
-const ownTags = ownMigrations.map(({ tag }) => tag);
+const ownTags = readMigrations().map(({ tag }) => tag);
 
 describe("db:seed", () => {
   test(

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
@@ -12,6 +13,20 @@ export interface Outcome {
   exitCode: number;
   stdout: string;
   stderr: string;
+}
+
+/** The commands that a test has run, as lines to be printed where it fails. */
+const commandLog = new AsyncLocalStorage<string[]>();
+
+/** Runs a test's body; where it throws, prints what its commands have said. */
+export async function withCommandLog(body: () => Promise<void>): Promise<void> {
+  const lines: string[] = [];
+  try {
+    await commandLog.run(lines, body);
+  } catch (error) {
+    for (const line of lines) console.error(line);
+    throw error;
+  }
 }
 
 /**
@@ -40,6 +55,9 @@ export async function run(
     child.stderr.text(),
     child.exited,
   ]);
+  commandLog
+    .getStore()
+    ?.push(`$ bun run ${command} (exit code ${exitCode})\n${stderr}`.trim());
   return { exitCode, stdout, stderr };
 }
 
@@ -48,10 +66,14 @@ export async function run(
  *
  * @param script split at its blanks: `scripts/reset-db.ts --json`.
  */
-export function start(script: string, variables: Record<string, string>) {
+export function start(
+  script: string,
+  variables: Record<string, string>,
+  cwd = root,
+) {
   const { PATH, HOME } = process.env;
   return spawn([process.execPath, ...script.split(" ")], {
-    cwd: root,
+    cwd,
     env: { PATH, HOME, ...variables },
     stdout: "pipe",
     stderr: "pipe",

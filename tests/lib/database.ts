@@ -1,14 +1,18 @@
+// Databases for tests, on the server that tests/setup.ts has found: a copy of a
+// template takes tens of milliseconds. For the application's own tests; those of
+// the commands take `test` from tests/lib/test.ts, which stands on this.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
 import postgres, { type Sql } from "postgres";
 import {
   connectionOptions,
   type DatabaseAddress,
 } from "../../src/database-url";
+import { root } from "../../src/env";
 import { isServerKept, templatePrefix, testServer } from "../setup";
-import { type Outcome, run, start, urlOf } from "./command";
+import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
 import { attend, type Attended } from "./terminal";
 
-const TIMEOUT_MS = 60_000;
+export const TIMEOUT_MS = 60_000;
 
 /** A database with a random name on the server for the tests. */
 export interface TestDatabase {
@@ -16,7 +20,7 @@ export interface TestDatabase {
   address: DatabaseAddress;
   url: string;
   sql: Sql;
-  /** Runs a command on it, in the project or in a copy of it. */
+  /** Runs a command on it, in the project or in another folder. */
   run(
     command: string,
     variables?: Record<string, string>,
@@ -26,6 +30,7 @@ export interface TestDatabase {
   start(
     script: string,
     variables?: Record<string, string>,
+    cwd?: string,
   ): ReturnType<typeof start>;
   /** Runs a command on it on a terminal. */
   attend(command: string, cwd?: string): Attended;
@@ -47,16 +52,21 @@ export function testDatabase(
   bunTest.concurrent(sentence, () => withDatabase(state, body), TIMEOUT_MS);
 }
 
-/** Does something with a database, which is dropped unless that throws. */
+/**
+ * Does something with a database, which is dropped unless that throws.
+ *
+ * @param folder the project whose migrations and seeds it gets.
+ */
 export async function withDatabase(
   state: State,
   body: (database: TestDatabase) => Promise<void>,
+  folder = root,
 ): Promise<void> {
-  const database = describeDatabase();
-  await createDatabase(database.name, state);
+  const database = describeDatabase(folder);
+  await createDatabase(database.name, state, folder);
   let hasPassed = false;
   try {
-    await body(database);
+    await withCommandLog(() => body(database));
     hasPassed = true;
   } finally {
     await disposeOf(database, hasPassed);
@@ -64,16 +74,16 @@ export async function withDatabase(
 }
 
 /** One database for all tests of a file. */
-export function useDatabase(state: State) {
-  const database = describeDatabase();
+export function useDatabase(state: State, folder = root) {
+  const database = describeDatabase(folder);
   let hasPassed = true;
-  beforeAll(() => createDatabase(database.name, state), TIMEOUT_MS);
+  beforeAll(() => createDatabase(database.name, state, folder), TIMEOUT_MS);
   afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
     const keepFailed = async () => {
       try {
-        await body();
+        await withCommandLog(body);
       } catch (error) {
         hasPassed = false;
         throw error;
@@ -83,7 +93,6 @@ export function useDatabase(state: State) {
   };
   return { database, test };
 }
-
 /** Connects to a database of the test server. */
 export function openDatabase(address: DatabaseAddress): Sql {
   const options = connectionOptions(address);
@@ -104,6 +113,7 @@ export async function until(sql: Sql, condition: string): Promise<void> {
 }
 
 function describeDatabase(
+  folder: string,
   name = `test_${crypto.randomUUID().slice(0, 8)}`,
 ): TestDatabase {
   const address = { ...testServer, database: name };
@@ -118,38 +128,52 @@ function describeDatabase(
     address,
     url,
     sql: openDatabase(address),
-    run: (command, variables, cwd) =>
+    run: (command, variables, cwd = folder) =>
       run(command, { ...own, ...variables }, cwd),
-    start: (script, variables) => start(script, { ...own, ...variables }),
-    attend: (command, cwd) => attend(command, own, cwd),
+    start: (script, variables, cwd = folder) =>
+      start(script, { ...own, ...variables }, cwd),
+    attend: (command, cwd = folder) => attend(command, own, cwd),
   };
 }
 
-async function createDatabase(name: string, state: State): Promise<void> {
-  const template = state === "empty" ? "template1" : await templateOf(state);
+async function createDatabase(
+  name: string,
+  state: State,
+  folder: string,
+): Promise<void> {
+  const template =
+    state === "empty" ? "template1" : await templateOf(state, folder);
   await onServer((server) =>
     server.unsafe(`create database ${name} template ${template}`),
   );
 }
 
-const templates = new Map<State, Promise<string>>();
+const templates = new Map<string, Promise<string>>();
 
-/** A database of that state to copy, made when it is first wanted. */
-function templateOf(state: "migrated" | "seeded"): Promise<string> {
-  const template = templates.get(state) ?? makeTemplate(state);
-  templates.set(state, template);
+/** A database of that state to copy, made when it is first asked for. */
+function templateOf(
+  state: "migrated" | "seeded",
+  folder: string,
+): Promise<string> {
+  const key = `${state} ${folder}`;
+  const template = templates.get(key) ?? makeTemplate(state, folder);
+  templates.set(key, template);
   return template;
 }
 
-async function makeTemplate(state: "migrated" | "seeded"): Promise<string> {
-  const database = describeDatabase(`${templatePrefix}${state}`);
+async function makeTemplate(
+  state: "migrated" | "seeded",
+  folder: string,
+): Promise<string> {
+  const name = `${templatePrefix}${crypto.randomUUID().slice(0, 8)}`;
+  const database = describeDatabase(folder, name);
   const isSeeded = state === "seeded";
-  await createDatabase(database.name, isSeeded ? "migrated" : "empty");
+  await createDatabase(name, isSeeded ? "migrated" : "empty", folder);
   const { exitCode, stderr } = await database.run(
     isSeeded ? "db:seed" : "db:migrate",
   );
   if (exitCode !== 0) throw new Error(stderr);
-  return database.name;
+  return name;
 }
 
 async function disposeOf(

@@ -20,10 +20,10 @@ import {
   openDatabase,
   type State,
   type TestDatabase,
-  testDatabase,
   until,
 } from "../lib/database";
 import { ownHead } from "../lib/migrations";
+import { test as testCommand } from "../lib/test";
 
 /** A pg_restore that the system ends. */
 const cutOff = `#!/bin/sh
@@ -58,7 +58,7 @@ function test(
   state: State,
   body: (given: Given) => Promise<void>,
 ) {
-  testDatabase(sentence, state, async (database) => {
+  testCommand(sentence, state, async ({ database }) => {
     const folder = mkdtempSync(join(tmpdir(), "starter-backups-"));
     chmodSync(folder, 0o755);
     const run: Given["run"] = (command, variables) =>

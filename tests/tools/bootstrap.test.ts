@@ -1,7 +1,7 @@
 // db:seed rbac and db:bootstrap, on databases of their own.
 import { describe, expect } from "bun:test";
 import type { Sql } from "postgres";
-import { testDatabase as test } from "../lib/database";
+import { test } from "../lib/test";
 
 const email = "admin@example.com";
 

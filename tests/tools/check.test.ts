@@ -3,14 +3,9 @@ import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { commit } from "../lib/git";
-import { ownHead, ownMigrations } from "../lib/migrations";
-import {
-  fixture,
-  type Given,
-  image,
-  migrations,
-  testSchema as test,
-} from "../lib/schema-file";
+import { migrations, ownHead, ownMigrations } from "../lib/migrations";
+import { fixture, image } from "../lib/schema-file";
+import { type Given, test } from "../lib/test";
 
 const journal = `${migrations}/meta/_journal.json`;
 const number = (after: number) =>

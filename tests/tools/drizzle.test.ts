@@ -2,7 +2,8 @@
 import { describe, expect } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fixture, image, testSchema as test } from "../lib/schema-file";
+import { fixture, image } from "../lib/schema-file";
+import { test } from "../lib/test";
 
 describe("db:push", () => {
   test(
@@ -16,7 +17,7 @@ describe("db:push", () => {
 
       expect(pushed.exitCode).toBe(0);
       expect(pushed.stdout).toEndWith(
-        `Pushed: schema.ts to ${database.name} (31 statements)\n`,
+        `Pushed: schema.ts to ${database.name} (22 statements)\n`,
       );
       expect(again).toEqual({
         exitCode: 0,
@@ -78,10 +79,10 @@ describe("db:push", () => {
   test(
     "asks on a terminal what was renamed, while nothing is locked",
     "seeded",
-    async ({ run, change, sql, database, project }) => {
+    async ({ run, change, sql, attend }) => {
       await sql`update users set image = 'a.png'`;
       change(image, 'portrait: text("portrait"),');
-      await using terminal = database.attend("db:push", project.folder);
+      await using terminal = attend("db:push");
 
       await terminal.shows("rename column");
       const meanwhile = await run("db:migrate:repair --wait 0");

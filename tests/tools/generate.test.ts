@@ -3,15 +3,9 @@ import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { commit } from "../lib/git";
-import { ownHead, ownMigrations } from "../lib/migrations";
-import {
-  fixture,
-  type Given,
-  image,
-  listMigrations,
-  migrations,
-  testSchema as test,
-} from "../lib/schema-file";
+import { migrations, ownHead, ownMigrations } from "../lib/migrations";
+import { fixture, image, listMigrations } from "../lib/schema-file";
+import { type Given, test } from "../lib/test";
 
 const ownFiles = ownMigrations
   .flatMap(({ tag }) => [`${tag}.down.sql`, `${tag}.sql`])

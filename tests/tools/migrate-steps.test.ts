@@ -4,11 +4,8 @@ import { describe, expect } from "bun:test";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { spawn } from "bun";
 import { urlOf } from "../lib/command";
-import {
-  listRecords,
-  testMigrations as test,
-  writeMigrations,
-} from "../lib/migrations";
+import { listRecords, writeMigrations } from "../lib/migrations";
+import { test } from "../lib/test";
 import { withRoles } from "../lib/roles";
 
 const users = "create table users (id int primary key, email text);";

@@ -1,17 +1,21 @@
 // db:migrate and db:migrate:status, beside drizzle's own migrators.
 import { describe, expect } from "bun:test";
 import { closeSync, existsSync, openSync } from "node:fs";
+import { join } from "node:path";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { readProject } from "../../src/project";
 import {
   listRecords,
+  migrations,
   ownHead,
   ownMigrations,
-  testMigrations as test,
   writeMigrations,
 } from "../lib/migrations";
+import { fixture } from "../lib/project";
+import { test } from "../lib/test";
+
+const migrationsFolder = join(fixture, migrations);
 
 describe("db:migrate", () => {
   test("applies what is pending, and the next run finds nothing to do", async ({
@@ -274,11 +278,10 @@ describe("db:migrate", () => {
     project,
     run,
   }) => {
-    const folder = "src/infrastructure/database/migrations";
-    project.write(`${folder}/meta/_journal.json`, "{");
+    project.write(`${migrations}/meta/_journal.json`, "{");
     const broken = await run("db:migrate");
     writeMigrations(project, { "0001_a": "select 1;", "0001_b": "select 1;" });
-    await Bun.file(`${project.folder}/${folder}/0001_b.sql`).delete();
+    await Bun.file(`${project.folder}/${migrations}/0001_b.sql`).delete();
     const missing = await run("db:migrate");
 
     expect(broken.exitCode).toBe(1);

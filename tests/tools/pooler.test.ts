@@ -7,7 +7,8 @@ import { spawn } from "bun";
 import postgres from "postgres";
 import { probe } from "../../scripts/lib/probe";
 import { urlOf } from "../lib/command";
-import { type TestDatabase, testDatabase } from "../lib/database";
+import type { TestDatabase } from "../lib/database";
+import { test } from "../lib/test";
 import { findFreePort } from "../lib/ports";
 
 /** Runs `work` with the URL of a pgbouncer before the database. */
@@ -63,7 +64,7 @@ ignore_startup_parameters = extra_float_digits
 if (!Bun.which("pgbouncer", { PATH: `${process.env.PATH}:/usr/sbin` }))
   console.warn("Left out: the pooler, for there is no pgbouncer");
 else {
-  testDatabase(
+  test(
     "what needs a session is refused, with the variable to set",
     "empty",
     async (database) => {
@@ -87,7 +88,7 @@ else {
     },
   );
 
-  testDatabase(
+  test(
     "a pooler is known with many connections to the server, and with a single one",
     "empty",
     async (database) => {
@@ -124,22 +125,18 @@ else {
     },
   );
 
-  testDatabase(
-    "the application and the seeds work",
-    "migrated",
-    async (database) => {
-      await withPgbouncer(database, async (url) => {
-        const DATABASE_URL = url;
+  test("the application and the seeds work", "migrated", async (database) => {
+    await withPgbouncer(database, async (url) => {
+      const DATABASE_URL = url;
 
-        const seeded = await database.run("db:seed", { DATABASE_URL });
-        const tested = await database.run("db:test --json", { DATABASE_URL });
+      const seeded = await database.run("db:seed", { DATABASE_URL });
+      const tested = await database.run("db:test --json", { DATABASE_URL });
 
-        expect(seeded.stdout).toStartWith("Seeded: dev ");
-        expect(JSON.parse(tested.stdout)).toMatchObject({
-          connected: true,
-          pending: [],
-        });
+      expect(seeded.stdout).toStartWith("Seeded: dev ");
+      expect(JSON.parse(tested.stdout)).toMatchObject({
+        connected: true,
+        pending: [],
       });
-    },
-  );
+    });
+  });
 }

@@ -3,15 +3,10 @@ import { expect } from "bun:test";
 import { lockOnceMore } from "../../scripts/lib/lock";
 import { stampProduction } from "../../scripts/lib/protection";
 import { urlOf } from "../lib/command";
-import {
-  openDatabase,
-  type TestDatabase,
-  testDatabase as test,
-  until,
-} from "../lib/database";
-import { ownHead } from "../lib/migrations";
-import { copyProject } from "../lib/project";
+import { openDatabase, type TestDatabase, until } from "../lib/database";
+import { migrations, ownHead } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
+import { test } from "../lib/test";
 import { testServer } from "../setup";
 
 /** The databases of a test, by the end of their names. */
@@ -97,17 +92,9 @@ test(
   "leaves the database as it was when a migration fails",
   "seeded",
   async (database) => {
-    using project = copyProject();
-    project.write(
-      `src/infrastructure/database/migrations/${ownHead}.sql`,
-      "create nonsense;",
-    );
+    database.project.write(`${migrations}/${ownHead}.sql`, "create nonsense;");
 
-    const { exitCode, stderr } = await database.run(
-      "db:reset",
-      {},
-      project.folder,
-    );
+    const { exitCode, stderr } = await database.run("db:reset");
 
     expect(exitCode).toBe(1);
     expect(stderr).toContain(`${ownHead} failed`);
@@ -338,13 +325,9 @@ test(
   "leaves no copy behind after Ctrl-C on a terminal",
   "empty",
   async (database) => {
-    const { sql, name, attend } = database;
-    using project = copyProject();
-    project.write(
-      `src/infrastructure/database/migrations/${ownHead}.sql`,
-      "select pg_sleep(60);",
-    );
-    await using terminal = attend("db:reset", project.folder);
+    const { sql, name, attend, project } = database;
+    project.write(`${migrations}/${ownHead}.sql`, "select pg_sleep(60);");
+    await using terminal = attend("db:reset");
 
     await until(sql, `datname = '${name}__next' and query like '%pg_sleep%'`);
     terminal.types("\x03");

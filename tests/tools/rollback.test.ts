@@ -1,12 +1,8 @@
 // db:rollback, db:baseline and db:migrate:repair.
 import { describe, expect } from "bun:test";
 import { spawn } from "bun";
-import {
-  listRecords,
-  ownMigrations,
-  testMigrations as test,
-  writeMigrations,
-} from "../lib/migrations";
+import { listRecords, ownMigrations, writeMigrations } from "../lib/migrations";
+import { test } from "../lib/test";
 import { withRoles } from "../lib/roles";
 
 const files = {
@@ -100,12 +96,13 @@ describe("db:rollback", () => {
     database,
     project,
     run,
+    attend,
   }) => {
     writeMigrations(project, files);
     await run("db:migrate");
     await run("db:rollback");
     await sql`insert into users values (1, 'a', 'b')`;
-    await using terminal = database.attend("db:rollback", project.folder);
+    await using terminal = attend("db:rollback");
 
     await terminal.shows("Type the database's name");
     const meanwhile = await run("db:migrate:repair --wait 0");
