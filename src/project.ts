@@ -49,7 +49,9 @@ let project: Project | undefined;
  * cannot be loaded, and where it sets what the commands cannot honour.
  */
 export function readProject(): Project {
-  project ??= checkConfig(loadConfig(findConfig()));
+  if (project) return project;
+  const name = findConfig();
+  project = checkConfig(name, loadConfig(name));
   return project;
 }
 
@@ -103,10 +105,8 @@ function findConfig(): string {
   );
 }
 
-type Config = Record<string, unknown> & { name: string };
-
 /** What it changes in the environment is undone, and what it prints goes to stderr. */
-function loadConfig(name: string): Config {
+function loadConfig(name: string): Record<string, unknown> {
   const before = { ...process.env };
   const { log } = console;
   const restore = provideDefineConfig();
@@ -114,7 +114,7 @@ function loadConfig(name: string): Config {
   console.log = console.error;
   try {
     const exported = createRequire(import.meta.url)(join(root, name));
-    return { ...(exported.default ?? exported), name };
+    return exported.default ?? exported;
   } catch (error) {
     const { message } = error as Error;
     throw misconfigured(
@@ -153,7 +153,7 @@ function provideDefineConfig(): () => void {
   };
 }
 
-function checkConfig({ name, ...config }: Config): Project {
+function checkConfig(name: string, config: Record<string, unknown>): Project {
   const refuse = (key: string, what: string) =>
     misconfigured(
       `${name}: ${key} ${what}`,
@@ -183,8 +183,8 @@ function checkConfig({ name, ...config }: Config): Project {
     path: string,
     known: string[],
   ) => {
-    for (const [key, value] of Object.entries(values ?? {}))
-      if (value !== undefined && !known.includes(key))
+    for (const key of Object.keys(values ?? {}))
+      if (!known.includes(key))
         throw refuse(path + key, "is set, and the commands cannot honour it");
   };
 
