@@ -49,10 +49,14 @@ let project: Project | undefined;
  * cannot be loaded, and where it sets what the commands cannot honour.
  */
 export function readProject(): Project {
-  if (project) return project;
-  const name = findConfig();
-  project = checkConfig(name, loadConfig(name));
+  project ??= loadProject(root);
   return project;
+}
+
+/** Reads the configuration of the application in a folder; throws like `readProject`. */
+export function loadProject(folder: string): Project {
+  const name = findConfig(folder);
+  return checkConfig(folder, name, loadConfig(join(folder, name), name));
 }
 
 /**
@@ -96,24 +100,27 @@ export async function loadSchema(): Promise<Record<string, unknown>> {
   return schema;
 }
 
-function findConfig(): string {
-  const found = CONFIGS.find((name) => existsSync(join(root, name)));
+function findConfig(folder: string): string {
+  const found = CONFIGS.find((name) => existsSync(join(folder, name)));
   if (found) return found;
   throw misconfigured(
-    `there is no drizzle.config.ts in ${root}`,
+    `there is no drizzle.config.ts in ${folder}`,
     "write one that sets `dialect`, `schema` and `out`: https://orm.drizzle.team/docs/drizzle-config-file",
   );
 }
 
-/** What it changes in the environment is undone, and what it prints goes to stderr. */
-function loadConfig(name: string): Record<string, unknown> {
+/** What it changes in the environment is undone, and what it prints, such as the
+ * URL with its password, is left out. */
+function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
-  const { log } = console;
+  const { log, info } = console;
   const restore = provideDefineConfig();
-  Object.assign(process.env, readVariables(), { DOTENV_CONFIG_QUIET: "true" });
-  console.log = console.error;
+  // Its credentials are not used, so a t3 application's other variables may be missing.
+  const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
+  Object.assign(process.env, readVariables(), quiet);
+  console.log = console.info = () => {};
   try {
-    const exported = createRequire(import.meta.url)(join(root, name));
+    const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
   } catch (error) {
     const { message } = error as Error;
@@ -122,7 +129,7 @@ function loadConfig(name: string): Record<string, unknown> {
       `fix \`${name}\`, or set the variable that it asks for`,
     );
   } finally {
-    console.log = log;
+    Object.assign(console, { log, info });
     restore();
     for (const variable of Object.keys(process.env))
       if (!(variable in before)) delete process.env[variable];
@@ -153,7 +160,11 @@ function provideDefineConfig(): () => void {
   };
 }
 
-function checkConfig(name: string, config: Record<string, unknown>): Project {
+function checkConfig(
+  folder: string,
+  name: string,
+  config: Record<string, unknown>,
+): Project {
   const refuse = (key: string, what: string) =>
     misconfigured(
       `${name}: ${key} ${what}`,
@@ -220,7 +231,7 @@ function checkConfig(name: string, config: Record<string, unknown>): Project {
     config: name,
     schema: names("schema") ?? [],
     migrationsFolder: resolve(
-      root,
+      folder,
       read<string>(config, "out", isName, "a folder") ?? "drizzle",
     ),
     casing: read(
