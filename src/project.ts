@@ -49,8 +49,14 @@ let project: Project | undefined;
  * cannot be loaded, and where it sets what the commands cannot honour.
  */
 export function readProject(): Project {
-  project ??= checkConfig(loadConfig(findConfig()));
+  project ??= loadProject(root);
   return project;
+}
+
+/** Reads the configuration of the application in a folder; throws like `readProject`. */
+export function loadProject(folder: string): Project {
+  const name = findConfig(folder);
+  return checkConfig(folder, name, loadConfig(join(folder, name), name));
 }
 
 /**
@@ -94,27 +100,28 @@ export async function loadSchema(): Promise<Record<string, unknown>> {
   return schema;
 }
 
-function findConfig(): string {
-  const found = CONFIGS.find((name) => existsSync(join(root, name)));
+function findConfig(folder: string): string {
+  const found = CONFIGS.find((name) => existsSync(join(folder, name)));
   if (found) return found;
   throw misconfigured(
-    `there is no drizzle.config.ts in ${root}`,
+    `there is no drizzle.config.ts in ${folder}`,
     "write one that sets `dialect`, `schema` and `out`: https://orm.drizzle.team/docs/drizzle-config-file",
   );
 }
 
-type Config = Record<string, unknown> & { name: string };
-
-/** What it changes in the environment is undone, and what it prints goes to stderr. */
-function loadConfig(name: string): Config {
+/** What it changes in the environment is undone, and what it prints, such as the
+ * URL with its password, is left out. */
+function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
-  const { log } = console;
+  const { log, info } = console;
   const restore = provideDefineConfig();
-  Object.assign(process.env, readVariables(), { DOTENV_CONFIG_QUIET: "true" });
-  console.log = console.error;
+  // Its credentials are not used, so a t3 application's other variables may be missing.
+  const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
+  Object.assign(process.env, readVariables(), quiet);
+  console.log = console.info = () => {};
   try {
-    const exported = createRequire(import.meta.url)(join(root, name));
-    return { ...(exported.default ?? exported), name };
+    const exported = createRequire(import.meta.url)(file);
+    return exported.default ?? exported;
   } catch (error) {
     const { message } = error as Error;
     throw misconfigured(
@@ -122,7 +129,7 @@ function loadConfig(name: string): Config {
       `fix \`${name}\`, or set the variable that it asks for`,
     );
   } finally {
-    console.log = log;
+    Object.assign(console, { log, info });
     restore();
     for (const variable of Object.keys(process.env))
       if (!(variable in before)) delete process.env[variable];
@@ -153,7 +160,11 @@ function provideDefineConfig(): () => void {
   };
 }
 
-function checkConfig({ name, ...config }: Config): Project {
+function checkConfig(
+  folder: string,
+  name: string,
+  config: Record<string, unknown>,
+): Project {
   const refuse = (key: string, what: string) =>
     misconfigured(
       `${name}: ${key} ${what}`,
@@ -183,8 +194,8 @@ function checkConfig({ name, ...config }: Config): Project {
     path: string,
     known: string[],
   ) => {
-    for (const [key, value] of Object.entries(values ?? {}))
-      if (value !== undefined && !known.includes(key))
+    for (const key of Object.keys(values ?? {}))
+      if (!known.includes(key))
         throw refuse(path + key, "is set, and the commands cannot honour it");
   };
 
@@ -220,7 +231,7 @@ function checkConfig({ name, ...config }: Config): Project {
     config: name,
     schema: names("schema") ?? [],
     migrationsFolder: resolve(
-      root,
+      folder,
       read<string>(config, "out", isName, "a folder") ?? "drizzle",
     ),
     casing: read(
