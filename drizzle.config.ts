@@ -1,5 +1,5 @@
 import type { Config } from "drizzle-kit";
-import { connectionOptions } from "./src/database-url";
+import { connectionOptions } from "./src/database-tls";
 import { readEnv } from "./src/env";
 
 // What is set here holds for the db:* commands, too (src/project.ts).

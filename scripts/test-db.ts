@@ -4,7 +4,6 @@
 import { sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 import { readEnv } from "../src/env";
-import { closeDatabase, db } from "../src/infrastructure/database";
 import { counted } from "../src/infrastructure/database/counted";
 import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
@@ -21,6 +20,8 @@ readOptions(usage, {
 });
 
 const { database: address } = readEnv();
+// Only now: it reads the environment as well, and would fail in its own way.
+const { closeDatabase, db } = await import("../src/infrastructure/database");
 // Asked first, for it gives up where the application's client tries for ever.
 await using connection = await openConnection(address, "db:test").catch(
   unreachable,

@@ -1,38 +1,125 @@
-// Takes connection strings apart, so that postgres.js, drizzle-kit, psql and
-// pg_dump all understand the same by one.
-import { readFileSync } from "node:fs";
+// Takes connection strings apart as libpq does, so that the application, the
+// commands, drizzle-kit, psql and pg_dump understand the same by one.
+// https://www.postgresql.org/docs/current/libpq-connect.html
 
-const sslModes = [
-  "disable",
-  "prefer",
-  "require",
-  "verify-ca",
-  "verify-full",
-] as const;
+/** What a parameter of libpq may be. Those that are not listed are refused. */
+const accepted = {
+  // The parts of the address itself.
+  host: /./,
+  port: /./,
+  user: /./,
+  password: /./,
+  dbname: /./,
 
-/** Where a database is and how to get in. Holds the password: never print it. */
-export interface DatabaseAddress {
-  /** The variable that it was read from, for messages. */
-  variable: string;
+  // Which of several hosts.
+  target_session_attrs: [
+    "any",
+    "read-write",
+    "read-only",
+    "primary",
+    "standby",
+    "prefer-standby",
+  ],
+  load_balance_hosts: ["disable", "random"],
+
+  // TLS.
+  sslmode: [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+  ],
+  sslrootcert: /./,
+  sslcert: /./,
+  sslkey: /./,
+  sslnegotiation: ["postgres", "direct"],
+  channel_binding: ["disable", "prefer", "require"],
+  ssl_min_protocol_version: ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
+  ssl_max_protocol_version: ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
+
+  // The network. Zero or less is the default of connect_timeout: no command
+  // waits for ever. JavaScript's sockets have only the first two keepalives;
+  // the rest hold for psql and pg_dump.
+  connect_timeout: /^-?\d+$/,
+  keepalives: ["0", "1"],
+  keepalives_idle: /^\d+$/,
+  keepalives_interval: /^\d+$/,
+  keepalives_count: /^\d+$/,
+  tcp_user_timeout: /^\d+$/,
+
+  // The session.
+  application_name: /./,
+  fallback_application_name: /./,
+  options: /./,
+
+  // Accepted where they ask for what happens anyway.
+  client_encoding: /^(auto|utf-?8)$/i,
+  gssencmode: ["disable", "prefer"],
+  sslcertmode: ["allow"],
+  sslcompression: ["0"],
+  sslsni: ["1"],
+  ssl: ["true"], // JDBC's, which libpq reads as sslmode=require
+} as const;
+
+/** Parameters of other clients and of hosts of databases. They change nothing here. */
+const foreign = [
+  "connection_limit", // Prisma
+  "max_idle_connection_lifetime",
+  "pgbouncer",
+  "pool_timeout",
+  "schema",
+  "single_use_connections",
+  "socket_timeout",
+  "statement_cache_size",
+  "pool_mode", // Supabase
+  "supa",
+  "workaround",
+  "uselibpqcompat", // node-postgres
+];
+
+/** The parameters of an address under libpq's names, each one as listed above. */
+export type Settings = {
+  [
+    Name in keyof typeof accepted
+  ]?: (typeof accepted)[Name] extends readonly (infer Word)[] ? Word : string;
+};
+
+/** One server of an address. */
+export interface Host {
   /** A name, an address without brackets, or the folder of a Unix socket. */
   host: string;
   port: number;
+}
+
+/** Where a database is and how to get in. Holds the password: never print it. */
+export interface DatabaseAddress extends Host {
+  /** The variable that it was read from, for messages. */
+  variable: string;
+  /** The hosts after the first, where several are named. */
+  otherHosts?: Host[];
   user: string;
   password: string;
   database: string;
   /** As libpq means it: https://www.postgresql.org/docs/current/libpq-ssl.html */
-  sslmode: (typeof sslModes)[number];
-  /** A file of certificate authorities; without it, the system's. */
+  sslmode: NonNullable<Settings["sslmode"]>;
+  /** A file of certificate authorities, or `system`; without it, the system's. */
   sslrootcert: string | undefined;
+  /** The other parameters that were given. */
+  settings?: Settings;
   /** Startup parameters, such as `application_name`. */
   parameters: Record<string, string>;
 }
 
+// postgres://user:password@host:port,host:port/database?name=value&name=value
+const URI =
+  /^postgres(?:ql)?:\/\/(?:([^:@/?#]*)(?::([^@/?#]*))?@)?([^@/?#]*)(?:\/([^@/?#]*))?(?:\?([^#]*))?$/;
+
 /**
- * Takes a connection string apart. Of its parameters, `sslmode`, `sslrootcert`,
- * `application_name` and `options` are kept; others, such as Neon's
- * `channel_binding` or Prisma's `schema`, would be refused by the server.
+ * Takes a connection string apart, as libpq does.
  *
+ * @param from where the variable stands, for messages.
  * @throws like `readEnv`; the message never holds the string itself.
  */
 export function parseDatabaseUrl(
@@ -44,22 +131,6 @@ export function parseDatabaseUrl(
     misconfigured(`${variable} in ${from} ${what}`, hint);
   const encode =
     "percent-encode special characters in the user name and password: # is `%23`, % is `%25`, / is `%2F`, ? is `%3F`, @ is `%40`, : is `%3A`";
-
-  if (!/^postgres(ql)?:\/\//.test(text))
-    throw malformed(
-      "is not a PostgreSQL connection string",
-      `write \`${variable}\` as \`postgres://user:password@host:5432/database\``,
-    );
-  if (/^[^?]*@[^/?#]*,/.test(text))
-    throw malformed("names more than one host", "name a single host");
-
-  // URL wants a host where libpq is content with ?host=.
-  const url = URL.parse(
-    text.replace(/^(\w+:\/\/(?:[^@/?#]*@)?)(?=[/?]|$)/, "$1localhost"),
-  );
-  if (!url || text.includes("#") || url.pathname.includes("@"))
-    throw malformed("is not a valid URL", encode);
-
   const decode = (part: string) => {
     try {
       return decodeURIComponent(part);
@@ -67,8 +138,25 @@ export function parseDatabaseUrl(
       throw malformed("has a % that encodes nothing", encode);
     }
   };
-  const user = decode(url.username);
-  const database = decode(url.pathname.slice(1));
+
+  if (!/^postgres(ql)?:\/\//.test(text))
+    throw malformed(
+      "is not a PostgreSQL connection string",
+      `write \`${variable}\` as \`postgres://user:password@host:5432/database\``,
+    );
+  const parts = URI.exec(text);
+  if (!parts) throw malformed("is not a valid URL", encode);
+  const [, login = "", secret = "", servers = "", path = "", query = ""] =
+    parts;
+
+  const given: Record<string, string> = {};
+  for (const pair of query.split("&")) {
+    const [name = "", value = ""] = pair.split(/=(.*)/s).map(decode);
+    if (!/^\w*$/.test(name)) throw malformed("is not a valid URL", encode);
+    if (value) given[name] = value;
+  }
+  const user = given.user ?? decode(login);
+  const database = given.dbname ?? decode(path);
   if (!user) throw malformed("names no user", encode);
   if (!database)
     throw malformed(
@@ -77,79 +165,138 @@ export function parseDatabaseUrl(
     );
   if (database.includes("/")) throw malformed("is not a valid URL", encode);
 
-  const query = url.searchParams;
-  // libpq reads JDBC's ssl=true as sslmode=require.
-  const sslmode =
-    query.get("sslmode") ??
-    (query.get("ssl") === "true" ? "require" : "prefer");
-  const knownMode = sslModes.find((mode) => mode === sslmode);
-  if (!knownMode)
+  for (const [name, value] of Object.entries(given)) {
+    const rule = Object.hasOwn(accepted, name)
+      ? accepted[name as keyof typeof accepted]
+      : undefined;
+    if (foreign.includes(name)) delete given[name];
+    else if (!rule)
+      throw malformed(
+        `has a parameter that is not supported: ${name}`,
+        `leave \`${name}\` out; a setting of the server is written as \`options=-c%20name%3Dvalue\``,
+      );
+    else if (rule instanceof RegExp && !rule.test(value))
+      throw malformed(
+        `has a wrong ${name}`,
+        `set \`${name}\` to ${name === "client_encoding" ? "UTF8" : "a whole number"}`,
+      );
+    else if (rule instanceof Array && !rule.some((word) => word === value))
+      throw malformed(
+        `has an unknown ${name}`,
+        `set \`${name}\` to ${rule.length > 1 ? "one of " : ""}${rule.join(", ")}`,
+      );
+  }
+  const {
+    host,
+    port,
+    user: _user,
+    password = decode(secret),
+    dbname: _dbname,
+    sslmode = given.ssl ? "require" : undefined,
+    sslrootcert,
+    application_name,
+    fallback_application_name,
+    options,
+    ...settings
+  } = given as Settings;
+
+  const weak = ["disable", "allow", "prefer", undefined].includes(sslmode);
+  const isSystem = sslrootcert === "system";
+  if (isSystem && sslmode && sslmode !== "verify-full")
     throw malformed(
-      "has an unknown sslmode",
-      `set \`sslmode\` to one of ${sslModes.join(", ")}`,
+      "has sslrootcert=system with a weaker sslmode",
+      "set `sslmode` to verify-full, or leave it out",
+    );
+  if (settings.sslnegotiation === "direct" && weak && !isSystem)
+    throw malformed(
+      "has sslnegotiation=direct with a weak sslmode",
+      "set `sslmode` to require, verify-ca or verify-full",
+    );
+  if (settings.channel_binding === "require" && sslmode === "disable")
+    throw malformed(
+      "has channel_binding=require with sslmode=disable",
+      "set `sslmode` to require, verify-ca or verify-full",
+    );
+  if (!settings.sslcert !== !settings.sslkey)
+    throw malformed(
+      "has only one of sslcert and sslkey",
+      "name the file of the certificate and the file of its key",
     );
 
-  const parameters: Record<string, string> = {};
-  for (const name of ["application_name", "options"]) {
-    const value = query.get(name);
-    if (value) parameters[name] = value;
-  }
+  const named = servers.split(",").map((server) => {
+    const [, name = "", port = ""] =
+      /^(\[.*\]|[^:]*)(?::(.*))?$/.exec(server) ?? [];
+    return { name: decode(name), port };
+  });
+  const [first, ...otherHosts] = readHosts(
+    host ?? named.map(({ name }) => name).join(),
+    port ?? named.map(({ port }) => port).join(),
+    `${variable} in ${from}`,
+  );
+  const name = application_name ?? fallback_application_name;
   return {
     variable,
-    host:
-      query.get("host") ||
-      decode(url.hostname).replace(/^\[|\]$/g, "") ||
-      "localhost",
-    port: Number(url.port || query.get("port") || 5432),
+    ...first,
+    otherHosts,
     user,
-    password: decode(url.password),
+    password,
     database,
-    sslmode: knownMode,
-    sslrootcert: query.get("sslrootcert") ?? undefined,
-    parameters,
+    sslmode: sslmode ?? (isSystem ? "verify-full" : "prefer"),
+    sslrootcert,
+    settings,
+    parameters: {
+      ...(name && { application_name: name }),
+      ...(options && { options }),
+    },
   };
 }
 
 /**
- * The address in the form that postgres.js and drizzle-kit take, with TLS as
- * libpq means each sslmode: `prefer` and `require` encrypt without checking,
- * unless authorities are named (https://www.postgresql.org/docs/current/libpq-ssl.html).
+ * Pairs a list of hosts with a list of ports: one port for each, or one for all.
  *
- * @throws an error when the file of `sslrootcert` cannot be read.
+ * @param from what the lists were read from, for messages.
+ * @throws like `readEnv`.
  */
-export function connectionOptions(address: DatabaseAddress) {
-  const { host, port, user, password, database } = address;
-  return { host, port, user, password, database, ssl: tlsOptions(address) };
+export function readHosts(
+  hostList: string,
+  portList: string,
+  from: string,
+): [Host, ...Host[]] {
+  const ports = portList.split(",").map((port) => Number(port || 5432));
+  if (ports.some((port) => !Number.isInteger(port) || port < 1 || port > 65535))
+    throw misconfigured(
+      `${from} names a port that is not a number from 1 to 65535`,
+      "correct the port: PostgreSQL's own is 5432",
+    );
+  const hosts = hostList.split(",").map((host, index) => ({
+    host: host.replace(/^\[|\]$/g, "") || "localhost",
+    port: (ports.length === 1 ? ports[0] : ports[index]) ?? 0,
+  }));
+  const [first, ...others] = hosts;
+  if (!first || (ports.length > 1 && ports.length !== hosts.length))
+    throw misconfigured(
+      `${from} names ${hosts.length} hosts and ${ports.length} ports`,
+      "name one port for each host, or one for all",
+    );
+  return [first, ...others];
 }
 
-function tlsOptions({ sslmode, sslrootcert, variable, host }: DatabaseAddress) {
-  if (sslmode === "disable" || host.startsWith("/")) return false;
-  if (sslmode === "prefer") return sslmode;
-  if (sslmode === "require" && !sslrootcert) return sslmode;
-  let ca: string | undefined;
-  if (sslrootcert && sslrootcert !== "system")
-    try {
-      ca = readFileSync(sslrootcert, "utf8");
-    } catch (error) {
-      throw misconfigured(
-        `the sslrootcert of ${variable} cannot be read: ${(error as Error).message}`,
-        "set `sslrootcert` to a file of certificates in PEM form",
-      );
-    }
-  return {
-    rejectUnauthorized: true,
-    ...(ca && { ca }),
-    ...(sslmode !== "verify-full" && { checkServerIdentity: () => undefined }),
-  };
+/** All servers of an address, in the order in which they were named. */
+export function hostsOf({ host, port, otherHosts = [] }: DatabaseAddress) {
+  return [{ host, port }, ...otherHosts];
 }
 
-/** True for an address on this machine: loopback or a Unix socket. */
-export function isLocal({ host }: Pick<DatabaseAddress, "host">): boolean {
-  return (
-    host === "localhost" ||
-    host === "::1" ||
-    host.startsWith("/") ||
-    /^127(\.\d{1,3}){3}$/.test(host)
+/** True when every host is this machine: loopback or a Unix socket. */
+export function isLocal({
+  host,
+  otherHosts = [],
+}: Pick<DatabaseAddress, "host" | "otherHosts">): boolean {
+  return [host, ...otherHosts.map((other) => other.host)].every(
+    (name) =>
+      name === "localhost" ||
+      name === "::1" ||
+      name.startsWith("/") ||
+      /^127(\.\d{1,3}){3}$/.test(name),
   );
 }
 

@@ -4,12 +4,30 @@
 import { readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parse } from "dotenv";
+import { parse as parseDotenv } from "dotenv";
 import {
   type DatabaseAddress,
   misconfigured,
   parseDatabaseUrl,
+  readHosts,
 } from "./database-url";
+
+/**
+ * The names of what describes a connection; of several the first that is set is
+ * taken. One that ends in _FILE names a file that holds the value. Add the names
+ * that your own application uses.
+ */
+const names = {
+  url: ["DATABASE_URL", "POSTGRES_URL", "DATABASE_URL_FILE"],
+  direct: ["DATABASE_URL_UNPOOLED", "DIRECT_URL"],
+  replicas: ["DATABASE_REPLICA_URLS"],
+  test: ["TEST_DATABASE_URL"],
+  host: ["POSTGRES_HOST"],
+  port: ["POSTGRES_PORT"],
+  database: ["POSTGRES_DB"],
+  user: ["POSTGRES_USER"],
+  password: ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"],
+};
 
 /** The folder that package.json is in. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -33,62 +51,80 @@ export interface Env {
 
 interface Layer {
   name: string;
+  folder: string;
   variables: Record<string, string | undefined>;
 }
 
 /**
- * Reads and checks the environment. Removes libpq's `PG*` variables from this
- * process: postgres.js and psql would let them override what is read here.
+ * Reads and checks the environment.
  *
+ * @param folder where the .env files are, and what paths are relative to.
+ * @param variables the process's own.
  * @throws an error with `exitCode` 2 and a `hint` that names the variable that
- * is missing or malformed, and where to mend it.
+ * is missing or malformed, and where to fix it.
  */
-export function readEnv(): Env {
-  for (const name of Object.keys(process.env))
-    if (/^PG[A-Z_]+$/.test(name)) delete process.env[name];
-
-  const layers = readLayers();
-  const isProduction = find(layers, "NODE_ENV")?.value === "production";
-  const value = (name: string) => find(layers, name)?.value;
-  const database = readDatabaseAddress(layers, isProduction);
+export function readEnv(
+  folder = root,
+  variables: Layer["variables"] = process.env,
+): Env {
+  const layers = readLayers(folder, variables);
+  const isProduction = find(layers, ["NODE_ENV"])?.value === "production";
+  const value = (name: string) => find(layers, [name])?.value;
+  const url = find(layers, names.url);
+  const database = url ? parse(url) : readParts(layers, isProduction);
   return {
     isProduction,
     database,
-    direct: readDirectAddress(layers) ?? database,
-    replicas: readList(layers, "DATABASE_REPLICA_URLS"),
+    direct: readDirect(layers, url) ?? database,
+    replicas: readList(layers, names.replicas),
     engine: readEngine(layers),
-    dataDir: resolve(root, value("DB_DATA_DIR") ?? ".data"),
-    test: readList(layers, "TEST_DATABASE_URL")[0],
-    backupDir: resolve(root, value("BACKUP_DIR") ?? "backups"),
+    dataDir: resolve(folder, value("DB_DATA_DIR") ?? ".data"),
+    test: readList(layers, names.test)[0],
+    backupDir: resolve(folder, value("BACKUP_DIR") ?? "backups"),
     composeProjectName: value("COMPOSE_PROJECT_NAME"),
   };
 }
 
-/** Every variable, with the value that wins. */
+/** Returns every variable, with the value that wins. */
 export function readVariables(): Record<string, string | undefined> {
   const variables: Record<string, string | undefined> = {};
-  for (const layer of readLayers().toReversed())
+  for (const layer of readLayers(root, process.env).toReversed())
     for (const [name, value] of Object.entries(layer.variables))
       if (value?.trim()) variables[name] = value;
   return variables;
 }
 
-function readLayers(): Layer[] {
+function readLayers(folder: string, variables: Layer["variables"]): Layer[] {
+  const readLayer = (name: string) => readEnvFile(folder, name);
   const layers: Layer[] = [
-    { name: "the environment", variables: process.env },
-    ...[".env.local", ".env"].flatMap(readEnvFile),
+    { name: "the environment", folder, variables },
+    ...[".env.local", ".env"].flatMap(readLayer),
   ];
-  const isProduction = find(layers, "NODE_ENV")?.value === "production";
-  return layers.length === 1 && !isProduction
-    ? [...layers, ...readEnvFile(".env.example")]
-    : layers;
+  const isProduction = find(layers, ["NODE_ENV"])?.value === "production";
+  if (layers.length === 1 && !isProduction)
+    layers.push(...readLayer(".env.example"));
+  return layers;
 }
 
-function readEnvFile(name: string): Layer[] {
+function readEnvFile(folder: string, name: string): Layer[] {
+  const bytes = readFileIfThere(join(folder, name), name);
+  if (!bytes) return [];
   try {
-    return [{ name, variables: parse(readFileSync(join(root, name), "utf8")) }];
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    if (!text.includes("\0"))
+      return [{ name, folder, variables: parseDotenv(text) }];
+  } catch {} // the same as a text with zeros: UTF-16, or an older encoding
+  throw misconfigured(
+    `${name} is not encoded as UTF-8`,
+    `save \`${name}\` as UTF-8; PowerShell 5 writes UTF-16 with \`>\``,
+  );
+}
+
+function readFileIfThere(path: string, name: string): Buffer | undefined {
+  try {
+    return readFileSync(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw misconfigured(
       `${name} cannot be read: ${(error as Error).message}`,
       `make ${name} a file that this user may read`,
@@ -96,28 +132,48 @@ function readEnvFile(name: string): Layer[] {
   }
 }
 
-/** The first layer that has the variable; an empty value counts as unset. */
-function find(layers: Layer[], name: string) {
-  for (const [depth, layer] of layers.entries()) {
-    const value = layer.variables[name]?.trim();
-    if (value) return { value, depth, from: layer.name };
-  }
+/** A variable that is set: its value, or that of the file that it names. */
+interface Found {
+  name: string;
+  value: string;
+  /** The layer that it stands in: 0 is the process's own. */
+  depth: number;
+  from: string;
 }
 
-function readDatabaseAddress(
-  layers: Layer[],
-  isProduction: boolean,
-): DatabaseAddress {
-  const url = find(layers, "DATABASE_URL");
-  if (url) return parseDatabaseUrl(url.value, "DATABASE_URL", url.from);
+/** Finds a variable in the first layer that has it; an empty one counts as unset. */
+function find(layers: Layer[], names: string[]): Found | undefined {
+  for (const [depth, { name: from, folder, variables }] of layers.entries())
+    for (const name of names) {
+      const value = variables[name]?.trim();
+      if (!value) continue;
+      if (!name.endsWith("_FILE")) return { name, value, depth, from };
+      const text = readFileIfThere(
+        resolve(folder, value),
+        `the file of ${name}`,
+      )
+        ?.toString()
+        .trim();
+      if (text) return { name, value: text, depth, from };
+      throw misconfigured(
+        `${name} in ${from} names a file that is ${text === "" ? "empty" : "missing"}`,
+        `set \`${name}\` to a file that holds the value`,
+      );
+    }
+}
 
-  const part = (name: string) => {
-    const found = find(layers, name)?.value;
+function parse({ name, value, from }: Found): DatabaseAddress {
+  return parseDatabaseUrl(value, name, from);
+}
+
+function readParts(layers: Layer[], isProduction: boolean): DatabaseAddress {
+  const part = (alternatives: string[]) => {
+    const found = find(layers, alternatives)?.value;
     if (found) return found;
-    const parts = ["POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"];
+    const parts = [names.database, names.user, names.password];
     const missing = parts.some((part) => find(layers, part))
-      ? name
-      : "DATABASE_URL";
+      ? alternatives[0]
+      : names.url[0];
     throw misconfigured(
       `${missing} is not set`,
       isProduction
@@ -125,14 +181,22 @@ function readDatabaseAddress(
         : `set \`${missing}\` in \`.env.local\`, as \`.env.example\` shows`,
     );
   };
-  const port = find(layers, "POSTGRES_PORT");
+  const database = part(names.database);
+  const user = part(names.user);
+  const password = part(names.password);
+  const port = find(layers, names.port);
+  const [first, ...otherHosts] = readHosts(
+    find(layers, names.host)?.value ?? "localhost",
+    port?.value ?? "",
+    port ? `${port.name} in ${port.from}` : "the environment",
+  );
   return {
     variable: "POSTGRES_*",
-    database: part("POSTGRES_DB"),
-    user: part("POSTGRES_USER"),
-    password: part("POSTGRES_PASSWORD"),
-    host: find(layers, "POSTGRES_HOST")?.value ?? "localhost",
-    port: port ? parsePort(port.value, "POSTGRES_PORT", port.from) : 5432,
+    ...first,
+    otherHosts,
+    database,
+    user,
+    password,
     sslmode: "prefer",
     sslrootcert: undefined,
     parameters: {},
@@ -140,31 +204,34 @@ function readDatabaseAddress(
 }
 
 /**
- * The direct connection belongs to the DATABASE_URL that it stands beside: one
- * from a file does not apply to a DATABASE_URL that the process set itself, or
- * a command would reach another database than the one it was given.
+ * The direct connection belongs to the address that it stands beside: one from
+ * a file does not apply to a DATABASE_URL, or to parts of one, that the process
+ * set itself, or a command would reach another database than the one it was given.
  */
-function readDirectAddress(layers: Layer[]): DatabaseAddress | undefined {
-  const depth = Math.min(
-    find(layers, "DATABASE_URL")?.depth ?? Infinity,
-    find(layers, "POSTGRES_DB")?.depth ?? Infinity,
-  );
-  for (const name of ["DATABASE_URL_UNPOOLED", "DIRECT_URL"]) {
-    const url = find(layers, name);
-    if (url && url.depth <= depth)
-      return parseDatabaseUrl(url.value, name, url.from);
-  }
+function readDirect(
+  layers: Layer[],
+  url: Found | undefined,
+): DatabaseAddress | undefined {
+  const parts = [names.host, names.port, names.database];
+  const used = url ? [url] : parts.map((part) => find(layers, part));
+  const depth = Math.min(...used.map((found) => found?.depth ?? Infinity));
+  const direct = find(layers, names.direct);
+  if (direct && direct.depth <= depth) return parse(direct);
 }
 
-function readList(layers: Layer[], name: string): DatabaseAddress[] {
-  const list = find(layers, name);
-  return (list?.value.split(",") ?? [])
-    .filter((url) => url.trim() !== "")
-    .map((url) => parseDatabaseUrl(url.trim(), name, list?.from ?? ""));
+/** A comma that stands before a connection string separates; others are part of one. */
+function readList(layers: Layer[], names: string[]): DatabaseAddress[] {
+  const list = find(layers, names);
+  if (!list) return [];
+  return list.value
+    .split(/,\s*(?=\w+:\/\/|,|$)/)
+    .map((url) => url.trim())
+    .filter(Boolean)
+    .map((value) => parse({ ...list, value }));
 }
 
 function readEngine(layers: Layer[]): Env["engine"] {
-  const engine = find(layers, "DB_ENGINE");
+  const engine = find(layers, ["DB_ENGINE"]);
   switch (engine?.value) {
     case undefined:
       return "auto";
@@ -179,13 +246,4 @@ function readEngine(layers: Layer[]): Env["engine"] {
         "set `DB_ENGINE` to auto, compose, embedded or external",
       );
   }
-}
-
-function parsePort(text: string, variable: string, from: string): number {
-  const port = Number(text);
-  if (Number.isInteger(port) && port > 0 && port < 65536) return port;
-  throw misconfigured(
-    `${variable} in ${from} is not a port`,
-    `set \`${variable}\` to a number from 1 to 65535`,
-  );
 }

@@ -3,11 +3,20 @@
 // at once when an established connection is lost.
 import { connect as dial, type Socket } from "node:net";
 import postgres, { type Sql } from "postgres";
-import {
-  connectionOptions,
-  type DatabaseAddress,
-} from "../../src/database-url";
+import { connectionOptions } from "../../src/database-tls";
+import type { DatabaseAddress } from "../../src/database-url";
 import { CONNECT_SECONDS, explainConnectionError } from "./explain-connection";
+
+// libpq's variables are ignored: psql and postgres.js would let them override
+// what src/env.ts reads. https://www.postgresql.org/docs/current/libpq-envars.html
+for (const name of `HOST HOSTADDR PORT DATABASE USER PASSWORD PASSFILE SERVICE
+  SERVICEFILE SYSCONFDIR REQUIREAUTH CHANNELBINDING OPTIONS APPNAME SSLMODE
+  REQUIRESSL SSLNEGOTIATION SSLCOMPRESSION SSLCERT SSLKEY SSLCERTMODE
+  SSLROOTCERT SSLCRL SSLCRLDIR SSLSNI REQUIREPEER SSLMINPROTOCOLVERSION
+  SSLMAXPROTOCOLVERSION GSSENCMODE KRBSRVNAME GSSLIB GSSDELEGATION
+  CONNECT_TIMEOUT CLIENTENCODING TARGETSESSIONATTRS LOADBALANCEHOSTS
+  MINPROTOCOLVERSION MAXPROTOCOLVERSION DATESTYLE TZ GEQO`.split(/\s+/))
+  delete process.env[`PG${name}`];
 
 const GOODBYE_MS = 1000;
 /** How often, and after how long, to look again for a database. */

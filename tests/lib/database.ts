@@ -3,10 +3,8 @@
 // the commands take `test` from tests/lib/test.ts, which stands on this.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
 import postgres, { type Sql } from "postgres";
-import {
-  connectionOptions,
-  type DatabaseAddress,
-} from "../../src/database-url";
+import { connectionOptions } from "../../src/database-tls";
+import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
 import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, start, urlOf, withCommandLog } from "./command";

@@ -1,7 +1,30 @@
 // What is read from where, and what a malformed value is answered with.
 import { describe, expect, test } from "bun:test";
-import { parseDatabaseUrl } from "../../src/database-url";
-import { copyProject, type Project } from "../lib/project";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { $ } from "bun";
+import {
+  hostsOf,
+  isLocal,
+  parseDatabaseUrl as parse,
+} from "../../src/database-url";
+import { readEnv, root } from "../../src/env";
+import { run } from "../lib/command";
+
+type Files = Record<string, string | Uint8Array>;
+
+/** Reads the environment in a folder with these files. */
+function read(files: Files, variables: Record<string, string> = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "starter-env-"));
+  try {
+    for (const [name, text] of Object.entries(files))
+      writeFileSync(join(folder, name), text);
+    return readEnv(folder, variables);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
 
 function catchError(body: () => unknown): Error & { hint?: string } {
   try {
@@ -12,251 +35,362 @@ function catchError(body: () => unknown): Error & { hint?: string } {
   throw new Error("nothing was thrown");
 }
 
-/** What `db:status` says that it was going to connect to. Port 9 is silent. */
-async function readAddress(
-  project: Project,
-  variables: Record<string, string> = {},
-) {
-  const { stdout } = await project.run("db:status --json", variables);
-  const { host, port, database, user, engine } = JSON.parse(stdout);
-  return { host, port, database, user, engine };
-}
+/** A connection string that names a database, for telling one from another. */
+const to = (database: string) => `postgres://u:p@127.0.0.1:9/${database}`;
 
-describe.concurrent("where variables come from", () => {
-  test("without any file the example's values hold", async () => {
-    using project = copyProject();
-    expect(
-      await readAddress(project, { POSTGRES_PORT: "9", DB_ENGINE: "embedded" }),
-    ).toEqual({
+describe("where variables come from", () => {
+  test("without any file the example's values hold, but not in production", async () => {
+    const example = {
+      ".env.example": await Bun.file(join(root, ".env.example")).text(),
+    };
+
+    expect(read(example, { POSTGRES_PORT: "9" }).database).toMatchObject({
       host: "localhost",
       port: 9,
       database: "app",
       user: "postgres",
-      engine: "embedded",
     });
-  });
-
-  test("the process wins over .env.local, which wins over .env", async () => {
-    using project = copyProject();
-    project.write(
-      ".env",
-      "DATABASE_URL=postgres://env@127.0.0.1:9/env\nDB_ENGINE=external\n",
-    );
-    expect(await readAddress(project)).toMatchObject({
-      database: "env",
-      user: "env",
-    });
-
-    project.write(
-      ".env.local",
-      "DATABASE_URL=postgres://local@127.0.0.1:9/local\n",
-    );
-    expect(await readAddress(project)).toMatchObject({
-      database: "local",
-      engine: "external",
-    });
-
-    const DATABASE_URL = "postgres://own@127.0.0.1:9/own";
-    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
-      database: "own",
-    });
-  });
-
-  test("DATABASE_URL wins over its parts, and an empty one counts as unset", async () => {
-    using project = copyProject();
-    project.write(
-      ".env.local",
-      "POSTGRES_DB=parts\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nPOSTGRES_PORT=9\nDB_ENGINE=external\n",
-    );
-    const DATABASE_URL = "postgres://u@127.0.0.1:9/whole";
-
-    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
-      database: "whole",
-    });
-    expect(await readAddress(project, { DATABASE_URL: "" })).toMatchObject({
-      database: "parts",
-    });
-  });
-
-  test("a direct connection is taken, but not a file's for the process's own URL", async () => {
-    using project = copyProject();
-    project.write(
-      ".env.local",
-      "DATABASE_URL=postgres://u@127.0.0.1:9/a\nDATABASE_URL_UNPOOLED=postgres://u@127.0.0.1:9/direct\nDB_ENGINE=external\n",
-    );
-    const DATABASE_URL = "postgres://u@127.0.0.1:9/b";
-
-    expect(await readAddress(project)).toMatchObject({ database: "direct" });
-    expect(await readAddress(project, { DATABASE_URL })).toMatchObject({
-      database: "b",
-    });
-    expect(
-      await readAddress(project, {
-        DATABASE_URL,
-        DIRECT_URL: "postgres://u@127.0.0.1:9/c",
+    expect(catchError(() => read(example, { NODE_ENV: "production" }))).toEqual(
+      expect.objectContaining({
+        exitCode: 2,
+        message: "DATABASE_URL is not set",
+        hint: "set `DATABASE_URL` in the environment: with NODE_ENV=production there is no default",
       }),
-    ).toMatchObject({ database: "c" });
+    );
   });
 
-  test("a $ in a value stays as it is, and libpq's variables are ignored", async () => {
-    using project = copyProject();
-    project.write(
-      ".env.local",
-      "DATABASE_URL='postgres://$HOME:x@127.0.0.1:9/$USER'\nDB_ENGINE=external\n",
-    );
+  test("the process wins over .env.local, which wins over .env", () => {
+    const env = { ".env": `DATABASE_URL=${to("env")}\nDB_ENGINE=external\n` };
+    const local = { ...env, ".env.local": `DATABASE_URL=${to("local")}\n` };
+    const own = { DATABASE_URL: to("own") };
 
-    expect(
-      await readAddress(project, { PGHOST: "elsewhere", PGDATABASE: "other" }),
-    ).toMatchObject({
-      host: "127.0.0.1",
-      database: "$USER",
-      user: "$HOME",
+    expect(read(env).database.database).toBe("env");
+    expect(read(local).database.database).toBe("local");
+    expect(read(local).engine).toBe("external");
+    expect(read(local, own).database.database).toBe("own");
+  });
+
+  test("one connection string has several names, and wins over its parts", () => {
+    const files = {
+      ".env.local":
+        "POSTGRES_DB=parts\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD_FILE=secret\n",
+      secret: "from a file\n",
+      url: `${to("file")}\n`,
+    };
+    const open = (variables: Record<string, string>) =>
+      read(files, variables).database;
+    const DATABASE_URL_FILE = "url";
+    const POSTGRES_URL = to("other");
+
+    expect(open({ DATABASE_URL: "" })).toMatchObject({
+      database: "parts",
+      password: "from a file",
     });
-  });
-
-  test("with NODE_ENV=production there are no defaults", async () => {
-    using project = copyProject();
-    const { exitCode, stdout, stderr } = await project.run("db:migrate", {
-      NODE_ENV: "production",
+    expect(open({ DATABASE_URL_FILE }).database).toBe("file");
+    expect(open({ DATABASE_URL_FILE, POSTGRES_URL })).toMatchObject({
+      database: "other",
+      variable: "POSTGRES_URL",
     });
-
-    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
-    expect(stderr).toBe(
-      "Error: DATABASE_URL is not set\nHint: set `DATABASE_URL` in the environment: with NODE_ENV=production there is no default\n",
+    expect(open({ DATABASE_URL: to("whole"), POSTGRES_URL }).database).toBe(
+      "whole",
     );
   });
 
-  test("a part that is missing is named, with the file to put it in", async () => {
-    using project = copyProject();
-    project.write(".env.local", "POSTGRES_DB=app\nPOSTGRES_USER=postgres\n");
+  test("a direct connection is taken, but not a file's for the process's own address", () => {
+    const url = {
+      ".env.local": `DATABASE_URL=${to("a")}\nDATABASE_URL_UNPOOLED=${to("direct")}\n`,
+    };
+    const parts = {
+      ".env.local": `POSTGRES_DB=a\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nDIRECT_URL=${to("direct")}\n`,
+    };
+    const DATABASE_URL = to("b");
+    const DIRECT_URL = to("c");
+    const direct = (files: Files, variables: Record<string, string> = {}) =>
+      read(files, variables).direct.database;
 
-    const { exitCode, stderr } = await project.run("db:status");
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toBe(
-      "Error: POSTGRES_PASSWORD is not set\nHint: set `POSTGRES_PASSWORD` in `.env.local`, as `.env.example` shows\n",
-    );
+    expect(direct(url)).toBe("direct");
+    expect(direct(url, { DATABASE_URL })).toBe("b");
+    expect(direct(url, { DATABASE_URL, DIRECT_URL })).toBe("c");
+    // They are not what is used.
+    expect(direct(url, { POSTGRES_DB: "b" })).toBe("direct");
+    expect(direct(parts)).toBe("direct");
+    expect(direct(parts, { POSTGRES_DB: "b" })).toBe("b");
+    expect(direct(parts, { POSTGRES_HOST: "elsewhere" })).toBe("a");
+    expect(direct(parts, { POSTGRES_PASSWORD: "secret" })).toBe("direct");
   });
+
+  test("replicas are separated by commas, also where one names several hosts", () => {
+    const DATABASE_REPLICA_URLS =
+      "postgres://u@one:1,two:2/a, postgres://u@three/b,";
+
+    const { replicas } = read(
+      {},
+      { DATABASE_URL: to("a"), DATABASE_REPLICA_URLS },
+    );
+
+    expect(replicas.map(hostsOf)).toEqual([
+      [
+        { host: "one", port: 1 },
+        { host: "two", port: 2 },
+      ],
+      [{ host: "three", port: 5432 }],
+    ]);
+  });
+
+  test("a file from Windows is read, and a $ stays as it is", () => {
+    const text = `\ufeffexport DATABASE_URL='postgres://$HOME:x@127.0.0.1:9/$USER' # mine\r\nDB_ENGINE=external\r\n`;
+
+    const { database, engine } = read({ ".env.local": text });
+
+    expect(database).toMatchObject({ user: "$HOME", database: "$USER" });
+    expect(engine).toBe("external");
+  });
+
+  const text = `DATABASE_URL=${to("a")}\r\n`;
+  const refused: [
+    what: string,
+    files: Files,
+    variables: {},
+    message: RegExp,
+  ][] = [
+    [
+      "a file in UTF-16",
+      { ".env.local": Buffer.from(`\ufeff${text}`, "utf16le") },
+      {},
+      /^\.env\.local is not encoded as UTF-8$/,
+    ],
+    [
+      "a file in UTF-16 without a mark",
+      { ".env": Buffer.from(text, "utf16le") },
+      {},
+      /^\.env is not encoded as UTF-8$/,
+    ],
+    [
+      "a part that is missing",
+      { ".env.local": "POSTGRES_DB=app\nPOSTGRES_USER=postgres\n" },
+      {},
+      /^POSTGRES_PASSWORD is not set$/,
+    ],
+    [
+      "a file of a secret that is missing",
+      {},
+      { DATABASE_URL_FILE: "nowhere" },
+      /^DATABASE_URL_FILE in the environment names a file that is missing$/,
+    ],
+    [
+      "a file of a secret that is empty",
+      { empty: "\n" },
+      { DATABASE_URL_FILE: "empty" },
+      /^DATABASE_URL_FILE in the environment names a file that is empty$/,
+    ],
+    [
+      "a port that is none",
+      {},
+      {
+        POSTGRES_DB: "a",
+        POSTGRES_USER: "u",
+        POSTGRES_PASSWORD: "p",
+        POSTGRES_PORT: "0",
+      },
+      /^POSTGRES_PORT in the environment names a port that is not a number/,
+    ],
+    [
+      "an engine that is none",
+      {},
+      { DATABASE_URL: to("a"), DB_ENGINE: "docker" },
+      /^DB_ENGINE in the environment is not an engine$/,
+    ],
+    [
+      "a malformed value in a file, which is named",
+      { ".env.local": "DATABASE_URL=postgres://u:1#secret@127.0.0.1:9/app\n" },
+      {},
+      /^DATABASE_URL in \.env\.local names no user$/,
+    ],
+  ];
+  for (const [what, files, variables, message] of refused)
+    test(`refuses ${what}`, () => {
+      const error = catchError(() => read(files, variables));
+
+      expect(error.message).toMatch(message);
+      expect(error).toMatchObject({ exitCode: 2, hint: expect.any(String) });
+    });
 });
 
-describe.concurrent("connection strings", () => {
-  const refused: [what: string, url: string, message: string][] = [
+describe("connection strings", () => {
+  test("several hosts, in every way to write them", () => {
+    const hosts = (rest: string) => hostsOf(parse(`postgres://u@${rest}`, "X"));
+    const [one, two] = [
+      { host: "one", port: 1 },
+      { host: "two", port: 2 },
+    ];
+
+    expect(hosts("one:1,two:2/db")).toEqual([one, two]);
+    expect(hosts("/db?host=one,two&port=1,2")).toEqual([one, two]);
+    expect(hosts("ignored:7/db?host=one&port=1")).toEqual([one]);
+    expect(hosts("one,two/db?port=1")).toEqual([one, { ...two, port: 1 }]);
+    expect(hosts("[::1]:9,%2Frun%2Fpg,/db")).toEqual([
+      { host: "::1", port: 9 },
+      { host: "/run/pg", port: 5432 },
+      { host: "localhost", port: 5432 },
+    ]);
+  });
+
+  test("one host that is elsewhere makes it all remote", () => {
+    const isHere = (hosts: string) =>
+      isLocal(parse(`postgres://u@${hosts}/db`, "X"));
+
+    expect(isHere("localhost,127.0.0.2,[::1],%2Frun")).toBe(true);
+    expect(isHere("localhost,elsewhere")).toBe(false);
+    expect(isHere("localhost.elsewhere")).toBe(false);
+  });
+
+  test("parameters are read as libpq reads them, and other clients' are ignored", () => {
+    const url =
+      "postgres://us%40er:p%23%25%2F:@[::1]:9/my%20app?options=-c%20a%3Db+c&application_name=x&connect_timeout=3&ssl=true&pgbouncer=true&schema=public&connection_limit=5&channel_binding=require";
+
+    expect(parse(url, "X")).toEqual({
+      variable: "X",
+      host: "::1",
+      port: 9,
+      otherHosts: [],
+      user: "us@er",
+      password: "p#%/:",
+      database: "my app",
+      sslmode: "require",
+      sslrootcert: undefined,
+      settings: {
+        ssl: "true",
+        connect_timeout: "3",
+        channel_binding: "require",
+      },
+      parameters: { options: "-c a=b+c", application_name: "x" },
+    });
+    expect(
+      parse("postgres://h/?user=u&password=p&dbname=d&sslrootcert=system", "X"),
+    ).toMatchObject({
+      user: "u",
+      password: "p",
+      database: "d",
+      sslmode: "verify-full",
+    });
+  });
+
+  const refused: [url: string, message: string][] = [
+    ["postgres://u:se#cret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:1#secret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:se%cret@127.0.0.1:9/app", "has a % that encodes nothing"],
+    ["postgres://u:se/cret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:1/secret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:se?cret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:se@1?cret@127.0.0.1:9/app", "is not a valid URL"],
+    ["postgres://u:se@1/a?cret@127.0.0.1:9/app", "is not a valid URL"],
+    ["mysql://u:secret@127.0.0.1/app", "is not a PostgreSQL connection string"],
     [
-      "a # in the password",
-      "postgres://u:se#cret@127.0.0.1:9/app",
-      "is not a valid URL",
-    ],
-    [
-      "a # after digits",
-      "postgres://u:1#secret@127.0.0.1:9/app",
-      "is not a valid URL",
-    ],
-    [
-      "a stray %",
-      "postgres://u:se%cret@127.0.0.1:9/app",
-      "has a % that encodes nothing",
-    ],
-    [
-      "a / in the password",
-      "postgres://u:se/cret@127.0.0.1:9/app",
-      "is not a valid URL",
-    ],
-    [
-      "a / after digits",
-      "postgres://u:1/secret@127.0.0.1:9/app",
-      "is not a valid URL",
-    ],
-    [
-      "another scheme",
-      "mysql://u:secret@127.0.0.1/app",
-      "is not a PostgreSQL connection string",
-    ],
-    [
-      "quotes that were kept",
       '"postgres://u:secret@127.0.0.1/app"',
       "is not a PostgreSQL connection string",
     ],
-    ["no user", "postgres://127.0.0.1:9/app", "names no user"],
-    ["no database", "postgres://u:secret@127.0.0.1:9", "names no database"],
+    ["postgres://127.0.0.1:9/app", "names no user"],
+    ["postgres://u:secret@127.0.0.1:9", "names no database"],
     [
-      "two hosts",
-      "postgres://u:secret@one:5432,two:5432/app",
-      "names more than one host",
+      "postgres://u@one:1,two:2,three/app?port=1,2",
+      "names 3 hosts and 2 ports",
     ],
     [
-      "an unknown sslmode",
-      "postgres://u:secret@127.0.0.1:9/app?sslmode=on",
-      "has an unknown sslmode",
-    ],
-    [
-      "a port of letters",
       "postgres://u:secret@127.0.0.1:port/app",
-      "is not a valid URL",
+      "names a port that is not a number from 1 to 65535",
+    ],
+    [
+      "postgres://u:secret@127.0.0.1/app?port=abc",
+      "names a port that is not a number from 1 to 65535",
     ],
   ];
-
-  for (const [what, url, message] of refused)
-    test(`${what} is refused, with the mend and without the password`, async () => {
-      const error = catchError(() => parseDatabaseUrl(url, "DATABASE_URL"));
+  const parameters: [query: string, message: string][] = [
+    ["sslmode=on", "has an unknown sslmode"],
+    ["target_session_attrs=master", "has an unknown target_session_attrs"],
+    ["connect_timeout=soon", "has a wrong connect_timeout"],
+    ["client_encoding=latin1", "has a wrong client_encoding"],
+    ["gssencmode=require", "has an unknown gssencmode"],
+    ["sslpassword=x", "has a parameter that is not supported: sslpassword"],
+    [
+      "hasOwnProperty=x",
+      "has a parameter that is not supported: hasOwnProperty",
+    ],
+    [
+      "statement_timeout=5",
+      "has a parameter that is not supported: statement_timeout",
+    ],
+    ["sslcert=x.pem", "has only one of sslcert and sslkey"],
+    [
+      "sslrootcert=system&sslmode=require",
+      "has sslrootcert=system with a weaker sslmode",
+    ],
+    ["sslnegotiation=direct", "has sslnegotiation=direct with a weak sslmode"],
+    [
+      "channel_binding=require&sslmode=disable",
+      "has channel_binding=require with sslmode=disable",
+    ],
+  ];
+  for (const [url, message] of [
+    ...refused,
+    ...parameters.map(([query, message]) => [
+      `postgres://u:secret@h/app?${query}`,
+      message,
+    ]),
+  ])
+    test(`refuses ${url}, without showing the password`, () => {
+      const error = catchError(() => parse(url ?? "", "DATABASE_URL"));
 
       expect(error).toMatchObject({ exitCode: 2, hint: expect.any(String) });
       expect(error.message).toBe(`DATABASE_URL in the environment ${message}`);
       expect(error.message + error.hint).not.toContain("cret");
     });
+});
 
-  test("a malformed one is an error of two lines, and exit code 2", async () => {
-    using project = copyProject();
+test.concurrent(
+  "every command refuses a malformed one in two lines, with exit code 2",
+  async () => {
     const DATABASE_URL = "postgres://u:se#cret@127.0.0.1:9/app";
 
-    const { exitCode, stdout, stderr } = await project.run("db:migrate", {
+    for (const command of ["db:migrate", "db:test", "db:seed"]) {
+      const { exitCode, stdout, stderr } = await run(command, { DATABASE_URL });
+
+      expect({ command, exitCode, stdout }).toEqual({
+        command,
+        exitCode: 2,
+        stdout: "",
+      });
+      expect(stderr).toMatch(
+        /^Error: DATABASE_URL in the environment is not a valid URL\nHint: percent-encode .*\n$/,
+      );
+      expect(stderr).not.toContain("cret");
+    }
+    const { exitCode, stdout, stderr } = await run("db:test --json", {
       DATABASE_URL,
     });
-
-    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
-    expect(stderr).toMatch(
-      /^Error: DATABASE_URL in the environment is not a valid URL\nHint: percent-encode .*\n$/,
-    );
-    expect(stderr).not.toContain("cret");
-  });
-
-  test("special characters are read when they are percent-encoded", async () => {
-    using project = copyProject();
-    const DATABASE_URL = "postgres://us%40er:p%23%25%2F@[::1]:9/my%20app";
-
-    expect(
-      await readAddress(project, { DATABASE_URL, DB_ENGINE: "external" }),
-    ).toMatchObject({
-      host: "::1",
-      port: 9,
-      user: "us@er",
-      database: "my app",
-    });
-  });
-
-  test("a file is named where a malformed value stands in it", async () => {
-    using project = copyProject();
-    project.write(
-      ".env.local",
-      "DATABASE_URL=postgres://u:1#secret@127.0.0.1:9/app\n",
-    );
-
-    const { exitCode, stderr } = await project.run("db:start");
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toStartWith(
-      "Error: DATABASE_URL in .env.local names no user\n",
-    );
-    expect(stderr).toContain("# is `%23`");
-  });
-
-  test("a failure is JSON where JSON was asked for", async () => {
-    using project = copyProject();
-    const { exitCode, stdout, stderr } = await project.run(
-      "db:migrate --json",
-      { DATABASE_URL: "postgres://" },
-    );
-
     expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: "" });
     expect(JSON.parse(stdout).error).toMatchObject({ code: "CONFIGURATION" });
-  });
-});
+  },
+  30_000,
+);
+
+test("an application's variables stay in place, and the commands ignore libpq's", async () => {
+  const variables = {
+    PGOPTIONS: "-c a=b",
+    PGMINE: "mine",
+    DATABASE_URL: to("a"),
+  };
+  const script = `
+    const names = () => Object.keys(process.env).filter((name) => name.startsWith("PG")).sort().join();
+    await import("./src/infrastructure/database");
+    console.log(names());
+    await import("./scripts/lib/connection");
+    console.log(names());
+    process.exit();`;
+
+  const output = await $`${process.execPath} -e ${script}`
+    .cwd(root)
+    .env({ PATH: process.env.PATH ?? "", ...variables })
+    .text();
+
+  expect(output).toBe("PGMINE,PGOPTIONS\nPGMINE\n");
+}, 30_000);

@@ -3,7 +3,8 @@
 import { withReplicas } from "drizzle-orm/pg-core";
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import postgres, { type Sql } from "postgres";
-import { connectionOptions, type DatabaseAddress } from "../../database-url";
+import { connectionOptions } from "../../database-tls";
+import type { DatabaseAddress } from "../../database-url";
 import { readEnv } from "../../env";
 import * as schema from "./schema";
 
