@@ -1,11 +1,19 @@
 // Connects a script to the database. Where postgres.js would try again for
 // ever, a script's connection gives up: after a deadline while connecting, and
 // at once when an established connection is lost.
-import { connect as dial, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import postgres, { type Sql } from "postgres";
-import { connectionOptions } from "../../src/database-tls";
+import {
+  openSession,
+  openSocket,
+  ROLE,
+  type Role,
+  type Wanted,
+  type Way,
+} from "../../src/database-socket";
 import type { DatabaseAddress } from "../../src/database-url";
-import { CONNECT_SECONDS, explainConnectionError } from "./explain-connection";
+import { explainConnectionError, nameServer } from "./explain-connection";
+import { note } from "./report";
 
 // libpq's variables are ignored: psql and postgres.js would let them override
 // what src/env.ts reads. https://www.postgresql.org/docs/current/libpq-envars.html
@@ -17,6 +25,9 @@ for (const name of `HOST HOSTADDR PORT DATABASE USER PASSWORD PASSFILE SERVICE
   CONNECT_TIMEOUT CLIENTENCODING TARGETSESSIONATTRS LOADBALANCEHOSTS
   MINPROTOCOLVERSION MAXPROTOCOLVERSION DATESTYLE TZ GEQO`.split(/\s+/))
   delete process.env[`PG${name}`];
+
+/** A connection that `await using` closes, and what is sent is answered first. */
+export type Connection = Sql & AsyncDisposable;
 
 const GOODBYE_MS = 1000;
 /** How often, and after how long, to look again for a database. */
@@ -30,31 +41,129 @@ export const patient = `
     'idle_session_timeout', 'idle_in_transaction_session_timeout')`;
 
 /**
- * A client with a single connection, opened by its first query.
+ * How this process reached the server of a list of hosts. What it opens later
+ * goes there as well: one command works on one server.
+ */
+const reached = new Map<string, Way>();
+
+/** The address of the one server that this process has reached, else the address. */
+export function reachedAddress(address: DatabaseAddress): DatabaseAddress {
+  const way = reached.get(nameServer(address));
+  if (!way) return address;
+  return { ...address, host: way.host, port: way.port, otherHosts: [] };
+}
+
+/**
+ * Connects and waits for the server's first answer.
+ *
+ * @param name the application name that others see in pg_stat_activity.
+ * @param wanted which of several servers, unless the address says so. One that
+ * takes writes is a primary.
+ * @throws what is wrong with the server or the address, and how to fix it.
+ */
+export async function openConnection(
+  address: DatabaseAddress,
+  name: string,
+  wanted: Wanted = "primary",
+): Promise<Connection> {
+  warnOfChannelBinding(address);
+  for (let attempt = 1; ; attempt += 1)
+    try {
+      return await reach(address, name, wanted);
+    } catch (error) {
+      const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);
+      if (isLast) throw explainConnectionError(error as Error, address);
+      await new Promise((resolve) => setTimeout(resolve, SWAP_MS));
+    }
+}
+
+/** Connects like `openConnection`; throws the driver's own error. */
+export async function reach(
+  address: DatabaseAddress,
+  name: string,
+  wanted: Wanted,
+): Promise<Connection> {
+  const driver = {
+    logIn: (socket: Socket) => logIn(address, name, socket),
+    close: ({ sql }: { sql: Sql; role: Role }) => sql.end({ timeout: 5 }),
+  };
+  const known = reachedAddress(address);
+  const { session, way } = await openSession(known, driver, wanted).catch(
+    (error: Error & { code?: string }) => {
+      if (known === address || error.code !== "UNSUITABLE") throw error;
+      return openSession(address, driver, wanted);
+    },
+  );
+  reached.set(nameServer(address), way);
+  const { sql } = session;
+  const close = () => sql.end({ timeout: 5 });
+  return Object.assign(sql, { [Symbol.asyncDispose]: close });
+}
+
+/** The database was there, and another one is about to have its name. */
+function isBeingSwapped(error: unknown): boolean {
+  const { code, detail = "" } = error as { code?: string; detail?: string };
+  return code === "3D000" && detail !== "";
+}
+
+async function logIn(address: DatabaseAddress, name: string, socket: Socket) {
+  const sql = makeClient(address, name, async () => socket);
+  try {
+    const [role] = await sql.unsafe<Role[]>(ROLE);
+    if (!role) throw new Error("the server answered nothing");
+    return { sql, role };
+  } catch (error) {
+    await sql.end({ timeout: 0 });
+    throw error;
+  }
+}
+
+/**
+ * A client with a single connection, opened by its first query, to the server
+ * that `openConnection` has reached before.
  *
  * @param name the application name that others see in pg_stat_activity.
  */
 export function connect(address: DatabaseAddress, name: string): Sql {
-  let isDialled = false;
+  const way = reached.get(nameServer(address));
+  if (!way) throw new Error(`${nameServer(address)} was not reached before`);
+  return makeClient(address, name, () => openSocket(way, address));
+}
+
+function makeClient(
+  address: DatabaseAddress,
+  name: string,
+  open: () => Promise<Socket>,
+): Sql {
+  let isOpened = false;
   // Without this, later queries and `end` would wait for what never comes.
   const giveUp = () => void sql.end({ timeout: 0 });
   const sql = postgres({
-    ...connectionOptions(address),
+    // For messages: the socket is ours. A list or an address in brackets it would read wrongly.
+    host: "server",
+    port: address.port,
+    user: address.user,
     // postgres.js would look for a missing password in PGPASSWORD.
     password: address.password || (() => ""),
+    database: address.database,
+    ssl: false,
     max: 1,
     // Behind a transaction pooler prepared statements vanish.
     prepare: false,
     fetch_types: false,
-    connect_timeout: CONNECT_SECONDS,
+    connect_timeout: null,
+    idle_timeout: null,
+    // Half an hour by default, after which it would close the session in its work.
+    max_lifetime: null,
+    keep_alive: null,
     connection: { application_name: name, ...address.parameters },
     onnotice: () => {},
     // postgres.js calls this again when it wants to reconnect.
     socket: async () => {
       try {
-        if (isDialled) throw connectionClosed();
-        isDialled = true;
-        const socket = await openSocket(address);
+        if (isOpened) throw connectionClosed();
+        isOpened = true;
+        const socket = await open();
         // A server that does not answer the goodbye is not waited for.
         socket.once("finish", () => {
           const timer = setTimeout(() => socket.destroy(), GOODBYE_MS);
@@ -66,7 +175,7 @@ export function connect(address: DatabaseAddress, name: string): Sql {
         throw error;
       }
     },
-  } as postgres.Options<{}>);
+  } as unknown as postgres.Options<{}>);
   return sql;
 }
 
@@ -76,58 +185,13 @@ function connectionClosed(): Error {
   });
 }
 
-/** Postgres.js reads `host` for the name that TLS has to prove. */
-function openSocket({ host, port }: DatabaseAddress): Promise<Socket> {
-  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-  const socket = host.startsWith("/")
-    ? dial(`${host}/.s.PGSQL.${port}`)
-    : dial(port, host);
-  const timer = setTimeout(
-    () =>
-      socket.destroy(
-        Object.assign(new Error("no answer"), { code: "CONNECT_TIMEOUT" }),
-      ),
-    CONNECT_SECONDS * 1000,
+let isWarned = false;
+
+/** postgres.js has no channel binding; psql and pg_dump do. */
+function warnOfChannelBinding({ settings, variable }: DatabaseAddress): void {
+  if (isWarned || settings?.channel_binding !== "require") return;
+  isWarned = true;
+  note(
+    `Warning: channel_binding=require in ${variable} holds for psql and pg_dump; this connection has TLS without it`,
   );
-  socket.once("error", reject);
-  socket.once("close", () => clearTimeout(timer));
-  socket.once("connect", () => {
-    clearTimeout(timer);
-    socket.off("error", reject);
-    resolve(Object.assign(socket, { host, port }));
-  });
-  return promise;
-}
-
-/** A connection that `await using` closes, and what is sent is answered first. */
-export type Connection = Sql & AsyncDisposable;
-
-/**
- * Connects and waits for the server's first answer.
- *
- * @throws what is wrong with the server or the address, and its mend.
- */
-export async function openConnection(
-  address: DatabaseAddress,
-  name: string,
-): Promise<Connection> {
-  for (let attempt = 1; ; attempt += 1) {
-    const sql = connect(address, name);
-    try {
-      await sql`select 1`;
-      const close = () => sql.end({ timeout: 5 });
-      return Object.assign(sql, { [Symbol.asyncDispose]: close });
-    } catch (error) {
-      await sql.end({ timeout: 0 });
-      const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);
-      if (isLast) throw explainConnectionError(error as Error, address);
-      await Bun.sleep(SWAP_MS);
-    }
-  }
-}
-
-/** The database was there, and another one is about to have its name. */
-function isBeingSwapped(error: unknown): boolean {
-  const { code, detail = "" } = error as { code?: string; detail?: string };
-  return code === "3D000" && detail !== "";
 }

@@ -1,24 +1,43 @@
 // Says why a connection failed, and how to fix it.
-import { type DatabaseAddress, isLocal } from "../../src/database-url";
+import { connectSeconds, type Refusal } from "../../src/database-socket";
+import {
+  type DatabaseAddress,
+  type Host,
+  hostsOf,
+  isLocal,
+} from "../../src/database-url";
 import { failure } from "./report";
 
-/** How long a command waits for a server to answer. */
-export const CONNECT_SECONDS = 4;
+type ConnectionError = Refusal["error"] & {
+  exitCode?: number;
+  refusals?: Refusal[];
+};
 
 /**
- * `silent`: nothing listens. `starting`: PostgreSQL, on its way up or down.
- * `no-database`: PostgreSQL without that database. `denied`: PostgreSQL that
- * does not let this user in. `foreign`: not PostgreSQL. `failed`: the rest.
+ * `silent`: nothing listens. `slow`: it did not answer in time. `starting`:
+ * PostgreSQL, on its way up or down. `no-database`: PostgreSQL without that
+ * database. `denied`: PostgreSQL that does not let this user in. `foreign`: not
+ * PostgreSQL. `failed`: the rest.
  */
 export type Obstacle =
-  "silent" | "starting" | "no-database" | "denied" | "foreign" | "failed";
+  | "silent"
+  | "slow"
+  | "starting"
+  | "no-database"
+  | "denied"
+  | "foreign"
+  | "failed";
 
 /** Reads what stands in the way from the error of a connection. */
-export function readObstacle({ code }: Error & { code?: string }): Obstacle {
-  switch (code) {
+export function readObstacle(error: ConnectionError): Obstacle {
+  if ("isTls" in error) return "failed";
+  switch (error.code) {
     case "ECONNREFUSED":
     case "ENOENT": // a Unix socket that is not there
       return "silent";
+    case "CONNECT_TIMEOUT":
+    case "ETIMEDOUT":
+      return "slow";
     case "57P01": // admin_shutdown
     case "57P03": // cannot_connect_now
       return "starting";
@@ -28,27 +47,51 @@ export function readObstacle({ code }: Error & { code?: string }): Obstacle {
     case "28000": // invalid_authorization_specification
       return "denied";
     case "CONNECTION_CLOSED":
-    case "CONNECT_TIMEOUT":
+    case "NOT_POSTGRES":
     case "ECONNRESET":
+    case "EPIPE":
       return "foreign";
     default:
       return "failed";
   }
 }
 
-/** `localhost:5432`, or the file of a Unix socket. */
-export function nameServer({ host, port }: DatabaseAddress): string {
+/** `localhost:5432`, or the file of a Unix socket; several with commas between. */
+export function nameServer(address: DatabaseAddress): string {
+  return hostsOf(address).map(nameHost).join(",");
+}
+
+function nameHost({ host, port }: Host): string {
   if (host.startsWith("/")) return `${host}/.s.PGSQL.${port}`;
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-/** Says in a person's words why connecting failed, and what mends it. */
+/**
+ * Says in a person's words why connecting failed, and how to fix it: of several
+ * hosts, or of several ways to connect to one, why each of them failed.
+ */
 export function explainConnectionError(
-  error: Error & { code?: string },
+  error: ConnectionError,
   address: DatabaseAddress,
 ): Error {
-  // It was there, and was lost: that says nothing of the address.
-  if (error.code === "CONNECTION_ENDED") return error;
+  // Of a file of the configuration; or it was there, and was lost, which says
+  // nothing of the address.
+  if (error.exitCode !== undefined || error.code === "CONNECTION_ENDED")
+    return error;
+  const { refusals = [] } = error;
+  const reasons = refusals.map(({ host, error }) =>
+    explainRefusal(error, { ...address, ...host, otherHosts: [] }),
+  );
+  const last = reasons.at(-1) ?? explainRefusal(error, address);
+  const messages = new Set(reasons.map(({ message }) => message));
+  if (messages.size > 1) last.message = [...messages].join("; ");
+  return last;
+}
+
+function explainRefusal(
+  error: ConnectionError,
+  address: DatabaseAddress,
+): Error {
   const server = nameServer(address);
   const { database, user, sslmode, variable } = address;
   const explain = (message: string, hint?: string) =>
@@ -59,12 +102,17 @@ export function explainConnectionError(
     });
 
   const elsewhere = `check host and port in \`${variable}\``;
-  const start = isLocal(address)
-    ? "start it with `bun run db:start`"
-    : elsewhere;
   switch (readObstacle(error)) {
     case "silent":
-      return explain(`nothing listens on ${server}`, start);
+      return explain(
+        `nothing listens on ${server}`,
+        isLocal(address) ? "start it with `bun run db:start`" : elsewhere,
+      );
+    case "slow":
+      return explain(
+        `${server} did not answer within ${connectSeconds(address)} seconds`,
+        `check that it runs, and host and port in \`${variable}\`; \`connect_timeout=30\` in the URL waits longer`,
+      );
     case "starting":
       return explain(
         `the server on ${server} is starting up or shutting down`,
@@ -84,36 +132,57 @@ export function explainConnectionError(
           : `the server on ${server} refuses: ${error.message}`,
         `correct user and password in \`${variable}\``,
       );
-  }
-  if (error.code === "53300")
-    return explain(
-      `the server on ${server} takes no more connections: ${error.message}`,
-      "try again when others have left; `bun run db:status` counts them",
-    );
-  if (error.code === "CONNECT_TIMEOUT")
-    return explain(
-      `${server} did not answer within ${CONNECT_SECONDS} seconds`,
-      elsewhere,
-    );
-  if (readObstacle(error) === "foreign")
-    return ["disable", "prefer"].includes(sslmode)
-      ? explain(
-          `${server} closed the connection without answering as PostgreSQL`,
-          elsewhere,
-        )
-      : explain(
-          `${server} closed the connection when it was asked for TLS`,
-          `set \`sslmode=disable\` in \`${variable}\` if the server has no TLS`,
+    case "foreign":
+      if (address.settings?.sslcert)
+        return explain(
+          `${server} closed the connection: it may not trust the certificate of sslcert`,
+          `check \`sslcert\` in \`${variable}\``,
         );
-  if (error.code === "ENOTFOUND" || error.code === "EAI_AGAIN")
-    return explain(
-      `the host name ${address.host} cannot be resolved`,
-      elsewhere,
-    );
+      return explain(
+        `${server} closed the connection without answering as PostgreSQL`,
+        elsewhere,
+      );
+    case "failed":
+      break;
+  }
+  switch (error.code) {
+    case "UNSUITABLE":
+      return explain(
+        `${server} ${error.message}`,
+        `name a server that suits in \`${variable}\`, or several: \`…@one:5432,two:5432/${database}\``,
+      );
+    case "NO_TLS":
+      return explain(
+        `${server} has no TLS, which sslmode=${sslmode} requires`,
+        `set \`sslmode=disable\` in \`${variable}\` if the network in between is safe`,
+      );
+    case "53300": // too_many_connections, of the server, a database or a role
+      return explain(
+        `the server on ${server} takes no more connections: ${error.message}`,
+        "try again when other sessions have ended, or raise the limit; `bun run db:status` counts them",
+      );
+    case "08P01": // protocol_violation: how pgbouncer refuses
+      if (!/unsupported startup parameter/.test(error.message)) break;
+      return explain(
+        `the pooler on ${server} refuses: ${error.message}`,
+        `leave \`options\` out of \`${variable}\` and set it for the role: \`alter role … set …\``,
+      );
+    case "ENOTFOUND":
+    case "EAI_AGAIN":
+      return explain(
+        `the host name ${address.host} cannot be resolved`,
+        elsewhere,
+      );
+  }
   if (/CERT|SIGNATURE/.test(error.code ?? ""))
     return explain(
       `the certificate of ${server} is not trusted: ${error.message}`,
       `name its authorities with \`sslrootcert\` in \`${variable}\``,
+    );
+  if ("isTls" in error)
+    return explain(
+      `TLS with ${server} failed: ${error.message}`,
+      `check the TLS parameters in \`${variable}\``,
     );
   // One that has a SQLSTATE is the server's own answer.
   return explain(

@@ -1,6 +1,6 @@
 // Tells what is at an address, by a connection of its own.
 import type { DatabaseAddress } from "../../src/database-url";
-import { connect } from "./connection";
+import { reach } from "./connection";
 import {
   explainConnectionError,
   type Obstacle,
@@ -13,8 +13,8 @@ export type Probe =
 
 /** Tells by a connection of its own what is at an address. */
 export async function probe(address: DatabaseAddress): Promise<Probe> {
-  const sql = connect(address, "db:probe");
   try {
+    await using sql = await reach(address, "db:probe", "prefer-primary");
     const [row] = await sql<{ version: string }[]>`
       select split_part(current_setting('server_version'), ' ', 1) as version`;
     return { state: "ready", version: row?.version ?? "" };
@@ -23,7 +23,5 @@ export async function probe(address: DatabaseAddress): Promise<Probe> {
       state: readObstacle(error as Error),
       error: explainConnectionError(error as Error, address),
     };
-  } finally {
-    await sql.end({ timeout: 0 });
   }
 }

@@ -23,7 +23,7 @@ async function fail(command: string, url: string): Promise<Outcome> {
     DATABASE_URL: url,
     DB_ENGINE: "external",
   });
-  expect(Date.now() - start).toBeLessThan(10_000);
+  expect(Date.now() - start).toBeLessThan(30_000);
   expect(outcome.exitCode).toBe(1);
   expect(outcome.stdout + outcome.stderr).not.toContain("secret");
   expect(outcome.stderr).not.toMatch(/^ +at /m);
@@ -112,7 +112,7 @@ describe.concurrent("a port that is not PostgreSQL's", () => {
     await close();
 
     expect(stderr).toStartWith(
-      `Error: 127.0.0.1:${port} did not answer within 4 seconds\n`,
+      `Error: 127.0.0.1:${port} did not answer within 10 seconds\n`,
     );
   });
 });
@@ -181,7 +181,7 @@ describe.concurrent("a server that does not let us in", () => {
       `${database.url.replace(/\?.*/, "")}?sslmode=require`,
     );
 
-    expect(stderr).toContain("closed the connection when it was asked for TLS");
+    expect(stderr).toContain("has no TLS, which sslmode=require requires");
   });
 });
 

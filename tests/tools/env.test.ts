@@ -259,7 +259,6 @@ describe("connection strings", () => {
       sslmode: "require",
       sslrootcert: undefined,
       settings: {
-        ssl: "true",
         connect_timeout: "3",
         channel_binding: "require",
       },

@@ -116,7 +116,7 @@ else {
           const { exitCode, stderr } = await migrate(url);
 
           expect(stderr).toContain(
-            "gave no second connection within 4 seconds\n",
+            "gave no second connection within 10 seconds\n",
           );
           expect(exitCode).toBe(2);
         },

@@ -1,0 +1,242 @@
+// Opens sessions as libpq does, for whichever driver: which of several hosts,
+// whether encrypted, and for how long an answer is waited for.
+// https://www.postgresql.org/docs/current/libpq-connect.html
+import { connect as dial, type Socket } from "node:net";
+import { connect as startTls, type ConnectionOptions } from "node:tls";
+import { tlsOptions } from "./database-tls";
+import { type DatabaseAddress, type Host, hostsOf } from "./database-url";
+
+/** What a server is to the others of its cluster. */
+export interface Role {
+  /** It replays what another server writes. */
+  isStandby: boolean;
+  /** Its transactions may not write unless they say so. */
+  isReadOnly: boolean;
+}
+
+/** The query that answers a `Role`. */
+export const ROLE = `select pg_catalog.pg_is_in_recovery() as "isStandby",
+  pg_catalog.current_setting('transaction_read_only') = 'on' as "isReadOnly"`;
+
+/** Which servers do: libpq's values, and one for which it has no word. */
+export type Wanted =
+  | "any"
+  | "read-write"
+  | "read-only"
+  | "primary"
+  | "standby"
+  | "prefer-standby"
+  | "prefer-primary";
+
+/** How a driver logs in through a socket that is connected, and encrypted if need be. */
+export interface Driver<Session extends { role: Role }> {
+  logIn(socket: Socket, host: Host): Promise<Session>;
+  close(session: Session): Promise<void>;
+}
+
+/** Why a host was not taken. */
+export interface Refusal {
+  host: Host;
+  error: Error & { code?: string };
+}
+
+/** A host, and one of the ways to connect to it. */
+export interface Way extends Host {
+  tls: ConnectionOptions | false;
+}
+
+const DEFAULT_SECONDS = 10;
+const KEEPALIVE_SECONDS = 30;
+
+/** How long each host has to connect and log in: `connect_timeout`, else ten seconds. */
+export function connectSeconds({ settings }: DatabaseAddress): number {
+  const seconds = Number(settings?.connect_timeout ?? 0);
+  return seconds > 0 ? seconds : DEFAULT_SECONDS;
+}
+
+/**
+ * Opens a session on the first host that suits, in the order of the address or,
+ * with `load_balance_hosts=random`, in any. As in libpq, a host that cannot be
+ * reached or does not suit leads to the next one; one that refuses the login, or
+ * whose certificate is not trusted, does not.
+ *
+ * @param wanted where the address has no `target_session_attrs`.
+ * @returns the session, and how it was reached.
+ * @throws the last error, with a `refusals` list of what each host answered.
+ * An error of ours has a code: `CONNECT_TIMEOUT`, `NO_TLS`, `NOT_POSTGRES`,
+ * `CONNECTION_CLOSED`, `UNSUITABLE`.
+ */
+export async function openSession<Session extends { role: Role }>(
+  address: DatabaseAddress,
+  driver: Driver<Session>,
+  wanted: Wanted = "any",
+): Promise<{ session: Session; way: Way }> {
+  const { target_session_attrs, load_balance_hosts } = address.settings ?? {};
+  const hosts = hostsOf(address);
+  if (load_balance_hosts === "random") hosts.sort(() => Math.random() - 0.5);
+
+  const refusals: Refusal[] = [];
+  for (const wish of wishes(target_session_attrs ?? wanted)) {
+    refusals.length = 0;
+    for (const host of hosts) {
+      const found = await openOn(host, wish);
+      if (found) return found;
+      if (refusals.some(({ error }) => !leadsOn(error))) break;
+    }
+  }
+  throw Object.assign(refusals.at(-1)?.error ?? new Error("no host"), {
+    refusals,
+  });
+
+  async function openOn(host: Host, wish: Wanted) {
+    for (const way of waysTo(host, address)) {
+      try {
+        const session = await logIn(way, address, driver);
+        if (isSuited(session.role, wish)) return { session, way };
+        await driver.close(session);
+        refusals.push({ host, error: unsuited(session.role, wish) });
+        return undefined;
+      } catch (error) {
+        refusals.push({ host, error: error as Error });
+        if (!isAboutTls(error as Error)) return undefined;
+      }
+    }
+  }
+}
+
+/** `prefer-…` asks all hosts a second time when none is what was preferred. */
+function wishes(wanted: Wanted): Wanted[] {
+  if (wanted === "prefer-standby") return ["standby", "any"];
+  if (wanted === "prefer-primary") return ["primary", "any"];
+  return [wanted];
+}
+
+function isSuited({ isStandby, isReadOnly }: Role, wish: Wanted): boolean {
+  if (wish === "read-write") return !isStandby && !isReadOnly;
+  if (wish === "read-only") return isStandby || isReadOnly;
+  if (wish === "primary") return !isStandby;
+  return wish !== "standby" || isStandby;
+}
+
+function unsuited({ isStandby, isReadOnly }: Role, wish: Wanted): Error {
+  const role = isStandby ? "a standby" : isReadOnly ? "read-only" : "a primary";
+  const needed = wish === "primary" || wish === "standby" ? `a ${wish}` : wish;
+  return coded("UNSUITABLE", `is ${role}, and this requires ${needed}`);
+}
+
+/** Where TLS failed, or plain text did, `prefer` and `allow` try the other. */
+function waysTo(host: Host, address: DatabaseAddress): Way[] {
+  const tls = tlsOptions(address, host.host);
+  const plain: Way = { ...host, tls: false };
+  if (!tls) return [plain];
+  if (address.sslmode === "prefer") return [{ ...host, tls }, plain];
+  if (address.sslmode === "allow") return [plain, { ...host, tls }];
+  return [{ ...host, tls }];
+}
+
+/** An error of TLS, or the server's refusal of a connection with or without it. */
+function isAboutTls(error: Refusal["error"]): boolean {
+  return "isTls" in error || error.code === "28000";
+}
+
+/** Whether the next host is tried: always, unless it would answer the same. */
+function leadsOn(error: Refusal["error"]): boolean {
+  if ("isTls" in error) return false;
+  const isAnswer = /^[0-9A-Z]{5}$/.test(error.code ?? "");
+  return !isAnswer || error.code === "57P03"; // cannot_connect_now
+}
+
+async function logIn<Session extends { role: Role }>(
+  way: Way,
+  address: DatabaseAddress,
+  driver: Driver<Session>,
+): Promise<Session> {
+  const seconds = connectSeconds(address);
+  const sockets: Socket[] = [];
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(coded("CONNECT_TIMEOUT", "it did not answer")),
+    seconds * 1000,
+  );
+  const work = async () => {
+    const socket = await openSocket(way, address, sockets);
+    return await driver.logIn(socket, way);
+  };
+  try {
+    return await Promise.race([work(), late.promise]);
+  } catch (error) {
+    for (const socket of sockets) socket.destroy();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Connects a socket to one host, and encrypts it where that is the way.
+ *
+ * @param opened takes what is to be destroyed when nobody waits any more.
+ */
+export async function openSocket(
+  way: Way,
+  address: DatabaseAddress,
+  opened: Socket[] = [],
+): Promise<Socket> {
+  const { host, port, tls } = way;
+  const socket = host.startsWith("/")
+    ? dial(`${host}/.s.PGSQL.${port}`)
+    : dial(port, host);
+  opened.push(socket);
+  await until(socket, "connect");
+  const { keepalives, keepalives_idle, sslnegotiation } =
+    address.settings ?? {};
+  socket.setNoDelay(true);
+  socket.setKeepAlive(
+    keepalives !== "0",
+    1000 * Number(keepalives_idle || KEEPALIVE_SECONDS),
+  );
+  if (!tls) return socket;
+
+  if (sslnegotiation !== "direct" && !(await askForTls(socket))) {
+    if (address.sslmode === "prefer") return socket;
+    throw Object.assign(coded("NO_TLS", "it has no TLS"), { isTls: true });
+  }
+  const encrypted = startTls({ socket, ...tls });
+  opened.push(encrypted);
+  try {
+    await until(encrypted, "secureConnect");
+  } catch (error) {
+    throw Object.assign(error as Error, { isTls: true });
+  }
+  return encrypted;
+}
+
+/** https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL */
+async function askForTls(socket: Socket): Promise<boolean> {
+  const request = Buffer.alloc(8);
+  request.writeInt32BE(8);
+  request.writeInt32BE(80877103, 4);
+  socket.write(request);
+  const answer = String(await until(socket, "data"));
+  // More than one byte would have been sent by somebody in between.
+  if (answer === "S" || answer === "N") return answer === "S";
+  throw coded("NOT_POSTGRES", "it does not answer as PostgreSQL");
+}
+
+/** Waits for an event of a socket; an error or its end is thrown. */
+async function until(socket: Socket, event: string): Promise<unknown> {
+  const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+  const closed = () =>
+    reject(coded("CONNECTION_CLOSED", "it closed the connection"));
+  socket.once(event, resolve).once("close", closed).on("error", reject);
+  try {
+    return await promise;
+  } finally {
+    // The listener for errors stays: one that nobody listens to ends the process.
+    socket.off(event, resolve).off("close", closed);
+  }
+}
+
+function coded(code: string, message: string): Error {
+  return Object.assign(new Error(message), { code });
+}
