@@ -22,6 +22,7 @@ import {
   type Plan,
   readPlan,
   refuseModified,
+  refusePartial,
   selectPending,
 } from "./migrations/plan";
 import { copyDefaultPrivileges, replayMigrations } from "./migrations/replay";
@@ -47,6 +48,7 @@ await withMigrationLock(sql, waitSeconds, recordPending);
 async function recordPending(): Promise<void> {
   const plan = await readPlan(sql);
   refuseModified(plan);
+  refusePartial(plan, "db:migrate");
   const wanted = selectPending(plan, values.to);
   const differences = wanted.length > 0 ? await compare(plan, wanted) : [];
   for (const difference of differences) print(describeDifference(difference));

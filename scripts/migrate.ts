@@ -19,6 +19,7 @@ import {
   type Plan,
   readPlan,
   refuseModified,
+  refusePartial,
   selectPending,
 } from "./migrations/plan";
 import { skipStatements } from "./migrations/statements";
@@ -49,18 +50,15 @@ async function migrate(): Promise<void> {
   const isStampMissing = env.isProduction && !(await isStamped(sql));
   if (isCurrent && !isStampMissing) {
     refuseModified(first);
+    refusePartial(first, "db:migrate");
     return finish(first, []);
   }
   await requireDirect(sql, env.direct);
   // Only now, for most runs have nothing to do.
   const { withMigrationLock } = await import("./lib/lock");
   const { watchSession } = await import("./migrations/watch");
-  const watch = await watchSession(sql, env.direct);
-  try {
-    await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
-  } finally {
-    await watch.stop();
-  }
+  await using watch = await watchSession(sql, env.direct);
+  await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
 }
 
 /** Reads the records anew: another run may have applied some meanwhile. */
@@ -98,6 +96,7 @@ function finish(plan: Plan, applied: Applied[]): void {
 async function showPending(): Promise<void> {
   const plan = await readPlan(sql);
   refuseModified(plan);
+  refusePartial(plan, "db:migrate");
   const wanted = selectPending(plan, values.to);
   for (const migration of wanted) {
     const { tag, text } = migration;

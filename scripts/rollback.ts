@@ -22,9 +22,9 @@ import { readProtection } from "./lib/protection";
 import { failure, note, print, printJson, refusal } from "./lib/report";
 import { type Applied, toScript } from "./migrations/apply";
 import { hashText, type Migration } from "./migrations/journal";
-import { createTables, type LogEntry, readLog } from "./migrations/log";
+import { createTables, type LogEntry } from "./migrations/log";
 import { countLosses } from "./migrations/losses";
-import { findUnfinished, type Plan, readPlan } from "./migrations/plan";
+import { type Plan, readPlan, refusePartial } from "./migrations/plan";
 import { refuseCopy, resetSession, runScript } from "./migrations/run";
 import { skipStatements } from "./migrations/statements";
 import type { Script } from "./migrations/steps";
@@ -71,26 +71,36 @@ await using sql = await openConnection(address, "db:rollback");
 await requireDirect(sql, address);
 await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
 
+/** A migration to undo, by its down file. */
+interface Undo {
+  migration: Migration;
+  script: Script;
+  /** What an earlier run has left. */
+  unfinished: LogEntry | undefined;
+}
+
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
-  refusePartial(plan);
-  const wanted = selectApplied(plan);
-  const scripts = wanted.map(readDownScript);
+  refusePartial(plan, "db:rollback");
+  const undos = selectApplied(plan).map((migration) => ({
+    migration,
+    script: readDownScript(migration),
+    unfinished: plan.partial.get(migration),
+  }));
   const rolledBack: Applied[] = [];
   const document = () => ({
     database,
     rolledBack,
     head: nameHead(plan, rolledBack),
   });
-  if (wanted.length === 0) {
+  if (undos.length === 0) {
     print(`Nothing to roll back: ${database} ${nameState(plan)}`);
     return printJson(document());
   }
-  const log = await readLog(sql);
-  await seekConsent(scripts, log);
+  await seekConsent(undos);
   if (!values["dry-run"]) {
     try {
-      await run(plan, wanted, scripts, log, rolledBack);
+      await run(plan, undos, rolledBack);
     } catch (error) {
       throw Object.assign(error as Error, { document: document() });
     }
@@ -98,28 +108,20 @@ async function rollBack(): Promise<void> {
   printJson(document());
 }
 
-/** What is committed of it may need what would be undone. */
-function refusePartial({ partial }: Plan): void {
-  for (const { tag, file } of partial.keys())
-    throw failure(
-      `${tag} was cut off after a part of it was committed, and nothing was undone`,
-      {
-        code: "PARTIAL",
-        hint: "finish it with `bun run db:migrate`; or undo its part by hand and run `bun run db:migrate:repair`",
-        details: { tag, file },
-      },
-    );
-}
-
-/** The newest in the journal come first. */
-function selectApplied({ migrations, applied }: Plan): Migration[] {
-  const newestFirst = migrations.filter((m) => applied.has(m)).reverse();
+/** What was interrupted comes first, then the newest in the journal. */
+function selectApplied({ migrations, applied, partial }: Plan): Migration[] {
+  const newestFirst = migrations
+    .filter((migration) => applied.has(migration))
+    .reverse()
+    .sort((a, b) => Number(partial.has(b)) - Number(partial.has(a)));
   if (values.to === undefined) {
     if (values.steps !== undefined && steps > newestFirst.length)
       note(`Warning: only ${newestFirst.length} are applied`);
     return newestFirst.slice(0, steps);
   }
-  const kept = newestFirst.findIndex(({ tag }) => tag === values.to);
+  const kept = newestFirst.findIndex(
+    (migration) => migration.tag === values.to && !partial.has(migration),
+  );
   if (kept === -1)
     throw refusal(`there is no applied migration ${values.to}`, {
       hint: "`bun run db:migrate:status` lists them",
@@ -150,54 +152,49 @@ function readDownScript({ tag, file }: Migration): Script {
   });
 }
 
-/** Says what would be lost, and wants consent where that is something. */
-async function seekConsent(scripts: Script[], log: LogEntry[]): Promise<void> {
-  const done = scripts.map(
-    ({ tag }) => findUnfinished(log, tag, "down")?.statementsDone ?? 0,
-  );
-  const watch = await watchSession(sql, address);
-  watch.setTitle("db:rollback");
-  const losses = await countLosses(sql, scripts, lockTimeout, done).finally(
-    watch.stop,
-  );
+/** Says what would be lost, and requires consent where that is something. */
+async function seekConsent(undos: Undo[]): Promise<void> {
+  const losses = await findLosses(undos);
   for (const loss of losses)
     if (!consent.agreed.includes(loss)) note(`Would be lost: ${loss}`);
   if (values["dry-run"])
-    for (const [index, { tag, text }] of scripts.entries())
-      print(`-- ${tag}\n${skipStatements(text, done[index] ?? 0).trimEnd()}`);
+    for (const { script, unfinished } of undos) {
+      const rest = skipStatements(script.text, unfinished?.statementsDone ?? 0);
+      print(`-- ${script.tag}\n${rest.trimEnd()}`);
+    }
   else requireConsent(consent, await readProtection(sql, env, address), losses);
+}
+
+async function findLosses(undos: Undo[]): Promise<string[]> {
+  await using watch = await watchSession(sql, address);
+  watch.setTitle("db:rollback");
+  const scripts = undos.map(({ script }) => script);
+  const done = undos.map(({ unfinished }) => unfinished?.statementsDone ?? 0);
+  return await countLosses(sql, scripts, lockTimeout, done);
 }
 
 async function run(
   plan: Plan,
-  wanted: Migration[],
-  scripts: Script[],
-  log: LogEntry[],
+  undos: Undo[],
   rolledBack: Applied[],
 ): Promise<void> {
   await sql.unsafe(createTables());
-  const watch = await watchSession(sql, address);
-  try {
-    for (const [index, migration] of wanted.entries()) {
-      const { tag } = migration;
-      watch.setTitle(tag);
-      const script = scripts[index];
-      if (!script) throw new Error(`${tag} has no script`);
-      const ids = selectRecords(plan, migration).map(({ id }) => id);
-      const ms = await runScript(sql, script, {
-        record: `delete from ${readProject().records.sql} where id in (${ids})`,
-        unfinished: findUnfinished(log, tag, "down"),
-        lockTimeout,
-        nameBlockers: watch.nameBlockers,
-      });
-      rolledBack.push({ tag, ms });
-      print(`Rolled back: ${tag} (${ms} ms)`);
-    }
-  } finally {
-    await watch.stop();
+  await using watch = await watchSession(sql, address);
+  for (const { migration, script, unfinished } of undos) {
+    const { tag } = migration;
+    watch.setTitle(tag);
+    const ids = selectRecords(plan, migration).map(({ id }) => id);
+    const ms = await runScript(sql, script, {
+      record: `delete from ${readProject().records.sql} where id in (${ids})`,
+      unfinished,
+      lockTimeout,
+      nameBlockers: watch.nameBlockers,
+    });
+    rolledBack.push({ tag, ms });
+    print(`Rolled back: ${tag} (${ms} ms)`);
   }
   await resetSession(sql);
-  await proveForgotten(wanted);
+  await proveForgotten(undos.map(({ migration }) => migration));
 }
 
 /** Its own, and any by which it would count as applied without that. */

@@ -137,7 +137,7 @@ async function countMigrations(sql: Sql) {
       head: plan.head?.tag ?? null,
       applied: plan.applied.size,
       pending: plan.pending.length,
-      problems: plan.modified.length + plan.warnings.length,
+      problems: plan.modified.length + plan.partial.size + plan.warnings.length,
     };
   } catch (error) {
     if (!("hint" in (error as Error))) throw error;

@@ -4,9 +4,8 @@ import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions } from "./lib/options";
 import { FINDINGS, note, print, printJson } from "./lib/report";
-import type { Migration } from "./migrations/journal";
-import { type LogEntry, readLog } from "./migrations/log";
-import { findUnfinished, type Plan, readPlan } from "./migrations/plan";
+import { readLog } from "./migrations/log";
+import { listPartial, readPlan, stateOf } from "./migrations/plan";
 
 const usage = `bun run db:migrate:status [--json]
 
@@ -29,7 +28,7 @@ const known = plan.migrations.map((migration) => {
   return {
     tag,
     when,
-    state: nameState(plan, log, migration),
+    state: stateOf(plan, migration),
     outOfOrder: plan.outOfOrder.includes(migration),
     appliedAt: isKnown ? (run?.startedAt ?? null) : null,
     ms: isKnown ? (run?.ms ?? null) : null,
@@ -50,13 +49,11 @@ const problems = [
     tag,
     message: `${file} was edited after it was applied`,
   })),
-  ...known
-    .filter(({ state }) => state === "partial")
-    .map(({ tag }) => ({
-      code: "partial",
-      tag,
-      message: `${tag} was cut off after a part of it was committed`,
-    })),
+  ...listPartial(plan).map(({ tag, message, hint }) => ({
+    code: "partial",
+    tag,
+    message: `${message}: ${hint}`,
+  })),
   ...plan.warnings.filter(({ code }) => !isHarmless(code)),
 ];
 
@@ -81,16 +78,4 @@ if (!isClean) process.exitCode = FINDINGS;
 /** A number that is repeated in the journal changes nothing, and stays. */
 function isHarmless(code: string): boolean {
   return code.startsWith("duplicate_") || code === "respaced";
-}
-
-/** A rollback that was cut off leaves a part of one behind as well. */
-function nameState(
-  { applied, modified }: Plan,
-  log: LogEntry[],
-  migration: Migration,
-): string {
-  const direction = applied.has(migration) ? "down" : "up";
-  if (findUnfinished(log, migration.tag, direction)) return "partial";
-  if (!applied.has(migration)) return "pending";
-  return modified.includes(migration) ? "modified" : "applied";
 }

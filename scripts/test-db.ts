@@ -9,7 +9,7 @@ import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
 import { advise, FINDINGS, print, printJson } from "./lib/report";
-import { findPending } from "./migrations/schema-state";
+import { readSchemaState } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
 
@@ -33,7 +33,7 @@ const [server] = await db.execute<{ version: string }>(
 const start = performance.now();
 await db.execute(sql`select 1`);
 const latencyMs = Math.round((performance.now() - start) * 10) / 10;
-const pending = await findPending(connection);
+const { pending, interrupted } = await readSchemaState(connection);
 const counts = await countTables();
 
 const serverVersion = server?.version ?? null;
@@ -52,7 +52,8 @@ print(
 );
 printJson({ connected: true, latencyMs, serverVersion, counts, pending });
 if (pending.length > 0) {
-  advise("run `bun run db:migrate`");
+  for (const { message } of interrupted) print(`Interrupted: ${message}`);
+  advise(interrupted[0]?.hint ?? "run `bun run db:migrate`");
   process.exitCode = FINDINGS;
 }
 

@@ -11,6 +11,7 @@ import {
   type Plan,
   readPlan,
   refuseModified,
+  refusePartial,
   selectPending,
 } from "./plan";
 import { resetSession, type RunOptions, runScript } from "./run";
@@ -49,6 +50,7 @@ export async function applyPending(
 ): Promise<Applied[]> {
   const { to, onStart, onApplied, lockTimeout = 5000, nameBlockers } = options;
   refuseModified(plan);
+  refusePartial(plan, "db:migrate");
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
 

@@ -17,8 +17,7 @@ import {
   respell,
 } from "./catalog";
 import { hashText, type Migration, nameDownFile } from "./journal";
-import { readLog } from "./log";
-import { findUnfinished, type Plan, readPlan } from "./plan";
+import { listPartial, type Plan, readPlan } from "./plan";
 import { copyDefaultPrivileges, replayMigrations } from "./replay";
 import { runScript } from "./run";
 
@@ -33,10 +32,8 @@ export async function checkDatabase(
   scratchAddress: DatabaseAddress,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
-  const records = await checkRecords(sql, plan);
-  const isComparable =
-    plan.unknown.length === 0 &&
-    !records.some(({ code }) => code === "partial");
+  const records = checkRecords(plan);
+  const isComparable = plan.unknown.length === 0 && plan.partial.size === 0;
   const tried = await withScratchDatabase(
     scratchAddress,
     "db:check",
@@ -51,8 +48,7 @@ export async function checkDatabase(
   return [...records, ...(await listInvalid(sql)), ...tried];
 }
 
-async function checkRecords(sql: Sql, plan: Plan): Promise<Problem[]> {
-  const log = await readLog(sql);
+function checkRecords(plan: Plan): Problem[] {
   const modified = plan.modified.map(({ tag, file }) =>
     problem(
       "modified",
@@ -66,19 +62,9 @@ async function checkRecords(sql: Sql, plan: Plan): Promise<Problem[]> {
       `record ${id} of the database is of no migration in this checkout: pull the newer one, or forget it with \`bun run db:migrate:repair\``,
     ),
   );
-  const partial = plan.migrations
-    .filter(({ tag }) =>
-      ["up" as const, "down" as const].some((way) =>
-        findUnfinished(log, tag, way),
-      ),
-    )
-    .map(({ tag, file }) =>
-      problem(
-        "partial",
-        "it was cut off after a part of it was committed: `bun run db:migrate` goes on with it",
-        { tag, file },
-      ),
-    );
+  const partial = listPartial(plan).map(({ message, hint, tag, file }) =>
+    problem("partial", `${message}: ${hint}`, { tag, file }),
+  );
   const pending = plan.pending.map(({ tag, file }) =>
     problem("pending", "it is not applied: `bun run db:migrate`", {
       tag,

@@ -88,15 +88,18 @@ export function createTables(): string {
 end $create$`;
 }
 
-/** Every row, oldest first; none where there is no table. */
-export async function readLog(sql: Sql): Promise<LogEntry[]> {
+/** The rows for which `condition` holds, oldest first; none without a table. */
+export async function readLog(
+  sql: Sql,
+  condition = "true",
+): Promise<LogEntry[]> {
   try {
     return await sql.unsafe<LogEntry[]>(`
       select tag, hash, bare_hash as "bareHash", direction, ms, error,
         to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "startedAt",
         statements_done as "statementsDone", done_hash as "doneHash",
         statement_under_way as "statementUnderWay"
-      from drizzle.__migration_log order by id`);
+      from drizzle.__migration_log where ${condition} order by id`);
   } catch (error) {
     const { code = "" } = error as { code?: string };
     if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
@@ -130,7 +133,7 @@ export function logDone(
 ): string {
   const unfinished = `drizzle.__migration_log where tag = ${quoteLiteral(run.tag)} and ms is null`;
   const start = hasProgress
-    ? `coalesce((select min(started_at) from ${unfinished}), now())`
+    ? `coalesce((select min(started_at) from ${unfinished} and direction = '${run.direction}'), now())`
     : "now()";
   const insert = `
     insert into drizzle.__migration_log

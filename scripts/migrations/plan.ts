@@ -31,7 +31,8 @@ export interface Plan {
   pending: Migration[];
   /** Pending ones that stand before one that is applied. */
   outOfOrder: Migration[];
-  /** Pending ones that were cut off after a part was committed. */
+  /** Those of which a run was interrupted after part of it was committed, up or
+   * down: its entry in the log. */
   partial: Map<Migration, LogEntry>;
   /** Applied ones whose file was edited since. */
   modified: Migration[];
@@ -76,9 +77,14 @@ export function planMigrations(
     ([m, r]) => isSpacing(m.text, r.hash) || isComment(m, r.hash, log),
   );
   const partial = new Map<Migration, LogEntry>();
-  for (const migration of pending) {
-    const entry = findUnfinished(log, migration.tag, "up");
-    if (entry) partial.set(migration, entry);
+  for (const migration of migrations) {
+    const unfinished = log.filter(
+      ({ tag, ms }) => tag === migration.tag && ms === null,
+    );
+    const entry = unfinished.find(({ direction }) => direction === "down");
+    // A record says that it is applied: whoever else did so has finished it.
+    const half = entry ?? (applied.has(migration) ? undefined : unfinished[0]);
+    if (half) partial.set(migration, half);
   }
   return {
     migrations,
@@ -134,28 +140,63 @@ function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
   return { applied, unknown: [...left] };
 }
 
-/** What a run of a file has left unfinished, if it has. */
-export function findUnfinished(
-  log: LogEntry[],
-  tag: string,
-  direction: "up" | "down",
-): LogEntry | undefined {
-  return log.find(
-    (entry) =>
-      entry.tag === tag && entry.direction === direction && entry.ms === null,
-  );
-}
-
-/**
- * Reads the project's migrations and the database's records, and compares. The
- * log is read only where it can make a difference.
- */
+/** Reads the project's migrations, the database's records and log, and compares. */
 export async function readPlan(sql: Sql): Promise<Plan> {
   const migrations = readMigrations();
-  const records = await readRecords(sql);
-  const plan = planMigrations(migrations, records);
-  if (plan.pending.length === 0 && plan.modified.length === 0) return plan;
+  const [records, unfinished] = await Promise.all([
+    readRecords(sql),
+    readLog(sql, "ms is null"),
+  ]);
+  const plan = planMigrations(migrations, records, unfinished);
+  // Only an edit takes more of the log to judge.
+  if (plan.modified.length === 0) return plan;
   return planMigrations(migrations, records, await readLog(sql));
+}
+
+/** Where a migration stands. */
+export function stateOf(
+  { applied, modified, partial }: Plan,
+  migration: Migration,
+): "applied" | "pending" | "modified" | "partial" {
+  if (partial.has(migration)) return "partial";
+  if (!applied.has(migration)) return "pending";
+  return modified.includes(migration) ? "modified" : "applied";
+}
+
+/** What was interrupted, the command that finishes it, and how to say so. */
+export function listPartial({ partial, applied }: Plan) {
+  return [...partial].map(([{ tag, file }, { direction }]) => {
+    if (direction === "up")
+      return {
+        tag,
+        file,
+        command: "db:migrate",
+        message: `${tag} was interrupted after part of it was committed`,
+        hint: "finish it with `bun run db:migrate`; or undo that part by hand and run `bun run db:migrate:repair`",
+      };
+    const isRecorded = [...applied.keys()].some((one) => one.tag === tag);
+    return {
+      tag,
+      file,
+      command: isRecorded ? "db:rollback" : "db:migrate:repair",
+      message: `the rollback of ${tag} was interrupted after part of it was undone${isRecorded ? "" : ", and its record was removed since"}`,
+      hint: isRecorded
+        ? "finish it with `bun run db:rollback`"
+        : "undo the rest of it by hand and run `bun run db:migrate:repair`",
+    };
+  });
+}
+
+/** @throws when something was interrupted that another command has to finish. */
+export function refusePartial(plan: Plan, command: string): void {
+  const other = listPartial(plan).find((one) => one.command !== command);
+  if (!other) return;
+  const { tag, file, message, hint } = other;
+  throw failure(`${message}, and nothing was changed`, {
+    code: "PARTIAL",
+    hint,
+    details: { tag, file },
+  });
 }
 
 /** The same, and undefined with a warning where the checkout is broken. */

@@ -154,7 +154,9 @@ async function runTransaction(
     })),
   );
   const isLast = until === statements.length;
-  const hasProgress = from > 0 || unfinished !== undefined;
+  // A rollback also clears what is known of an older run: it would be resumed.
+  const hasProgress =
+    from > 0 || unfinished !== undefined || script.direction === "down";
   const written =
     isLast && !isRolledBack
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`

@@ -5,31 +5,40 @@ import type { Sql } from "postgres";
 import { loadSchema } from "../../src/project";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
-import { readMigrations } from "./journal";
-import { planMigrations, readRecords } from "./plan";
+import { listPartial, readPlan, stateOf } from "./plan";
 
 /**
  * What is missing: the pending migrations where any have been recorded; in a
  * database made by `db:push`, which records none, all of them unless every
- * table of schema.ts is there.
+ * table of schema.ts is there. An interrupted one is not wholly there either.
  *
- * @returns tags, in the order of the journal; none where the schema is current.
+ * @returns tags, in the order of the journal, none where the schema is current;
+ * and what was interrupted.
  */
-export async function findPending(sql: Sql): Promise<string[]> {
-  const migrations = readMigrations();
-  const records = await readRecords(sql);
-  if (records.length === 0 && (await hasEveryTable(sql))) return [];
-  return planMigrations(migrations, records).pending.map(({ tag }) => tag);
+export async function readSchemaState(sql: Sql) {
+  const plan = await readPlan(sql);
+  const interrupted = listPartial(plan);
+  const hasRecords = plan.applied.size + plan.unknown.length > 0;
+  const isPushed =
+    !hasRecords && interrupted.length === 0 && (await hasEveryTable(sql));
+  const behind = plan.migrations.filter((migration) =>
+    ["pending", "partial"].includes(stateOf(plan, migration)),
+  );
+  return { pending: isPushed ? [] : behind.map(({ tag }) => tag), interrupted };
 }
 
 /** @throws with exit code 2 where the schema is behind. */
 export async function requireCurrentSchema(sql: Sql): Promise<void> {
-  const pending = await findPending(sql);
+  const { pending, interrupted } = await readSchemaState(sql);
   if (pending.length === 0) return;
-  throw refusal(`the schema is behind: ${pending.join(", ")} pending`, {
-    code: "SCHEMA_BEHIND",
-    hint: "run `bun run db:migrate` first",
-  });
+  const [first] = interrupted;
+  throw refusal(
+    first?.message ?? `the schema is behind: ${pending.join(", ")} pending`,
+    {
+      code: "SCHEMA_BEHIND",
+      hint: first?.hint ?? "run `bun run db:migrate` first",
+    },
+  );
 }
 
 async function hasEveryTable(sql: Sql): Promise<boolean> {

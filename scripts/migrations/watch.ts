@@ -9,13 +9,12 @@ const POLL_MS = 500;
 const NOTE_MS = 5000;
 const STOP_MS = 1000;
 
-/** A look at a session. */
-export interface Watch {
+/** A look at a session, which `await using` ends. */
+export interface Watch extends AsyncDisposable {
   /** Who was in its way when it was last looked at. */
   nameBlockers(): string | undefined;
   /** What the line on the terminal begins with. */
   setTitle(title: string): void;
-  stop(): Promise<void>;
 }
 
 interface Look {
@@ -81,7 +80,7 @@ export async function watchSession(
     setTitle: (text) => {
       title = text;
     },
-    stop: async () => {
+    [Symbol.asyncDispose]: async () => {
       isStopped = true;
       stopped.resolve();
       // What is done does not wait for a look that gets no answer.
@@ -93,7 +92,7 @@ export async function watchSession(
 
 /** Leaves no timer behind where it ends early, for the process would wait. */
 async function sleep(ms: number, until: Promise<void>): Promise<void> {
-  let timer: Timer | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const over = new Promise((resolve) => {
     timer = setTimeout(resolve, ms);
   });

@@ -1,6 +1,6 @@
-// db:migrate cut off after each of its round trips, by kill -9 of the command
-// and by the end of its server processes: the next run finishes, and the schema
-// is that of a run that nothing disturbed.
+// db:migrate and db:rollback interrupted after each of their round trips, by
+// kill -9 of the command and by the end of its server processes: it shows, the
+// next run finishes, and the schema is that of a run that nothing disturbed.
 import { expect, test } from "bun:test";
 import { spawn } from "bun";
 import { type Catalog, readCatalog } from "../../scripts/migrations/catalog";
@@ -32,14 +32,150 @@ const migrations = {
     vacuum own;
     insert into own values (1);`,
 };
-const tags = Object.keys(migrations);
+// What is done twice fails, or shows in the ids of `own`.
+const downs = {
+  "0001_mood.down": `
+    insert into own values (2); commit;
+    drop table moods; drop type mood; insert into own values (3);`,
+  "0002_alone.down": `-- no-transaction
+    set search_path = public;
+    drop index concurrently users_zip;
+    insert into own values (4);
+    alter table users drop column zip;`,
+  "0003_own.down": "insert into own values (5); alter table own add x int;",
+};
 const AT_ONCE = 6;
+/** How many points a run of the tests looks at, unless `ALL=1`. */
+const SAMPLE = 6;
+const seed = Number(process.env.RANDOM_SEED ?? Date.now() % 1000);
+
+/** A command to interrupt, and how the database is to be at its end. */
+interface Sweep {
+  script: string;
+  command: string;
+  /** Brings the database to where the command begins. */
+  prepare(database: TestDatabase): Promise<unknown>;
+  /** Looks at it between the interruption and the next run. */
+  inspect?(database: TestDatabase): Promise<void>;
+  records: number;
+  own: number[];
+}
 
 interface Cut {
   database: TestDatabase;
   client: { kill(signal: number): void };
   /** After how many round trips; 0 is never. */
   point: number;
+}
+
+test("db:migrate is finished by the next run, wherever it was interrupted", async () => {
+  using project = copyProject();
+  writeMigrations(project, migrations);
+
+  await checkPoints(project, {
+    script: "scripts/migrate.ts",
+    command: "db:migrate",
+    prepare: async () => {},
+    records: 4,
+    own: [1],
+  });
+}, 300_000);
+
+test("db:rollback is finished by the next run, and until then nothing is built on it", async () => {
+  using project = copyProject();
+  writeMigrations(project, { ...migrations, ...downs });
+  const states = new Set<string>();
+
+  await checkPoints(project, {
+    script: "scripts/rollback.ts",
+    command: "db:rollback",
+    prepare: (database) => database.run("db:migrate", {}, project.folder),
+    inspect: async (database) => {
+      const run = (command: string) =>
+        database.run(command, {}, project.folder);
+      const unfinished = await database.sql`
+        select tag from drizzle.__migration_log where ms is null`;
+      const dryRun = await run("db:migrate --dry-run");
+      const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+
+      states.add(unfinished.count > 0 ? "interrupted" : "whole");
+      expect(dryRun.exitCode).toBe(unfinished.count);
+      expect(
+        status.migrations.filter(
+          ({ state }: { state: string }) => state === "partial",
+        ),
+      ).toHaveLength(unfinished.count);
+    },
+    records: 1,
+    own: [1, 5, 4, 2, 3],
+  });
+
+  // A sample may meet only one of them.
+  if (process.env.ALL)
+    expect([...states].sort()).toEqual(["interrupted", "whole"]);
+}, 300_000);
+
+/** Interrupts a command at each point, or at a sample of them. */
+async function checkPoints(project: Project, sweep: Sweep): Promise<void> {
+  let expected: Catalog = new Map();
+  let answers = 0;
+  await withDatabase("empty", async (database) => {
+    await sweep.prepare(database);
+    answers = await runThrough(project, database, sweep, 0);
+    expected = await readCatalog(database.sql);
+  });
+  expect(answers).toBeGreaterThan(25);
+
+  const all = Array.from({ length: answers }, (_, index) => index + 1);
+  const points = process.env.ALL ? all : sample(all);
+  console.log(
+    `${sweep.command}: interrupted at ${points.length} of ${answers} points (RANDOM_SEED=${seed}; ALL=1 takes each)`,
+  );
+  const workers = Array.from({ length: AT_ONCE }, async () => {
+    for (let point = points.shift(); point; point = points.shift())
+      await checkPoint(project, sweep, point, expected);
+  });
+  await Promise.all(workers);
+}
+
+/** One point of each equal part, by the seed. */
+function sample(points: number[]): number[] {
+  const part = points.length / SAMPLE;
+  return Array.from({ length: SAMPLE }, (_, index) => {
+    const place = (index + (((seed + 1) * (index + 3) * 0.618) % 1)) * part;
+    return points[Math.floor(place)] ?? 1;
+  });
+}
+
+/** Interrupts a run at one point, and runs it again. */
+async function checkPoint(
+  project: Project,
+  sweep: Sweep,
+  point: number,
+  expected: Catalog,
+) {
+  await withDatabase("empty", async (database) => {
+    await sweep.prepare(database);
+    await runThrough(project, database, sweep, point);
+    await sweep.inspect?.(database);
+    const flags = flagsOf(sweep, database);
+    const again = [sweep.command, ...flags].join(" ");
+    const second = await database.run(again, {}, project.folder);
+
+    const { exitCode, stderr } = second;
+    // With what it said, where it failed.
+    expect({ point, exitCode, stderr }).toMatchObject({ point, exitCode: 0 });
+    expect(await readCatalog(database.sql)).toEqual(expected);
+    expect(await listRecords(database.sql)).toHaveLength(sweep.records);
+    expect(await database.sql`select from users`).toHaveLength(100);
+    const own = await database.sql`select id from own order by ctid`;
+    expect(own.map(({ id }) => id)).toEqual(sweep.own);
+  });
+}
+
+function flagsOf({ command }: Sweep, { name }: TestDatabase): string[] {
+  if (command === "db:migrate") return [];
+  return ["--to", "0000_mixed", "--confirm", name];
 }
 
 /** Client and server in turn. */
@@ -50,45 +186,11 @@ async function cutOff({ database, client, point }: Cut): Promise<void> {
     where datname = ${database.name} and pid <> pg_backend_pid()`;
 }
 
-test("finishes after kill -9 of the command or the end of its server process, wherever it was", async () => {
-  using project = copyProject();
-  writeMigrations(project, migrations);
-  let expected: Catalog = new Map();
-  let answers = 0;
-  await withDatabase("empty", async (database) => {
-    answers = await runThrough(project, database, 0);
-    expected = await readCatalog(database.sql);
-  });
-  expect(answers).toBeGreaterThan(40);
-
-  const points = Array.from({ length: answers }, (_, index) => index + 1);
-  const workers = Array.from({ length: AT_ONCE }, async () => {
-    for (let point = points.shift(); point; point = points.shift())
-      await checkPoint(project, point, expected);
-  });
-  await Promise.all(workers);
-}, 120_000);
-
-/** Cuts a run off at one point, and runs it again. */
-async function checkPoint(project: Project, point: number, expected: Catalog) {
-  await withDatabase("empty", async (database) => {
-    await runThrough(project, database, point);
-    const second = await database.run("db:migrate", {}, project.folder);
-
-    const { exitCode, stderr } = second;
-    // With what it said, where it failed.
-    expect({ point, exitCode, stderr }).toMatchObject({ point, exitCode: 0 });
-    expect(await readCatalog(database.sql)).toEqual(expected);
-    expect(await listRecords(database.sql)).toHaveLength(tags.length);
-    expect(await database.sql`select from users`).toHaveLength(100);
-    expect(await database.sql`select from own`).toHaveLength(1);
-  });
-}
-
 /** @returns how many queries were answered. */
 async function runThrough(
   project: Project,
   database: TestDatabase,
+  sweep: Sweep,
   point: number,
 ): Promise<number> {
   const isCut = Promise.withResolvers<void>();
@@ -101,14 +203,16 @@ async function runThrough(
   const through = database.url
     .replace(/@[^/]+/, `@127.0.0.1:${proxy.port}`)
     .replace(/sslmode=\w+/, "sslmode=disable");
-  const client = spawn([process.execPath, "scripts/migrate.ts"], {
+  const flags = flagsOf(sweep, database);
+  const client = spawn([process.execPath, sweep.script, ...flags], {
     cwd: project.folder,
     env: { PATH, HOME, DATABASE_URL: through, DB_ENGINE: "external" },
     stdout: "ignore",
     stderr: "ignore",
   });
   if (point > 0) {
-    await isCut.promise;
+    // A shorter way to the end than in the first run.
+    await Promise.race([isCut.promise, client.exited]);
     await proxy.close(); // else a command whose server is gone would not hear
   }
   await client.exited;

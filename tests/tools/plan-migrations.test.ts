@@ -10,8 +10,10 @@ import {
 } from "../../scripts/migrations/journal";
 import type { LogEntry } from "../../scripts/migrations/log";
 import {
+  listPartial,
   type MigrationRecord,
   planMigrations,
+  stateOf,
 } from "../../scripts/migrations/plan";
 import {
   hashStatements,
@@ -119,6 +121,29 @@ test("comments and inner blanks are no edit where the log knows the statements",
   expect(tagsOf(planMigrations([now], [recordOf(before, 1)]).modified)).toEqual(
     ["0000_t"],
   );
+});
+
+test("an interrupted run counts for one that is not recorded, an interrupted rollback for any", () => {
+  const entry = (tag: string, direction: string) =>
+    ({ tag, direction, ms: null }) as LogEntry;
+  const log = [
+    entry(a.tag, "up"), // drizzle's own migrator has finished it
+    entry(b.tag, "down"),
+    entry(c.tag, "up"),
+  ];
+  const plan = planMigrations([a, b, c], [recordOf(a, 1), recordOf(b, 2)], log);
+  const gone = planMigrations([b], [], [entry(b.tag, "down")]);
+
+  expect([a, b, c].map((one) => stateOf(plan, one))).toEqual([
+    "applied",
+    "partial",
+    "partial",
+  ]);
+  expect(listPartial(plan).map(({ command }) => command)).toEqual([
+    "db:rollback",
+    "db:migrate",
+  ]);
+  expect(listPartial(gone)).toMatchObject([{ command: "db:migrate:repair" }]);
 });
 
 test("a record without an entry is a warning, and a repeated idx another", () => {

@@ -228,7 +228,7 @@ describe("db:rollback", () => {
     });
   });
 
-  test("goes on where it was cut off, with a file that is mended since", async ({
+  test("that was interrupted is seen by every command, and finished with a file that is fixed since", async ({
     sql,
     project,
     run,
@@ -249,12 +249,41 @@ describe("db:rollback", () => {
       ) then raise 'not yet'; end if; end $$;
       create event trigger forbid on sql_drop when tag in ('DROP TABLE') execute function forbid()`);
     const failed = await run("db:rollback");
+    const [migrate, dryRun, status, server, client, check, seed] = [
+      await run("db:migrate"),
+      await run("db:migrate --dry-run"),
+      await run("db:migrate:status --json"),
+      await run("db:status --json"),
+      await run("db:test"),
+      await run("db:check --json"),
+      await run("db:seed rbac"),
+    ];
     await sql`drop event trigger forbid`;
     write("drop table users;");
 
     const { exitCode } = await run("db:rollback");
 
     expect(failed.stderr).toContain("its first 2 statements are committed");
+    const message =
+      "the rollback of 0000_users was interrupted after part of it was undone";
+    const hint = "finish it with `bun run db:rollback`";
+    for (const refused of [migrate, dryRun])
+      expect(refused).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr: `Error: ${message}, and nothing was changed\nHint: ${hint}\n`,
+      });
+    expect(JSON.parse(status.stdout)).toMatchObject({
+      migrations: [{ state: "partial" }],
+      problems: [{ code: "partial", message: `${message}: ${hint}` }],
+    });
+    expect(JSON.parse(server.stdout).migrations.problems).toBe(1);
+    expect(client.exitCode).toBe(3);
+    expect(client.stdout).toContain(`Interrupted: ${message}\n`);
+    expect(check.exitCode).toBe(3);
+    expect(check.stdout).toContain(`"code":"partial"`);
+    expect(seed.exitCode).toBe(2);
+    expect(seed.stderr).toContain(`${message}\nHint: ${hint}\n`);
     expect(exitCode).toBe(0);
     expect(await listRecords(sql)).toHaveLength(0);
   });
@@ -321,7 +350,7 @@ describe("db:rollback", () => {
 
     expect(exitCode).toBe(1);
     expect(stderr).toStartWith(
-      "Error: 0001_half was cut off after a part of it was committed, and nothing was undone\nHint: finish it with `bun run db:migrate`; ",
+      "Error: 0001_half was interrupted after part of it was committed, and nothing was changed\nHint: finish it with `bun run db:migrate`; ",
     );
     expect(await listRecords(sql)).toHaveLength(1);
   });
