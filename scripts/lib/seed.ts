@@ -71,7 +71,7 @@ export async function loadSeed(name: string): Promise<Seed> {
   if (!names.includes(name))
     throw refusal(`there is no seed "${name}"`, {
       code: "USAGE",
-      hint: `the seeds are ${names.map((known) => `\`bun run db:seed ${known}\``).join(", ")}`,
+      hint: `the seeds are ${names.map((known) => `\`bun run db:seed ${known}\``).join(" and ")}`,
     });
   const file = name === DEVELOPMENT.name ? DEVELOPMENT.file : name;
   const path = join(folder, `${file}.ts`);
@@ -96,8 +96,8 @@ export async function loadSeed(name: string): Promise<Seed> {
   }
 }
 
-/** `dev` first, then the others by name. */
-function listSeeds(): string[] {
+/** The names of the seeds: `dev` first, then the others in order. */
+export function listSeeds(): string[] {
   const files = readdirSync(folder).filter((file) => file.endsWith(".ts"));
   const names = files.map((file) => file.slice(0, -".ts".length));
   const others = names.filter((name) => name !== DEVELOPMENT.file).sort();

@@ -1,11 +1,13 @@
-// Databases for tests, on the server that tests/setup.ts has found: a copy of a
-// template takes tens of milliseconds. For the application's own tests; those of
-// the commands take `test` from tests/lib/test.ts, which stands on this.
+// A database for a test or for a file of tests, migrated and seeded as this
+// project is, dropped at the end. It is a copy of one that is made once, which
+// takes tens of milliseconds. Tests of the commands use tests/lib/test.ts.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import postgres, { type Sql } from "postgres";
 import { connectionOptions } from "../../src/database-tls";
 import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
+import type * as schema from "../../src/infrastructure/database/schema";
 import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
 import { attend, type Attended } from "./terminal";
@@ -37,17 +39,29 @@ export interface TestDatabase {
 /** What a test's database holds at its start. */
 export type State = "empty" | "migrated" | "seeded";
 
+/** The same for the application's tests: with drizzle, typed by schema.ts. */
+export interface ApplicationDatabase extends TestDatabase {
+  db: PostgresJsDatabase<typeof schema>;
+}
+
 /**
- * A test with a database of its own, beside others of its kind. The database,
- * and those that commands made beside it, are dropped at the end; where the
- * test failed they are kept and named.
+ * A test with a database of its own; several run at once. The database is
+ * dropped at the end; where the test failed it is kept and named.
  */
 export function testDatabase(
   sentence: string,
   state: State,
-  body: (database: TestDatabase) => Promise<void>,
+  body: (database: ApplicationDatabase) => Promise<void>,
 ): void {
-  bunTest.concurrent(sentence, () => withDatabase(state, body), TIMEOUT_MS);
+  const work = async (database: TestDatabase) =>
+    await body({ ...database, db: await connectDrizzle(database) });
+  bunTest.concurrent(sentence, () => withDatabase(state, work), TIMEOUT_MS);
+}
+
+/** Loads the schema only here: a test of the commands has another. */
+async function connectDrizzle({ sql }: TestDatabase) {
+  const schema = await import("../../src/infrastructure/database/schema");
+  return drizzle(sql, { schema });
 }
 
 /**
@@ -71,12 +85,20 @@ export async function withDatabase(
   }
 }
 
-/** One database for all tests of a file. */
-export function useDatabase(state: State, folder = root) {
-  const database = describeDatabase(folder);
+/**
+ * One database for all tests of a file, which run one after another.
+ *
+ * @returns the database, and the `test` to use in its file.
+ */
+export function useDatabase(state: State) {
+  const base = describeDatabase(root);
+  const database = base as ApplicationDatabase;
   let hasPassed = true;
-  beforeAll(() => createDatabase(database.name, state, folder), TIMEOUT_MS);
-  afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
+  beforeAll(async () => {
+    await createDatabase(base.name, state, root);
+    database.db = await connectDrizzle(base);
+  }, TIMEOUT_MS);
+  afterAll(() => disposeOf(base, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
     const keepFailed = async () => {
@@ -91,6 +113,7 @@ export function useDatabase(state: State, folder = root) {
   };
   return { database, test };
 }
+
 /** Connects to a database of the test server. */
 export function openDatabase(address: DatabaseAddress): Sql {
   const options = connectionOptions(address);

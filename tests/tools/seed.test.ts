@@ -1,9 +1,10 @@
-// db:seed and db:test, on a database of their own.
+// db:seed and db:test.
 import { describe, expect } from "bun:test";
-import { testDatabase as test } from "../lib/database";
-import { readMigrations } from "../../scripts/migrations/journal";
+import { ownMigrations } from "../lib/migrations";
+import { schemaFile } from "../lib/schema-file";
+import { test } from "../lib/test";
 
-const ownTags = readMigrations().map(({ tag }) => tag);
+const ownTags = ownMigrations.map(({ tag }) => tag);
 
 describe("db:seed", () => {
   test(
@@ -56,19 +57,90 @@ describe("db:seed", () => {
     },
   );
 
-  test(
-    "refuses while the schema is behind, and an unknown seed",
-    "empty",
-    async ({ run }) => {
-      const behind = await run("db:seed");
-      const unknown = await run("db:seed prod");
+  test("refuses while the schema is behind, and an unknown seed, whose neighbours it names", async ({
+    run,
+  }) => {
+    const behind = await run("db:seed");
+    const unknown = await run("db:seed prod");
 
-      expect(behind).toEqual({
-        exitCode: 2,
-        stdout: "",
-        stderr: `Error: the schema is behind: ${ownTags.join(", ")} pending\nHint: run \`bun run db:migrate\` first\n`,
+    expect(behind).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: `Error: the schema is behind: ${ownTags.join(", ")} pending\nHint: run \`bun run db:migrate\` first\n`,
+    });
+    expect(unknown).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr:
+        'Error: there is no seed "prod"\nHint: the seeds are `bun run db:seed dev` and `bun run db:seed rbac`\n',
+    });
+  });
+
+  test(
+    "takes any file of scripts/seeds, for development unless it says otherwise",
+    "migrated",
+    async ({ run, sql, project }) => {
+      const rows = `import { users } from "../../src/infrastructure/database/schema";
+export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.com" }] }];\n`;
+      project.write("scripts/seeds/demo.ts", rows);
+      const planted = await run("db:seed demo --json");
+      await run("db:migrate", { NODE_ENV: "production" });
+      const refused = await run("db:seed demo");
+      project.write(
+        "scripts/seeds/demo.ts",
+        `${rows}export const isForProduction = true;\n`,
+      );
+      const allowed = await run("db:seed demo");
+
+      expect(JSON.parse(planted.stdout)).toEqual({
+        seed: "demo",
+        inserted: { users: 1 },
+        unchanged: { users: 0 },
       });
-      expect(unknown.exitCode).toBe(2);
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toContain("it is stamped production");
+      expect(allowed.stdout).toBe(
+        "Nothing to seed: the demo rows are already there (users 1)\n",
+      );
+      expect(await sql`select from users`).toHaveLength(1);
+    },
+  );
+
+  test(
+    "names the file and the export where a table is gone, which stops no other command",
+    "migrated",
+    async ({ run, project, sql, name }) => {
+      const text = project.read(schemaFile);
+      project.write(
+        schemaFile,
+        text
+          .replaceAll("tenantMembers", "members")
+          .replaceAll("tenants", "teams")
+          .replaceAll(/\bbuilds\b/g, "jobs"),
+      );
+      const dev = await run("db:seed");
+      const rbac = await run("db:seed rbac");
+      const tested = await run("db:test");
+      const admin = await run("db:bootstrap --email ada@example.com");
+      const reset = await run("db:reset");
+
+      expect(dev).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr:
+          "Error: the seed scripts/seeds/development.ts cannot be loaded: src/infrastructure/database/schema.ts does not export `builds`\n" +
+          "Hint: remove `builds` from `scripts/seeds/development.ts`, or import the name that it has now\n",
+      });
+      expect([rbac, tested, admin, reset].map((o) => o.exitCode)).toEqual([
+        0, 0, 0, 0,
+      ]);
+      expect(tested.stdout).toContain(
+        "Counted: users 0, tenants –, memberships –\n",
+      );
+      expect(reset.stdout).toStartWith(`Reset: ${name}, at `);
+      expect(reset.stderr).toStartWith(
+        "Warning: not seeded: the seed scripts/seeds/development.ts cannot be loaded: ",
+      );
     },
   );
 
