@@ -16,7 +16,7 @@ import {
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
 import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";
-import { emptyDataDir, urlOf } from "./lib/command";
+import { emptyDataDir, endWorkers, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 
 const env = readEnv();
@@ -37,6 +37,7 @@ process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
 afterAll(async () => {
+  await endWorkers();
   await removeCluster();
   if (isServerKept) await dropTemplates();
   rmSync(emptyDataDir, { recursive: true, force: true });

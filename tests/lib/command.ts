@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
+import type { Job } from "./worker";
 
 /** Where commands look for a server of their own: there is none. */
 export const emptyDataDir = join(tmpdir(), `starter-none-${process.pid}`);
@@ -30,7 +31,9 @@ export async function withCommandLog(body: () => Promise<void>): Promise<void> {
 }
 
 /**
- * Runs a command as a person does, as `bun run <command>`, without a terminal.
+ * Runs a command without a terminal, as `bun run <command>` does. What needs no
+ * process of its own is run by a worker (tests/lib/worker.ts), in a third of the
+ * time; `COMMAND_WORKERS=0` runs everything as a process.
  *
  * @param command split at its blanks: `db:migrate --json`.
  * @param variables on top of PATH and HOME; nothing else is handed on.
@@ -43,9 +46,34 @@ export async function run(
   stdin = "",
 ): Promise<Outcome> {
   const { PATH, HOME } = process.env;
-  const child = spawn([process.execPath, "run", ...command.split(" ")], {
-    cwd,
-    env: { PATH, HOME, DB_DATA_DIR: emptyDataDir, ...variables },
+  const job = {
+    folder: cwd,
+    args: command.split(" "),
+    variables: { PATH, HOME, DB_DATA_DIR: emptyDataDir, ...variables },
+  };
+  const needsProcess =
+    stdin !== "" ||
+    "PATH" in variables ||
+    !WORKABLE.test(command) ||
+    process.env.COMMAND_WORKERS === "0";
+  const outcome = await (needsProcess ? runProcess(job, stdin) : work(job));
+  const { exitCode, stderr } = outcome;
+  commandLog
+    .getStore()
+    ?.push(`$ bun run ${command} (exit code ${exitCode})\n${stderr}`.trim());
+  return outcome;
+}
+
+/** These hand their input or output to other programs, or start a server. */
+const WORKABLE = /^db:(?!setup|start|stop|logs|shell|studio)/;
+
+async function runProcess(
+  { folder, args, variables }: Job,
+  stdin: string,
+): Promise<Outcome> {
+  const child = spawn([process.execPath, "run", ...args], {
+    cwd: folder,
+    env: variables,
     stdin: Buffer.from(stdin),
     stdout: "pipe",
     stderr: "pipe",
@@ -55,10 +83,58 @@ export async function run(
     child.stderr.text(),
     child.exited,
   ]);
-  commandLog
-    .getStore()
-    ?.push(`$ bun run ${command} (exit code ${exitCode})\n${stderr}`.trim());
   return { exitCode, stdout, stderr };
+}
+
+interface Worker {
+  run(job: Job): Promise<Outcome>;
+  end(): Promise<unknown>;
+}
+
+const workers: Worker[] = [];
+const idle: Worker[] = [];
+
+/** Has a worker run it: one that is idle, else a new one. */
+async function work(job: Job): Promise<Outcome> {
+  const worker = idle.pop() ?? startWorker();
+  const outcome = await worker.run(job);
+  idle.push(worker);
+  return outcome;
+}
+
+function startWorker(): Worker {
+  const { PATH, HOME } = process.env;
+  let current: PromiseWithResolvers<Outcome> | undefined;
+  const child = spawn([process.execPath, join(import.meta.dir, "worker.ts")], {
+    cwd: root,
+    env: { PATH, HOME },
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "inherit",
+    serialization: "json",
+    ipc: (outcome: Outcome) => current?.resolve(outcome),
+    onExit: (_child, exitCode) =>
+      current?.reject(new Error(`a worker ended with exit code ${exitCode}`)),
+  });
+  const worker = {
+    run: (job: Job) => {
+      current = Promise.withResolvers<Outcome>();
+      child.send(job);
+      return current.promise;
+    },
+    end: () => {
+      child.kill();
+      return child.exited;
+    },
+  };
+  workers.push(worker);
+  return worker;
+}
+
+/** Ends the workers. */
+export async function endWorkers(): Promise<void> {
+  idle.length = 0;
+  await Promise.all(workers.splice(0).map((worker) => worker.end()));
 }
 
 /**

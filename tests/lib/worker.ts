@@ -1,0 +1,119 @@
+// Runs commands for the tests, one after another in one process: what is in
+// node_modules stays loaded, the project's own files are read anew each time.
+import { readFileSync } from "node:fs";
+import { Socket } from "node:net";
+import { join } from "node:path";
+import { format } from "node:util";
+import { Glob } from "bun";
+
+/** A command to run. */
+export interface Job {
+  folder: string;
+  /** The command and its flags. */
+  args: string[];
+  /** Its whole environment. */
+  variables: Record<string, string | undefined>;
+}
+
+/** What the process of a command listens to; each command begins without. */
+const EVENTS = [
+  ...["exit", "beforeExit", "uncaughtException", "unhandledRejection"],
+  ...["SIGINT", "SIGTERM", "SIGHUP"],
+];
+const STREAMS = ["stdout", "stderr"] as const;
+/** How long a command that is over may take to close its connections. */
+const CLOSE_MS = 20_000;
+
+/** Takes the place of the end of the process. */
+class Exit extends Error {}
+
+const sockets = new Set<Socket>();
+const { connect } = Socket.prototype;
+Socket.prototype.connect = function (this: Socket, ...args: unknown[]) {
+  sockets.add(this);
+  this.once("close", () => sockets.delete(this));
+  return Reflect.apply(connect, this, args);
+} as typeof connect;
+
+// A program that a command starts gets the command's environment, not ours.
+for (const name of ["spawn", "spawnSync"] as const) {
+  const original = Bun[name] as (command: string[], options?: object) => object;
+  Object.assign(Bun, {
+    [name]: (command: string[], options?: object) =>
+      original(command, { env: process.env, ...options }),
+  });
+}
+
+const leave = process.exit.bind(process);
+process.on("disconnect", () => leave(0));
+const globals = new Set(Object.keys(globalThis));
+
+process.on("message", async (job: Job) => process.send?.(await work(job)));
+
+async function work({ folder, args, variables }: Job) {
+  const output = { stdout: "", stderr: "" };
+  begin(variables, output);
+  process.chdir(folder);
+  const { scripts } = JSON.parse(readFileSync("package.json", "utf8"));
+  const [command = "", ...flags] = args;
+  const [, program = "", ...more] = (scripts[command] ?? "").split(" ");
+  const file = join(folder, program);
+  process.argv = [process.execPath, file, ...more, ...flags];
+  forgetFiles(folder);
+  try {
+    await import(file);
+  } catch (error) {
+    if (!(error instanceof Exit)) fail(error as Error, output);
+  }
+  await untilClosed(output);
+  process.emit("exit", Number(process.exitCode));
+  for (const name of Object.keys(globalThis))
+    if (!globals.has(name)) Reflect.deleteProperty(globalThis, name);
+  for (const event of EVENTS) process.removeAllListeners(event);
+  for (const name of STREAMS) process[name].removeAllListeners("error");
+  return { exitCode: Number(process.exitCode), ...output };
+}
+
+/** Makes the process look new: its environment, exit code and output. */
+function begin(
+  variables: Job["variables"],
+  output: Record<"stdout" | "stderr", string>,
+): void {
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, variables);
+  process.exitCode = 0;
+  process.exit = ((code?: number) => {
+    if (code !== undefined) process.exitCode = code;
+    throw new Exit();
+  }) as typeof process.exit;
+  for (const name of STREAMS)
+    process[name].write = (text: string | Uint8Array) => {
+      output[name] +=
+        typeof text === "string" ? text : new TextDecoder().decode(text);
+      return true;
+    };
+  console.log = (...values) => process.stdout.write(`${format(...values)}\n`);
+  console.error = (...values) => process.stderr.write(`${format(...values)}\n`);
+}
+
+/** A command's own handler says what is wrong; else it is said as Bun says it. */
+function fail(error: Error, output: { stderr: string }): void {
+  if (process.emit("uncaughtException", error)) return;
+  output.stderr += `${error.stack ?? error}\n`;
+  process.exitCode = 1;
+}
+
+/** A process ends once nothing is open any more. */
+async function untilClosed(output: { stderr: string }): Promise<void> {
+  const deadline = performance.now() + CLOSE_MS;
+  const isOpen = () => [...sockets].some((socket) => !socket.destroyed);
+  while (isOpen() && performance.now() < deadline) await Bun.sleep(1);
+  if (isOpen()) output.stderr += "it left a connection open\n";
+}
+
+/** Also a file that could not be loaded, which the cache does not list. */
+function forgetFiles(folder: string): void {
+  for (const pattern of ["*.{ts,js,json}", "{scripts,src,pulled}/**/*.ts"])
+    for (const file of new Glob(pattern).scanSync(folder))
+      delete require.cache[join(folder, file)];
+}
