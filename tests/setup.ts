@@ -18,6 +18,12 @@ import { type Env, readEnv } from "../src/env";
 import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";
 import { emptyDataDir, endWorkers, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
+import { isWhole, seed } from "./lib/sample";
+
+if (!isWhole)
+  console.log(
+    `Sampled: interruptions, random migrations and crowds (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
+  );
 
 const env = readEnv();
 const { server, stop } = await findServer(env);

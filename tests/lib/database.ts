@@ -12,7 +12,10 @@ import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
 import { attend, type Attended } from "./terminal";
 
-export const TIMEOUT_MS = 60_000;
+/** Long enough for a machine that has other things to do. */
+export const TIMEOUT_MS = 120_000;
+/** More at once would only wait for each other, and take more memory. */
+const AT_ONCE = 6;
 
 /** A database with a random name on the server for the tests. */
 export interface TestDatabase {
@@ -53,15 +56,47 @@ export function testDatabase(
   state: State,
   body: (database: ApplicationDatabase) => Promise<void>,
 ): void {
-  const work = async (database: TestDatabase) =>
-    await body({ ...database, db: await connectDrizzle(database) });
-  bunTest.concurrent(sentence, () => withDatabase(state, work), TIMEOUT_MS);
+  const work = async (database: TestDatabase) => {
+    const { db, end } = await connectDrizzle(database);
+    try {
+      await body({ ...database, db });
+    } finally {
+      await end();
+    }
+  };
+  testBeside(sentence, () => withDatabase(state, work));
 }
 
-/** Loads the schema only here: a test of the commands has another. */
-async function connectDrizzle({ sql }: TestDatabase) {
+let free = AT_ONCE;
+const waiting: (() => void)[] = [];
+
+/** A test that runs beside others of its file, a few at once. */
+export function testBeside(sentence: string, body: () => Promise<void>): void {
+  const takeTurn = async () => {
+    if (free > 0) free -= 1;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      await body();
+    } finally {
+      const next = waiting.shift();
+      if (next) next();
+      else free += 1;
+    }
+  };
+  bunTest.concurrent(sentence, takeTurn, TIMEOUT_MS);
+}
+
+/**
+ * Loads the schema only here, for a test of the commands has another. Drizzle
+ * has a client of its own, because it changes how values are sent.
+ */
+async function connectDrizzle({ address }: TestDatabase) {
   const schema = await import("../../src/infrastructure/database/schema");
-  return drizzle(sql, { schema });
+  const client = openDatabase(address);
+  return {
+    db: drizzle(client, { schema }),
+    end: () => client.end({ timeout: 0 }),
+  };
 }
 
 /**
@@ -94,11 +129,15 @@ export function useDatabase(state: State) {
   const base = describeDatabase(root);
   const database = base as ApplicationDatabase;
   let hasPassed = true;
+  let end = async () => {};
   beforeAll(async () => {
     await createDatabase(base.name, state, root);
-    database.db = await connectDrizzle(base);
+    ({ db: database.db, end } = await connectDrizzle(base));
   }, TIMEOUT_MS);
-  afterAll(() => disposeOf(base, hasPassed), TIMEOUT_MS);
+  afterAll(async () => {
+    await end();
+    await disposeOf(base, hasPassed);
+  }, TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
     const keepFailed = async () => {
@@ -164,9 +203,7 @@ async function createDatabase(
 ): Promise<void> {
   const template =
     state === "empty" ? "template1" : await templateOf(state, folder);
-  await onServer((server) =>
-    server.unsafe(`create database ${name} template ${template}`),
-  );
+  await onServer().unsafe(`create database ${name} template ${template}`);
 }
 
 const templates = new Map<string, Promise<string>>();
@@ -202,21 +239,19 @@ async function disposeOf(
   hasPassed: boolean,
 ): Promise<void> {
   await sql.end({ timeout: 0 });
-  if (!isServerKept) return; // it takes its databases along
-  if (!hasPassed) return console.error(`Kept: ${name} on ${testServer.host}`);
-  await onServer(async (server) => {
-    const databases = await server<{ datname: string }[]>`
-      select datname from pg_database where starts_with(datname, ${name})`;
-    for (const { datname } of databases)
-      await server.unsafe(`drop database "${datname}" with (force)`);
-  });
+  if (!hasPassed && isServerKept)
+    return console.error(`Kept: ${name} on ${testServer.host}`);
+  const server = onServer();
+  const databases = await server<{ datname: string }[]>`
+    select datname from pg_database where starts_with(datname, ${name})`;
+  for (const { datname } of databases)
+    await server.unsafe(`drop database "${datname}" with (force)`);
 }
 
-async function onServer<T>(work: (server: Sql) => Promise<T>): Promise<T> {
-  const server = openDatabase(testServer);
-  try {
-    return await work(server);
-  } finally {
-    await server.end({ timeout: 5 });
-  }
+let administrator: Sql | undefined;
+
+/** What makes and drops databases: one client for all tests. */
+function onServer(): Sql {
+  administrator ??= openDatabase(testServer);
+  return administrator;
 }

@@ -1,10 +1,9 @@
 // The one kind of test of the commands: on a database of its own, and on a
 // project of the fixture's schema, migrations and seeds.
-import { test as bunTest } from "bun:test";
 import {
   type State,
   type TestDatabase,
-  TIMEOUT_MS,
+  testBeside,
   withDatabase,
 } from "./database";
 import { copyProject, type Project } from "./project";
@@ -41,7 +40,7 @@ export function test(sentence: string, body: Body): void;
 export function test(sentence: string, state: State, body: Body): void;
 export function test(sentence: string, ...rest: [Body] | [State, Body]): void {
   const [state, body] = rest.length === 1 ? ["empty" as const, ...rest] : rest;
-  bunTest.concurrent(sentence, () => withProject(state, body), TIMEOUT_MS);
+  testBeside(sentence, () => withProject(state, body));
 }
 
 async function withProject(state: State, body: Body): Promise<void> {

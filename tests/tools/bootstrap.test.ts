@@ -1,6 +1,7 @@
 // db:seed rbac and db:bootstrap, on databases of their own.
 import { describe, expect } from "bun:test";
 import type { Sql } from "postgres";
+import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
 const email = "admin@example.com";
@@ -63,11 +64,11 @@ describe("db:seed rbac", () => {
 
 describe("db:bootstrap", () => {
   test(
-    "makes the permissions and one administrator, twenty at once too",
+    "makes the permissions and one administrator, by many at once too",
     "migrated",
     async ({ run, sql }) => {
       const runs = await Promise.all(
-        Array.from({ length: 20 }, () =>
+        Array.from({ length: CROWD }, () =>
           run(`db:bootstrap --email ${email} --json`, {
             NODE_ENV: "production",
           }),

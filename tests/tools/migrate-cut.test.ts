@@ -7,6 +7,7 @@ import { type Catalog, readCatalog } from "../../scripts/migrations/catalog";
 import { type TestDatabase, withDatabase } from "../lib/database";
 import { listRecords, writeMigrations } from "../lib/migrations";
 import { copyProject, type Project } from "../lib/project";
+import { isWhole, seed } from "../lib/sample";
 import { proxyTo } from "../lib/severing-proxy";
 
 const migrations = {
@@ -47,7 +48,6 @@ const downs = {
 const AT_ONCE = 6;
 /** How many points a run of the tests looks at, unless `ALL=1`. */
 const SAMPLE = 6;
-const seed = Number(process.env.RANDOM_SEED ?? Date.now() % 1000);
 
 /** A command to interrupt, and how the database is to be at its end. */
 interface Sweep {
@@ -111,8 +111,7 @@ test("db:rollback is finished by the next run, and until then nothing is built o
   });
 
   // A sample may meet only one of them.
-  if (process.env.ALL)
-    expect([...states].sort()).toEqual(["interrupted", "whole"]);
+  if (isWhole) expect([...states].sort()).toEqual(["interrupted", "whole"]);
 }, 300_000);
 
 /** Interrupts a command at each point, or at a sample of them. */
@@ -127,9 +126,9 @@ async function checkPoints(project: Project, sweep: Sweep): Promise<void> {
   expect(answers).toBeGreaterThan(25);
 
   const all = Array.from({ length: answers }, (_, index) => index + 1);
-  const points = process.env.ALL ? all : sample(all);
+  const points = isWhole ? all : sample(all);
   console.log(
-    `${sweep.command}: interrupted at ${points.length} of ${answers} points (RANDOM_SEED=${seed}; ALL=1 takes each)`,
+    `${sweep.command}: interrupted at ${points.length} of ${answers} points`,
   );
   const workers = Array.from({ length: AT_ONCE }, async () => {
     for (let point = points.shift(); point; point = points.shift())

@@ -13,6 +13,7 @@ import {
   writeMigrations,
 } from "../lib/migrations";
 import { fixture } from "../lib/project";
+import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
 const migrationsFolder = join(fixture, migrations);
@@ -293,15 +294,15 @@ describe("db:migrate", () => {
     );
   });
 
-  test("applies each migration once when ten run at once", async ({
+  test("applies each migration once when many run at once", async ({
     sql,
     run,
   }) => {
     const all = await Promise.all(
-      Array.from({ length: 10 }, () => run("db:migrate")),
+      Array.from({ length: CROWD }, () => run("db:migrate")),
     );
 
-    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(10).fill(0));
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(CROWD).fill(0));
     expect(
       all.filter(({ stdout }) => stdout.startsWith("Applied")),
     ).toHaveLength(1);

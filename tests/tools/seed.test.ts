@@ -2,6 +2,7 @@
 import { describe, expect } from "bun:test";
 import { ownMigrations } from "../lib/migrations";
 import { schemaFile } from "../lib/schema-file";
+import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
 const ownTags = ownMigrations.map(({ tag }) => tag);
@@ -40,14 +41,14 @@ describe("db:seed", () => {
   );
 
   test(
-    "makes its rows once when ten run at once",
+    "makes its rows once when many run at once",
     "migrated",
     async ({ run, sql }) => {
       const all = await Promise.all(
-        Array.from({ length: 10 }, () => run("db:seed")),
+        Array.from({ length: CROWD }, () => run("db:seed")),
       );
 
-      expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(10).fill(0));
+      expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(CROWD).fill(0));
       expect(
         all.filter(({ stdout }) => stdout.startsWith("Seeded")),
       ).toHaveLength(1);
