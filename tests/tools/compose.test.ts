@@ -108,4 +108,23 @@ else
         memberships: 1,
       });
     }, 120_000);
+
+    test("a second checkout with the project's name leaves it alone", async () => {
+      await project.run("db:start");
+      using second = copyProject();
+      const port = await findFreePort();
+      const variables = { POSTGRES_PORT: String(port) };
+      second.write(".env.local", project.read(".env.local"));
+
+      const outcomes = [];
+      for (const command of ["db:start", "docker:dev", "docker:dev:down"])
+        outcomes.push(await second.run(command, variables));
+      const left = await project.run("db:status --json");
+
+      for (const { exitCode, stdout, stderr } of outcomes) {
+        expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+        expect(stderr).toContain(`the Compose project ${name} is of the`);
+      }
+      expect(JSON.parse(left.stdout)).toMatchObject({ engine: "compose" });
+    }, 120_000);
   });
