@@ -162,7 +162,7 @@ function isAlive(pid: number): boolean {
 
 /**
  * Makes the cluster in a folder, with the user and password of `address`. One
- * that was cut short never stands under its name.
+ * that was interrupted never stands under its name.
  *
  * @param options further ones of initdb, such as `--no-sync`.
  * @throws what kept initdb from making it.

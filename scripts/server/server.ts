@@ -1,4 +1,4 @@
-// The development server: which engine runs it, and starting and stopping it.
+// Starts and stops the development server, and tells which engine runs it.
 import {
   closeSync,
   mkdirSync,
@@ -38,7 +38,7 @@ import { withFileLock } from "./file-lock";
 const STARTING_SECONDS = 8;
 const FOREIGN_SECONDS = 1;
 
-/** Who runs the server: this clone in one of two ways, or somebody else. */
+/** Who runs the server: this clone, in one of two ways, or somebody else. */
 export type Engine = "compose" | "embedded" | "external";
 
 /**
@@ -51,7 +51,7 @@ export type Engine = "compose" | "embedded" | "external";
 export async function startServer(env: Env) {
   const done = { isStarted: false, isCreated: false };
   let found = await waitWhileStarting(env.database);
-  if (isLocal(env.database) && isMendable(found))
+  if (isLocal(env.database) && mayBeStarted(found))
     found = await withDataDirLock(env, async () => {
       // Another process may have started it meanwhile.
       const server = await probe(env.database);
@@ -94,7 +94,7 @@ async function findOwnEngine(env: Env, found: Probe): Promise<Engine> {
 }
 
 /** Behind a port that is not PostgreSQL's another process may be starting it. */
-function isMendable({ state }: Probe): boolean {
+function mayBeStarted({ state }: Probe): boolean {
   return ["silent", "no-database", "foreign"].includes(state);
 }
 
@@ -140,7 +140,7 @@ export async function chooseEngine(env: Env): Promise<Engine> {
   );
 }
 
-/** Whether the engine's own server runs; false where nobody can tell. */
+/** True when the engine's own server runs; false where that is unknown. */
 export async function isEngineRunning(
   env: Env,
   engine: Engine,
@@ -255,10 +255,13 @@ function explainObstacle(
   const server = nameServer(env.database);
   if (found.state === "denied" && engine !== "external") {
     const made = engine === "compose" ? "its volume" : env.dataDir;
-    return failure(`${found.error.message}: ${made} was made with another`, {
-      code: "UNREACHABLE",
-      hint: "set the user and password that it was made with in `.env.local`; the data is kept",
-    });
+    return failure(
+      `${found.error.message}: ${made} was created with a different password`,
+      {
+        code: "UNREACHABLE",
+        hint: "set the user and password that it was created with in `.env.local`: the data is kept",
+      },
+    );
   }
   if (found.state === "denied")
     return failure(`${server} is taken: ${found.error.message}`, {

@@ -91,7 +91,9 @@ else
       });
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain("its volume was made with another");
+      expect(stderr).toContain(
+        "its volume was created with a different password",
+      );
     }, 120_000);
 
     test("docker:dev and docker:dev:down bring the file up and down, and keep the volume", async () => {

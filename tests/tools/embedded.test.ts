@@ -282,7 +282,7 @@ describe("what is in the way", () => {
     expect(stderr).toContain(
       'does not accept this password for user "postgres"',
     );
-    expect(stderr).toContain("was made with another");
+    expect(stderr).toContain("was created with a different password");
     expect(stderr).not.toContain("secret");
   });
 
