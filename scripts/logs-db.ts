@@ -5,7 +5,7 @@ import { spawn } from "bun";
 import { readEnv } from "../src/env";
 import { readOptions, readWhole } from "./lib/options";
 import { failure, print } from "./lib/report";
-import { composeCommand } from "./server/compose";
+import { composeCommand, requireOwnProject } from "./server/compose";
 import { embeddedLog } from "./server/embedded";
 import { readUsedEngine } from "./server/server";
 
@@ -41,6 +41,7 @@ async function showEmbeddedLog(): Promise<void> {
 }
 
 async function showComposeLog(): Promise<void> {
+  await requireOwnProject(env);
   const flags = ["--no-log-prefix", "--tail", String(lines)];
   if (values.follow) flags.push("--follow");
   const { command, variables } = composeCommand(env, ["logs", ...flags, "db"]);

@@ -1,10 +1,12 @@
 // bun run db:start: starts the development server, unless DATABASE_URL already
 // answers, and waits until it takes queries. Needs nothing: Docker where it is
-// there, else PostgreSQL from npm. Exits 1 when it cannot be started.
+// there, else PostgreSQL from npm. Writes .env.local where nobody has chosen an
+// address. Exits 1 when it cannot be started.
 import { readEnv } from "../src/env";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
 import { print, printJson } from "./lib/report";
+import { withPorts, writeEnvFile } from "./server/env-file";
 import { startServer } from "./server/server";
 
 const usage = `bun run db:start [--json]
@@ -15,9 +17,20 @@ readOptions(usage, {
   ...jsonFlag,
 });
 
-const env = readEnv();
-const { engine, version, isStarted, isCreated } = await startServer(env);
+let env = readEnv();
+const started =
+  env.database.guard?.isChosen === false
+    ? await withPorts(claimAndStart)
+    : await startServer(env);
+const { engine, version, isStarted, isCreated } = started;
 const server = `PostgreSQL ${version} on ${nameServer(env.database)} (${engine})`;
 print(isStarted ? `Started: ${server}` : `Already running: ${server}`);
 if (isCreated) print(`Created: database ${env.database.database}`);
 printJson({ engine, version, started: isStarted, created: isCreated });
+
+/** Other clones wait until the port that is chosen here answers. */
+async function claimAndStart() {
+  await writeEnvFile(readEnv());
+  env = readEnv();
+  return await startServer(env);
+}

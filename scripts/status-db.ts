@@ -7,6 +7,7 @@ import { openConnection } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { nameHolder, readLockHolder } from "./lib/lock";
 import { jsonFlag, readOptions } from "./lib/options";
+import { readIdentity } from "./lib/own-server";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
 import { advise, note, print, printJson } from "./lib/report";
@@ -23,11 +24,13 @@ readOptions(usage, {
 
 const env = readEnv();
 const address = env.direct;
-await using sql = await openConnection(address, "db:status").catch(
-  reportUnreachable,
-);
-const engine = await findEngine(env, address);
+// Whose server it is, is what this command tells.
+await using sql = await openConnection(
+  { ...address, guard: undefined },
+  "db:status",
+).catch(reportUnreachable);
 const server = await readServer(sql);
+const engine = await findEngine(env, address, await readIdentity(sql));
 const pooled = await isPooled(sql, address);
 const environment = (await isStamped(sql)) ? "production" : null;
 const migrations = await countMigrations(sql);

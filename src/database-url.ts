@@ -110,6 +110,11 @@ export interface DatabaseAddress extends Host {
   settings?: Settings;
   /** Startup parameters, such as `application_name`. */
   parameters: Record<string, string>;
+  /**
+   * On this machine, another clone's server may have the port: where this clone
+   * records its own, and false where nobody has chosen the address.
+   */
+  guard?: { dataDir: string; isChosen: boolean };
 }
 
 // postgres://user:password@host:port,host:port/database?name=value&name=value

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { parse as parseDotenv } from "dotenv";
 import {
   type DatabaseAddress,
+  isLocal,
   misconfigured,
   parseDatabaseUrl,
   readHosts,
@@ -72,13 +73,20 @@ export function readEnv(
   const value = (name: string) => find(layers, [name])?.value;
   const url = find(layers, names.url);
   const database = url ? parse(url) : readParts(layers, isProduction);
+  const direct = readDirect(layers, url) ?? database;
+  const engine = readEngine(layers);
+  const dataDir = resolve(folder, value("DB_DATA_DIR") ?? ".data");
+  if (engine !== "external")
+    for (const address of [database, direct])
+      if (isLocal(address) && !address.host.startsWith("/"))
+        address.guard = { dataDir, isChosen: isAddressChosen(layers) };
   return {
     isProduction,
     database,
-    direct: readDirect(layers, url) ?? database,
+    direct,
     replicas: readList(layers, names.replicas),
-    engine: readEngine(layers),
-    dataDir: resolve(folder, value("DB_DATA_DIR") ?? ".data"),
+    engine,
+    dataDir,
     test: readList(layers, names.test)[0],
     backupDir: resolve(folder, value("BACKUP_DIR") ?? "backups"),
     composeProjectName: value("COMPOSE_PROJECT_NAME"),
@@ -201,6 +209,15 @@ function readParts(layers: Layer[], isProduction: boolean): DatabaseAddress {
     sslrootcert: undefined,
     parameters: {},
   };
+}
+
+/** False where every part of the address is .env.example's. */
+function isAddressChosen(layers: Layer[]): boolean {
+  const { url, host, port, database, user, password } = names;
+  return [url, host, port, database, user, password].some((part) => {
+    const { from = ".env.example" } = find(layers, part) ?? {};
+    return from !== ".env.example";
+  });
 }
 
 /**

@@ -13,6 +13,7 @@ import {
 } from "../../src/database-socket";
 import type { DatabaseAddress } from "../../src/database-url";
 import { explainConnectionError, nameServer } from "./explain-connection";
+import { requireOwnServer } from "./own-server";
 import { note } from "./report";
 
 // libpq's variables are ignored: psql and postgres.js would let them override
@@ -69,7 +70,9 @@ export async function openConnection(
   warnOfChannelBinding(address);
   for (let attempt = 1; ; attempt += 1)
     try {
-      return await reach(address, name, wanted);
+      const sql = await reach(address, name, wanted);
+      await requireOwnServer(sql, address);
+      return sql;
     } catch (error) {
       const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);
       if (isLast) throw explainConnectionError(error as Error, address);

@@ -6,10 +6,12 @@ import {
   type Obstacle,
   readObstacle,
 } from "./explain-connection";
+import { readIdentity } from "./own-server";
 
 /** What an attempt to connect found at an address. */
 export type Probe =
-  { state: "ready"; version: string } | { state: Obstacle; error: Error };
+  | { state: "ready"; version: string; identity: string }
+  | { state: Obstacle; error: Error };
 
 /** Tells by a connection of its own what is at an address. */
 export async function probe(address: DatabaseAddress): Promise<Probe> {
@@ -17,7 +19,8 @@ export async function probe(address: DatabaseAddress): Promise<Probe> {
     await using sql = await reach(address, "db:probe", "prefer-primary");
     const [row] = await sql<{ version: string }[]>`
       select split_part(current_setting('server_version'), ' ', 1) as version`;
-    return { state: "ready", version: row?.version ?? "" };
+    const identity = await readIdentity(sql);
+    return { state: "ready", version: row?.version ?? "", identity };
   } catch (error) {
     return {
       state: readObstacle(error as Error),

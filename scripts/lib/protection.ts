@@ -3,6 +3,7 @@
 import type { Sql } from "postgres";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
+import { hasTable } from "./has-table";
 import { failure } from "./report";
 
 /** What protects a database; it is protected when one of them is true. */
@@ -30,10 +31,7 @@ export async function readProtection(
 
 /** Whether the production stamp of this very database is there. */
 export async function isStamped(sql: Sql): Promise<boolean> {
-  const [table] = await sql.unsafe<{ exists: boolean }[]>(
-    `select pg_catalog.to_regclass('drizzle.__environment') is not null as exists`,
-  );
-  if (!table?.exists) return false;
+  if (!(await hasTable(sql, "drizzle.__environment"))) return false;
   // Both at once are one transaction, also behind a pooler. A copy has another
   // oid, and a restored dump another oid or cluster.
   const results = await sql

@@ -5,6 +5,7 @@
 import { hostname, userInfo } from "node:os";
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
+import { hasTable } from "../lib/has-table";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 
 /** What a row is of. */
@@ -93,18 +94,13 @@ export async function readLog(
   sql: Sql,
   condition = "true",
 ): Promise<LogEntry[]> {
-  try {
-    return await sql.unsafe<LogEntry[]>(`
-      select tag, hash, bare_hash as "bareHash", direction, ms, error,
-        to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "startedAt",
-        statements_done as "statementsDone", done_hash as "doneHash",
-        statement_under_way as "statementUnderWay"
-      from drizzle.__migration_log where ${condition} order by id`);
-  } catch (error) {
-    const { code = "" } = error as { code?: string };
-    if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
-    throw error;
-  }
+  if (!(await hasTable(sql, "drizzle.__migration_log"))) return [];
+  return await sql.unsafe<LogEntry[]>(`
+    select tag, hash, bare_hash as "bareHash", direction, ms, error,
+      to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "startedAt",
+      statements_done as "statementsDone", done_hash as "doneHash",
+      statement_under_way as "statementUnderWay"
+    from drizzle.__migration_log where ${condition} order by id`);
 }
 
 /** Writes how far an unfinished run is. */

@@ -3,6 +3,7 @@
 // (drizzle-orm#5769). Reads only.
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
+import { hasTable } from "../lib/has-table";
 import { failure, note, refusal } from "../lib/report";
 import { hashText, type Migration, readMigrations } from "./journal";
 import { type LogEntry, readLog } from "./log";
@@ -45,15 +46,11 @@ export interface Plan {
 
 /** The rows of drizzle's table, oldest first; none where there is no table. */
 export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
-  try {
-    return await sql.unsafe<MigrationRecord[]>(`
-      select id, hash, created_at::float8 as when
-      from ${readProject().records.sql} order by id`);
-  } catch (error) {
-    const { code = "" } = error as { code?: string };
-    if (["42P01", "3F000"].includes(code)) return []; // no table, no schema
-    throw error;
-  }
+  const table = readProject().records.sql;
+  if (!(await hasTable(sql, table))) return [];
+  return await sql.unsafe<MigrationRecord[]>(`
+    select id, hash, created_at::float8 as when
+    from ${table} order by id`);
 }
 
 /**

@@ -1,9 +1,21 @@
-// The development server in Docker, as docker-compose.dev.yml has it.
-import { join } from "node:path";
+// The development server in Docker, as docker-compose.dev.yml has it. Compose
+// calls a project after its folder: two checkouts in folders of one name would
+// share a container and a volume, so each call looks whose they are.
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { basename, join } from "node:path";
 import { spawn } from "bun";
 import { type Env, root } from "../../src/env";
 import { nameServer } from "../lib/explain-connection";
-import { failure } from "../lib/report";
+import { readOwnServer } from "../lib/own-server";
+import { failure, refusal } from "../lib/report";
+import { withFileLock } from "./file-lock";
 
 const START_SECONDS = 60;
 const ANSWER_SECONDS = 8;
@@ -25,54 +37,144 @@ export async function isDockerReady(): Promise<boolean> {
  * @throws what kept it from starting; the volume is as it was.
  */
 export async function startCompose(env: Env): Promise<void> {
-  const up = [
-    "up",
-    "--detach",
-    "--wait",
-    "--wait-timeout",
-    String(START_SECONDS),
-  ];
-  const { exitCode, stderr } = await compose(env, [...up, "db"]);
-  if (exitCode === 0) return;
+  await withProject(env, async () => {
+    const up = ["up", "--detach", "--wait", "--wait-timeout"];
+    const { exitCode, stderr } = await compose(env, [
+      ...up,
+      String(START_SECONDS),
+      "db",
+    ]);
+    if (exitCode === 0) return;
 
-  const logs = await compose(env, [
-    "logs",
-    "--no-log-prefix",
-    "--tail",
-    "20",
-    "db",
-  ]);
-  // A container that did not start would stay behind; its volume is kept.
-  await compose(env, ["rm", "--stop", "--force", "db"]);
-  throw explain(stderr, logs.stdout, env);
+    const tail = ["logs", "--no-log-prefix", "--tail", "20", "db"];
+    const logs = await compose(env, tail);
+    // A container that did not start would stay behind; its volume is kept.
+    await compose(env, ["rm", "--stop", "--force", "db"]);
+    throw explain(stderr, logs.stdout, env);
+  });
 }
 
 /**
- * Stops the container, if it runs; its volume is kept.
+ * Stops this clone's container, if it runs; its volume is kept.
  *
  * @returns whether it ran.
  * @throws when the Docker engine does not answer.
  */
 export async function stopCompose(env: Env): Promise<boolean> {
-  if (!(await isComposeRunning(env))) return false;
+  const container = await findContainer(env);
+  if (!container?.isOurs || !container.isRunning) return false;
   const { exitCode, stderr } = await compose(env, ["stop", "db"]);
   if (exitCode !== 0) throw explain(stderr, "", env);
   return true;
 }
 
-/** @throws when the Docker engine does not answer. */
-export async function isComposeRunning(env: Env): Promise<boolean> {
-  const running = ["ps", "--quiet", "--status", "running", "db"];
-  const { exitCode, stdout, stderr } = await compose(env, running);
-  if (exitCode !== 0) throw explain(stderr, "", env);
-  return stdout.trim() !== "";
+/**
+ * Returns the port of this machine that this clone's container has; undefined
+ * when it does not run, or no Docker engine answers.
+ */
+export async function readComposePort(env: Env): Promise<number | undefined> {
+  if (!Bun.which("docker")) return undefined;
+  const container = await findContainer(env).catch(() => undefined);
+  return container?.isOurs ? container.port : undefined;
 }
 
-/** The port of this machine that the container has; undefined when it does not run. */
-export async function readComposePort(env: Env): Promise<number | undefined> {
-  const { exitCode, stdout } = await compose(env, ["port", "db", "5432"]);
-  const port = /:(\d+)\s*$/.exec(stdout)?.[1];
-  return exitCode === 0 && port ? Number(port) : undefined;
+/**
+ * Runs `work` while no other clone of this user changes the Compose project,
+ * and notes that this checkout uses it.
+ *
+ * @throws with exit code 2 where the project is another checkout's.
+ */
+export async function withProject<T>(
+  env: Env,
+  work: () => Promise<T>,
+): Promise<T> {
+  const lock = `compose-${projectOf(env)}-${userInfo().uid}.lock`;
+  return await withFileLock(join(tmpdir(), lock), async () => {
+    await requireOwnProject(env);
+    try {
+      return await work();
+    } finally {
+      if (await hasVolume(env)) {
+        mkdirSync(env.dataDir, { recursive: true });
+        writeFileSync(noteFile(env), projectOf(env));
+      }
+    }
+  });
+}
+
+/** @throws with exit code 2 where the Compose project is another checkout's. */
+export async function requireOwnProject(env: Env): Promise<void> {
+  const project = projectOf(env);
+  const container = await findContainer(env);
+  if (container?.isOurs) return;
+  if (container)
+    throw refusal(
+      `the Compose project ${project} is of the checkout in ${container.folder}`,
+      {
+        hint: "set `COMPOSE_PROJECT_NAME`, in the environment or in `.env.local`, to a name of this checkout's own",
+      },
+    );
+
+  // A volume does not tell whose it is: its first user has noted the project.
+  const isOwn = env.composeProjectName ?? readNote(env) === project;
+  if (isOwn || !(await hasVolume(env))) return;
+  throw refusal(
+    `the volume ${project}_db-data may be of another checkout: this one has not created it`,
+    {
+      hint: `set \`COMPOSE_PROJECT_NAME=${project}\`, in the environment or in \`.env.local\`, if it is of this one; if not, another name`,
+    },
+  );
+}
+
+const noteFile = (env: Env) => join(env.dataDir, "project");
+
+/** The project that this checkout has used. */
+function readNote(env: Env): string | undefined {
+  const file = noteFile(env);
+  return existsSync(file) ? readFileSync(file, "utf8") : undefined;
+}
+
+async function hasVolume(env: Env): Promise<boolean> {
+  const volume = `${projectOf(env)}_db-data`;
+  return (await run(["docker", "volume", "inspect", volume])).exitCode === 0;
+}
+
+/** Docker Compose's name for this clone's containers and volumes. */
+export function projectOf({ composeProjectName }: Env): string {
+  const folder = basename(root).toLowerCase();
+  const name = folder.replace(/[^a-z0-9_-]/g, "").replace(/^[_-]+/, "");
+  return composeProjectName ?? (name || "app");
+}
+
+/**
+ * Finds the container of the project, running or not.
+ *
+ * @throws when the Docker engine does not answer.
+ */
+async function findContainer(env: Env) {
+  const label = "com.docker.compose";
+  const { exitCode, stdout, stderr } = await run([
+    "docker",
+    "ps",
+    "--all",
+    "--no-trunc",
+    `--filter=label=${label}.project=${projectOf(env)}`,
+    `--filter=label=${label}.service=db`,
+    `--format={{.State}}\t{{.Ports}}\t{{.Label "${label}.project.working_dir"}}`,
+  ]);
+  if (exitCode !== 0) throw explain(stderr, "", env);
+  const [state, ports = "", folder] = stdout.trim().split("\t");
+  if (folder === undefined) return undefined;
+  const port = /:(\d+)->5432/.exec(ports)?.[1];
+  // A checkout that was moved has taken its record along.
+  const isMoved =
+    !existsSync(folder) && readOwnServer(env.dataDir)?.folder === folder;
+  return {
+    folder,
+    isOurs: isMoved || isSameFolder(folder, root),
+    isRunning: state === "running",
+    port: port ? Number(port) : undefined,
+  };
 }
 
 /** A command line of `docker compose` for this clone, and its environment. */
@@ -83,7 +185,7 @@ export function composeCommand(env: Env, args: string[]) {
     // Compose itself reads only .env.
     variables: {
       ...process.env,
-      COMPOSE_PROJECT_NAME: env.composeProjectName,
+      COMPOSE_PROJECT_NAME: projectOf(env),
       POSTGRES_USER: user,
       POSTGRES_PASSWORD: password,
       POSTGRES_DB: database,
@@ -115,6 +217,14 @@ async function run(command: string[], variables = process.env) {
     return { exitCode, stdout, stderr };
   } catch {
     return { exitCode: 127, stdout: "", stderr: NO_DOCKER };
+  }
+}
+
+function isSameFolder(one: string, other: string): boolean {
+  try {
+    return realpathSync(one) === realpathSync(other);
+  } catch {
+    return false; // it is gone, or in another user's home
   }
 }
 

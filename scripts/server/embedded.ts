@@ -1,5 +1,6 @@
 // The embedded server: PostgreSQL from npm as a daemon of this clone, with its
 // cluster and its log in one folder.
+import { createHash } from "node:crypto";
 import {
   chownSync,
   existsSync,
@@ -58,6 +59,7 @@ export async function startEmbedded(
     `port=${address.port}`,
     `listen_addresses=${host}`,
     "unix_socket_directories=",
+    `cluster_name=${nameCluster(cluster)}`,
     ...settings,
   ].flatMap((setting) => ["-c", setting]);
   const start = [
@@ -93,6 +95,12 @@ export async function startEmbedded(
       throw explain(news || stderr, dataDir, address);
     await Bun.sleep(100);
   }
+}
+
+/** Tells the server of this folder from that of a copy of the folder. */
+function nameCluster(cluster: string): string {
+  const hash = createHash("sha256").update(realpathSync(cluster));
+  return `clone-${hash.digest("hex").slice(0, 12)}`;
 }
 
 /**
@@ -154,7 +162,7 @@ function isAlive(pid: number): boolean {
 
 /**
  * Makes the cluster in a folder, with the user and password of `address`. One
- * that was cut short never stands under its name.
+ * that was interrupted never stands under its name.
  *
  * @param options further ones of initdb, such as `--no-sync`.
  * @throws what kept initdb from making it.

@@ -1,16 +1,23 @@
-// The development server: which engine runs it, and starting and stopping it.
+// Starts and stops the development server, and tells which engine runs it.
 import {
   closeSync,
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
-import type { Env } from "../../src/env";
+import { type Env, root } from "../../src/env";
 import { openConnection } from "../lib/connection";
 import { nameServer } from "../lib/explain-connection";
+import {
+  isGuarded,
+  isOwnServer,
+  type OwnServer,
+  ownServerFile,
+} from "../lib/own-server";
 import { type Probe, probe } from "../lib/probe";
 import { quoteIdentifier } from "../lib/quote";
 import { failure } from "../lib/report";
@@ -31,7 +38,7 @@ import { withFileLock } from "./file-lock";
 const STARTING_SECONDS = 8;
 const FOREIGN_SECONDS = 1;
 
-/** Who runs the server: this clone in one of two ways, or somebody else. */
+/** Who runs the server: this clone, in one of two ways, or somebody else. */
 export type Engine = "compose" | "embedded" | "external";
 
 /**
@@ -44,33 +51,50 @@ export type Engine = "compose" | "embedded" | "external";
 export async function startServer(env: Env) {
   const done = { isStarted: false, isCreated: false };
   let found = await waitWhileStarting(env.database);
-  if (isLocal(env.database) && isMendable(found))
+  if (isLocal(env.database) && mayBeStarted(found))
     found = await withDataDirLock(env, async () => {
       // Another process may have started it meanwhile.
-      let server = await probe(env.database);
+      const server = await probe(env.database);
       if (server.state === "silent") {
         await startEngine(env, server.error);
         done.isStarted = true;
-        server = await waitWhileStarting(env.database);
-      }
-      if (server.state === "no-database") {
-        await createDatabase(env.database);
-        done.isCreated = true;
-        server = await probe(env.database);
-      }
-      return server;
+        // The database may not be there yet, which the server would log.
+        const started = await waitWhileStarting(beside(env.database));
+        if (started.state !== "ready") return started;
+      } else if (server.state === "no-database") {
+        await findOwnEngine(env, server);
+      } else return server;
+      done.isCreated = await createDatabase(env.database);
+      return await probe(env.database);
     });
-  const engine = await findEngine(env);
   if (found.state !== "ready") {
+    const engine = await findEngine(env);
     // Nobody can use it, and another server may want its port.
     if (done.isStarted) await stopServer(env);
     throw explainObstacle(env, found, engine);
   }
+  const engine = await findOwnEngine(env, found);
+  if (engine !== "external") recordServer(env, engine, found.identity);
   return { engine, version: found.version, ...done };
 }
 
+/** @throws where another clone's server has the port of this clone's. */
+async function findOwnEngine(env: Env, found: Probe): Promise<Engine> {
+  const identity = found.state === "ready" ? found.identity : undefined;
+  const engine = await findEngine(env, env.database, identity);
+  if (engine === "external" && isGuarded(env.database))
+    throw failure(
+      `${nameServer(env.database)} is taken by a server that this clone did not start`,
+      {
+        code: "OTHER_SERVER",
+        hint: "stop that one, or set another `POSTGRES_PORT` in `.env.local`; or, if you mean that server, set `DB_ENGINE=external`",
+      },
+    );
+  return engine;
+}
+
 /** Behind a port that is not PostgreSQL's another process may be starting it. */
-function isMendable({ state }: Probe): boolean {
+function mayBeStarted({ state }: Probe): boolean {
   return ["silent", "no-database", "foreign"].includes(state);
 }
 
@@ -88,15 +112,20 @@ export async function stopServer(env: Env): Promise<Engine | undefined> {
 }
 
 /**
- * Who runs the server at an address, as far as its port tells: DATABASE_URL's,
- * unless another is given.
+ * Tells who runs the server at an address: DATABASE_URL's, unless another is
+ * given. Docker is asked only where the record does not tell.
+ *
+ * @param identity that of the server that answers there, as `readIdentity` reads it.
  */
 export async function findEngine(
   env: Env,
   address = env.database,
+  identity?: string,
 ): Promise<Engine> {
-  if (!isLocal(address)) return "external";
+  if (!isLocal(address) || env.engine === "external") return "external";
   if (readEmbeddedPort(env.dataDir) === address.port) return "embedded";
+  if (identity && isOwnServer(address, identity))
+    return readUsedEngine(env) ?? "external";
   if ((await readComposePort(env)) === address.port) return "compose";
   return "external";
 }
@@ -111,7 +140,7 @@ export async function chooseEngine(env: Env): Promise<Engine> {
   );
 }
 
-/** Whether the engine's own server runs; false where nobody can tell. */
+/** True when the engine's own server runs; false where that is unknown. */
 export async function isEngineRunning(
   env: Env,
   engine: Engine,
@@ -162,16 +191,43 @@ async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
   }
 }
 
-async function createDatabase(address: DatabaseAddress): Promise<void> {
-  const server = { ...address, database: "postgres" };
-  await using sql = await openConnection(server, "db:start");
+/** An address on the same server, of a database that every server has. */
+const beside = (address: DatabaseAddress): DatabaseAddress => ({
+  ...address,
+  database: "postgres",
+  guard: undefined,
+});
+
+/** @returns false where it was there. */
+async function createDatabase(address: DatabaseAddress): Promise<boolean> {
+  const { database } = address;
+  await using sql = await openConnection(beside(address), "db:start");
   try {
-    await sql.unsafe(`create database ${quoteIdentifier(address.database)}`);
+    const [found] = await sql`
+      select from pg_database where datname = ${database}`;
+    if (found) return false;
+    await sql.unsafe(`create database ${quoteIdentifier(database)}`);
+    return true;
   } catch (error) {
     // Another process may have made it meanwhile.
     const { code = "" } = error as { code?: string };
-    if (!["42P04", "23505"].includes(code)) throw error;
+    if (["42P04", "23505"].includes(code)) return false;
+    throw error;
   }
+}
+
+/** Records which server is this clone's own, for every other command. */
+export function recordServer(env: Env, engine: Engine, identity: string): void {
+  const { port } = env.database;
+  const isRecorded = isOwnServer(env.database, identity);
+  if (isRecorded && readUsedEngine(env) === engine) return;
+  const own: OwnServer = { folder: root, port, identity };
+  const file = ownServerFile(env.dataDir);
+  const partial = `${file}.${process.pid}`;
+  mkdirSync(env.dataDir, { recursive: true });
+  writeFileSync(engineFile(env), `${engine}\n`);
+  writeFileSync(partial, `${JSON.stringify(own)}\n`);
+  renameSync(partial, file); // never half a record
 }
 
 async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
@@ -199,10 +255,13 @@ function explainObstacle(
   const server = nameServer(env.database);
   if (found.state === "denied" && engine !== "external") {
     const made = engine === "compose" ? "its volume" : env.dataDir;
-    return failure(`${found.error.message}: ${made} was made with another`, {
-      code: "UNREACHABLE",
-      hint: "set the user and password that it was made with in `.env.local`; the data is kept",
-    });
+    return failure(
+      `${found.error.message}: ${made} was created with a different password`,
+      {
+        code: "UNREACHABLE",
+        hint: "set the user and password that it was created with in `.env.local`: the data is kept",
+      },
+    );
   }
   if (found.state === "denied")
     return failure(`${server} is taken: ${found.error.message}`, {

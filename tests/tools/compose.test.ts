@@ -93,7 +93,9 @@ else
       });
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain("its volume was made with another");
+      expect(stderr).toContain(
+        "its volume was created with a different password",
+      );
     }, 120_000);
 
     test("docker:dev and docker:dev:down bring the file up and down, and keep the volume", async () => {
@@ -109,5 +111,24 @@ else
         tenants: 1,
         memberships: 1,
       });
+    }, 120_000);
+
+    test("a second checkout with the project's name leaves it alone", async () => {
+      await project.run("db:start");
+      using second = copyProject();
+      const port = await findFreePort();
+      const variables = { POSTGRES_PORT: String(port) };
+      second.write(".env.local", project.read(".env.local"));
+
+      const outcomes = [];
+      for (const command of ["db:start", "docker:dev", "docker:dev:down"])
+        outcomes.push(await second.run(command, variables));
+      const left = await project.run("db:status --json");
+
+      for (const { exitCode, stdout, stderr } of outcomes) {
+        expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+        expect(stderr).toContain(`the Compose project ${name} is of the`);
+      }
+      expect(JSON.parse(left.stdout)).toMatchObject({ engine: "compose" });
     }, 120_000);
   });

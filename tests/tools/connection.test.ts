@@ -129,7 +129,7 @@ describe.concurrent("a server that does not let us in", () => {
     );
     // The server may be this clone's own, in Docker, or somebody else's.
     expect(started.stderr).toMatch(
-      / is taken: |its volume was made with another/,
+      / is taken: |its volume was created with a different password/,
     );
     expect(started.stderr).toContain("in `.env.local`");
   });

@@ -233,12 +233,38 @@ describe("what is in the way", () => {
         DOCKER_HOST: "unix:///nowhere.sock",
       });
 
+      const { exitCode: refused } = await clone.run("docker:dev", {
+        DOCKER_HOST: "unix:///nowhere.sock",
+      });
+
+      expect(refused).toBe(2);
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
         "Error: the Docker engine does not answer, and this clone's database is in Docker\nHint: start Docker",
       );
     },
   );
+
+  test("a server on this clone's port that is another clone's, or runs on a copy of its cluster", async (clone) => {
+    await clone.run("db:start");
+    await clone.run("db:stop");
+    using copy = copyProject("a clone");
+    const dataDir = join(copy.folder, ".data");
+    cpSync(clone.dataDir, dataDir, { recursive: true });
+    await startEmbedded(dataDir, clusterAddress(clone.port));
+
+    const started = await clone.run("db:start");
+    const reset = await clone.run("db:reset");
+    const meant = await clone.run("db:start", { DB_ENGINE: "external" });
+    await stopEmbedded(dataDir);
+
+    expect(started).toMatchObject({ exitCode: 1, stdout: "" });
+    expect(started.stderr).toContain(
+      `localhost:${clone.port} is taken by a server that this clone did not start`,
+    );
+    expect(reset).toMatchObject({ exitCode: 2, stdout: "" });
+    expect(meant.exitCode).toBe(0);
+  });
 
   test("a cluster that was made with another password", async (clone) => {
     await clone.run("db:start");
@@ -256,7 +282,7 @@ describe("what is in the way", () => {
     expect(stderr).toContain(
       'does not accept this password for user "postgres"',
     );
-    expect(stderr).toContain("was made with another");
+    expect(stderr).toContain("was created with a different password");
     expect(stderr).not.toContain("secret");
   });
 

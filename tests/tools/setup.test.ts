@@ -44,8 +44,10 @@ test("makes a working database, and finds nothing to do the second time", async 
   const first = await clone.run("db:setup", variables);
   const file = join(clone.folder, ".env.local");
   const written = readFileSync(file, "utf8");
+  const log = await clone.run("db:logs", variables);
   const second = await clone.run("db:setup", variables);
 
+  expect(log.stdout).not.toMatch(/ERROR|FATAL/);
   expect(first.exitCode).toBe(0);
   const figures = /PostgreSQL \d+\.\d+|[\d.]+ ms/g;
   expect(first.stdout.replace(figures, "…").split("\n")).toEqual([
@@ -96,6 +98,7 @@ for (const [occupant, occupy] of Object.entries(occupants))
       `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
     );
 
+    const before = await clone.run("db:reset", variables);
     const { exitCode, stdout, stderr } = await clone.run("db:setup", variables);
     await close();
 
@@ -109,6 +112,12 @@ for (const [occupant, occupy] of Object.entries(occupants))
     expect(stdout).toContain(
       `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,
     );
+    if (occupant !== "another program")
+      expect({ ...before, stderr: before.stderr.split("\n")[0] }).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: `Error: this clone did not start the server on localhost:${port}: it may be another clone's`,
+      });
   });
 
 test("works when three run at once", async (clone) => {
@@ -124,16 +133,25 @@ test("works when three run at once", async (clone) => {
     expect(output.split(line)).toHaveLength(2);
 });
 
-test("writes no .env.local over an .env, and stops at the step that failed", async (clone) => {
+test("writes no .env.local that an .env or the environment contradicts, and stops at the step that failed", async (clone) => {
+  const remote = await clone.run("db:setup", { POSTGRES_HOST: "host.invalid" });
   const closed = await findFreePort();
   clone.write(
     ".env",
     `DATABASE_URL=postgres://u:p@127.0.0.1:${closed}/app\nDB_ENGINE=external\n`,
   );
+  const local = await clone.run("db:setup");
+  // A hint names no command that was not copied with the others.
+  clone.replace("package.json", '"db:start":', '"start":');
+  const copied = await clone.run("db:setup");
 
-  const { exitCode, stdout, stderr } = await clone.run("db:setup");
-
-  expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
-  expect(stderr).toStartWith(`Error: nothing listens on 127.0.0.1:${closed}\n`);
+  expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
+  expect(remote.stderr).toContain("host.invalid");
+  expect(local).toEqual({
+    exitCode: 1,
+    stdout: "",
+    stderr: `Error: nothing listens on 127.0.0.1:${closed}\nHint: start it with \`bun run db:start\`\n`,
+  });
+  expect(copied.stderr).toBe(`Error: nothing listens on 127.0.0.1:${closed}\n`);
   expect(existsSync(join(clone.folder, ".env.local"))).toBe(false);
 });
