@@ -3,8 +3,8 @@
 // that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
 // Needs pg_dump and pg_restore.
 import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../src/database-url";
 import { readEnv } from "../src/env";
-import { restoreArchive } from "./backups/archive";
 import { compareRows, countRows } from "./backups/count-rows";
 import {
   type Backup,
@@ -12,11 +12,12 @@ import {
   listBackups,
   locateArchive,
   type Manifest,
-  recordVerified,
+  recordFinding,
   removeBackup,
   verifyBackup,
 } from "./backups/folder";
 import { makeBackup } from "./backups/make-backup";
+import { planRestore, restoreInto } from "./backups/obstacles";
 import { patient } from "./lib/connection";
 import { jsonFlag, readOptions, readWhole } from "./lib/options";
 import {
@@ -143,26 +144,34 @@ async function verify(path: string): Promise<void> {
 }
 
 async function drill(path: string): Promise<void> {
-  const { tools: found } = await findPostgresTools(["pg_restore"], env);
-  const restore = found.pg_restore;
+  const { tools, serverVersion } = await findPostgresTools(
+    ["pg_restore", "psql"],
+    env,
+  );
+  const { pg_restore: restore, psql } = tools;
   const { isWhole, manifest, document } = await examine(path, restore);
   if (!isWhole) return printJson(document);
-  const { tables, ms } = await withScratchDatabase(
-    address,
-    "db:backup",
-    async (sql: Sql, scratch) => {
-      const start = performance.now();
-      await withProgress(
-        () => `restoring into ${scratch.database}`,
-        () => restoreArchive(restore, path, scratch.database),
-      );
-      const ms = Math.round(performance.now() - start);
-      await sql.unsafe(patient);
-      return { tables: await countRows(sql), ms };
-    },
-  );
+  const work = async (sql: Sql, scratch: DatabaseAddress) => {
+    await sql.unsafe(patient);
+    // Whose it is does not matter to a database that is dropped.
+    const options = await planRestore(restore, psql, path, sql, true);
+    const start = performance.now();
+    await withProgress(
+      () => `restoring into ${scratch.database}`,
+      () => restoreInto(sql, restore, path, scratch, options, serverVersion),
+    ).catch((error: Error & { code?: string }) => {
+      if (manifest && error.code === "FAILED")
+        recordFinding(path, { ...manifest, drill: "failed" });
+      throw error;
+    });
+    const ms = Math.round(performance.now() - start);
+    return { tables: await countRows(sql), ms };
+  };
+  const { tables, ms } = await withScratchDatabase(address, "db:backup", work);
   const differences = manifest ? compareRows(manifest.tables, tables) : [];
   for (const difference of differences) print(`Bad: ${path}: ${difference}`);
+  const drill = differences.length > 0 ? "failed" : "passed";
+  if (manifest) recordFinding(path, { ...manifest, drill });
   if (differences.length > 0) process.exitCode = FINDINGS;
   else
     print(
@@ -180,11 +189,7 @@ async function examine(path: string, restore: PostgresTool) {
   );
   const isWhole = problem === undefined;
   if (manifest && manifest.verified !== isWhole)
-    try {
-      recordVerified(path, { ...manifest, verified: isWhole });
-    } catch (error) {
-      note(`Warning: not written down: ${(error as Error).message}`);
-    }
+    recordFinding(path, { ...manifest, verified: isWhole });
   const head = manifest?.head ?? null;
   const document = { file: path, bytes, sha256, head, verified: isWhole };
   if (isWhole) return { isWhole, manifest, document };

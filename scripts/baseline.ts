@@ -6,18 +6,12 @@ import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/lock";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
-import { advise, FINDINGS, print, printJson } from "./lib/report";
-import { withScratchDatabase } from "./lib/scratch-database";
+import { advise, FINDINGS, note, print, printJson } from "./lib/report";
 import { type Recorded, recordOf, toScript } from "./migrations/apply";
-import {
-  compareCatalogs,
-  type Difference,
-  describeDifference,
-  readCatalog,
-  respell,
-} from "./migrations/catalog";
+import { type Difference, describeDifference } from "./migrations/catalog";
 import type { Migration } from "./migrations/journal";
 import { createTables, logDone, logForgotten } from "./migrations/log";
+import { findDifferences, listMade } from "./migrations/ours";
 import {
   type Plan,
   readPlan,
@@ -25,7 +19,9 @@ import {
   refusePartial,
   selectPending,
 } from "./migrations/plan";
-import { copyDefaultPrivileges, replayMigrations } from "./migrations/replay";
+import { readReaches } from "./migrations/reach";
+import { replayMigrations } from "./migrations/replay";
+import { choosePlace, withTrial } from "./migrations/trial";
 
 const usage = `bun run db:baseline [flags]
 
@@ -56,9 +52,11 @@ async function recordPending(): Promise<void> {
   if (isSame && wanted.length > 0) await record(plan, wanted);
   if (!isSame) {
     process.exitCode = FINDINGS;
-    print(`Recorded: nothing, for ${database} has another schema`);
+    print(
+      `Not recorded: the schema of ${database} differs from the migrations`,
+    );
     advise(
-      "make the two the same; or run `bun run db:reset` for a fresh database",
+      "make the two the same: change the migrations that are in no database yet, or the database in `bun run db:shell`; `--to <tag>` records the first ones only",
     );
   }
   if (wanted.length === 0) print(`Nothing to record: ${database}`);
@@ -68,18 +66,22 @@ async function recordPending(): Promise<void> {
 
 /** With a database that is made from the same migrations. */
 async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
-  const found = await readCatalog(sql);
-  const made = plan.migrations.filter(
+  const applied = plan.migrations.filter(
     (migration) => plan.applied.has(migration) || wanted.includes(migration),
   );
-  return await withScratchDatabase(
-    env.test ?? address,
+  const made = listMade(plan.migrations);
+  return await withTrial(
+    sql,
+    await choosePlace(sql, address, env.test),
     "db:baseline",
-    async (scratch) => {
-      await copyDefaultPrivileges(sql, scratch);
-      await replayMigrations(scratch, made);
-      const expected = await readCatalog(scratch);
-      return await respell(scratch, compareCatalogs(expected, found), found);
+    made,
+    applied.map(({ text }) => text),
+    async (trial) => {
+      const reaches = readReaches(applied);
+      const leftOut = await replayMigrations(trial, applied, reaches, true);
+      for (const { migration, line, reason } of leftOut)
+        note(`Not compared: ${migration.file}:${line}: ${reason}`);
+      return await findDifferences(trial, made, leftOut);
     },
   );
 }

@@ -7,6 +7,7 @@ import { jsonFlag, readOptions } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { checkFolder } from "./schema/check-folder";
+import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
 
@@ -41,7 +42,9 @@ if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 async function checkServer(): Promise<void> {
   const { checkDatabase } = await import("./migrations/check-database");
   await using sql = await openConnection(env.direct, "db:check");
-  problems.push(...(await checkDatabase(sql, env.test ?? env.direct)));
+  problems.push(
+    ...(await checkDatabase(sql, env.direct, env.test, startTemporaryServer)),
+  );
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

@@ -5,10 +5,10 @@
 import { basename } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import { restoreArchive } from "./backups/archive";
 import { compareRows, countRows, type RowCounts } from "./backups/count-rows";
 import { locateArchive, type Manifest, verifyBackup } from "./backups/folder";
 import { previousOf } from "./backups/neighbours";
+import { planRestore, restoreInto } from "./backups/obstacles";
 import { replaceDatabase } from "./backups/replace";
 import { makeNext } from "./backups/successor";
 import { swapIn } from "./backups/swap";
@@ -47,6 +47,10 @@ const { values, positionals } = readOptions(
   usage,
   {
     undo: { type: "boolean", help: "swap back to <database>__previous" },
+    "no-owner": {
+      type: "boolean",
+      help: "this role owns everything, whoever did before",
+    },
     ...confirmFlag("a protected database"),
     "drop-previous": {
       type: "boolean",
@@ -82,20 +86,25 @@ await replaceDatabase(
 );
 
 async function restore(server: Sql, protection: Protection): Promise<void> {
-  const { tools } = await findPostgresTools(["pg_restore"], env);
-  const tool = tools.pg_restore;
+  const { tools, serverVersion } = await findPostgresTools(
+    ["pg_restore", "psql"],
+    env,
+  );
+  const { pg_restore: tool, psql } = tools;
   const manifest = await requireWhole(tool);
+  const isWithoutOwner = values["no-owner"] === true;
+  const options = await planRestore(tool, psql, path, server, isWithoutOwner);
   let head: string | null = null;
   let tables: RowCounts = {};
   await makeNext(server, address, async (next) => {
     const start = performance.now();
+    await using sql = await openConnection(next, "db:restore");
+    await sql.unsafe(patient);
     await withProgress(
       () =>
         `restoring into ${next.database}, ${Math.round((performance.now() - start) / 1000)} s`,
-      () => restoreArchive(tool, path, next.database),
+      () => restoreInto(sql, tool, path, next, options, serverVersion),
     );
-    await using sql = await openConnection(next, "db:restore");
-    await sql.unsafe(patient);
     tables = await countRows(sql);
     if (manifest) requireSame(manifest.tables, tables);
     head = await compareHead(sql);
@@ -129,7 +138,7 @@ async function requireWhole(tool: PostgresTool): Promise<Manifest | undefined> {
 function requireSame(original: RowCounts, copy: RowCounts): void {
   const differences = compareRows(original, copy);
   if (differences.length === 0) return;
-  throw failure(`what came out of ${path} is not what its manifest tells of`, {
+  throw failure(`the rows restored from ${path} differ from its manifest`, {
     code: "BACKUP_BAD",
     lines: differences.map((difference) => `  ${difference}`),
   });

@@ -180,18 +180,60 @@ function readCopy(statement: string): string | undefined {
   return nameCopied(schema, table);
 }
 
+/** How an archive is restored elsewhere than where it comes from. */
+export interface RestoreOptions {
+  psql: PostgresTool;
+  /** The restoring role owns everything. */
+  isWithoutOwner: boolean;
+  isWithoutGrants: boolean;
+  /** Those of the archive, with their schemas, as SQL has the names. */
+  extensions: { name: string; home: string }[];
+}
+
+/** SQL that makes what is in an archive, but for the rows. */
+export async function readSchema(
+  tool: PostgresTool,
+  path: string,
+): Promise<string> {
+  requireArchive(path);
+  const child = spawn([...tool.command, "--schema-only", "--file=-"], {
+    env: tool.variables,
+    stdin: Bun.file(path),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [text] = await Promise.all([
+    child.stdout.text(),
+    finish(child, "pg_restore"),
+  ]);
+  return text;
+}
+
 /**
  * Restores an archive into an empty database.
  *
+ * @param leftOut extensions that are not made.
+ * @param serverMajor the version of the server.
  * @throws at the first statement that fails.
  */
 export async function restoreArchive(
   tool: PostgresTool,
   path: string,
   database: string,
+  { psql, isWithoutOwner, isWithoutGrants }: RestoreOptions,
+  leftOut: string[],
+  serverMajor: number,
 ): Promise<void> {
+  const flags = [
+    ...(isWithoutOwner ? ["--no-owner"] : []),
+    ...(isWithoutGrants ? ["--no-acl"] : []),
+  ];
+  // Since version 17 it sets transaction_timeout, which older servers refuse.
+  const isTooNew = tool.major >= 17 && serverMajor < 17;
+  if (leftOut.length > 0 || isTooNew)
+    return await restoreThroughPsql(tool, psql, path, database, flags, leftOut);
   const child = spawn(
-    [...tool.command, "--exit-on-error", ...tool.login(database)],
+    [...tool.command, "--exit-on-error", ...flags, ...tool.login(database)],
     {
       env: tool.variables,
       stdin: Bun.file(path),
@@ -200,6 +242,89 @@ export async function restoreArchive(
     },
   );
   await finish(child, "pg_restore");
+}
+
+/** As a script, of which some lines are left out. */
+async function restoreThroughPsql(
+  tool: PostgresTool,
+  psql: PostgresTool,
+  path: string,
+  database: string,
+  flags: string[],
+  leftOut: string[],
+): Promise<void> {
+  const reader = spawn([...tool.command, "--file=-", ...flags], {
+    env: tool.variables,
+    stdin: Bun.file(path),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"];
+  const writer = spawn([...psql.command, ...options, ...psql.login(database)], {
+    env: { ...psql.variables, LC_ALL: "C" },
+    stdin: "pipe",
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  void writer.exited.then(() => reader.kill()); // psql has ended, and says why
+  const copy = async () => {
+    try {
+      for await (const chunk of leaveOut(reader.stdout, leftOut)) {
+        writer.stdin.write(chunk);
+        await writer.stdin.flush();
+      }
+      await writer.stdin.end();
+    } catch {
+      reader.kill();
+    }
+  };
+  const [, , read] = await Promise.all([
+    copy(),
+    finish(writer, "psql"),
+    finish(reader, "pg_restore").catch((error: Error) => error),
+  ]);
+  if (read instanceof Error) throw read;
+}
+
+/** All that is left out stands before the first object but schemas and extensions. */
+const HEAD_END =
+  /^-- (?:Data for )?Name: .*; Type: (?!(?:SCHEMA|EXTENSION|COMMENT|ENCODING|STDSTRINGS|SEARCHPATH);)/m;
+
+async function* leaveOut(
+  stream: ReadableStream<Uint8Array>,
+  extensions: string[],
+): AsyncGenerator<Uint8Array> {
+  // Bytes as they are, whatever the encoding.
+  let head: string | undefined = "";
+  const filter = (text: string) => {
+    const rest = lines.reduce(
+      (left, line) => left.replace(new RegExp(line, "gm"), ""),
+      text,
+    );
+    return Buffer.from(rest, "latin1");
+  };
+  const lines = [
+    "^SET transaction_timeout = 0;$",
+    ...extensions
+      .flatMap((name) => {
+        const escaped = RegExp.escape(name);
+        return [
+          `^CREATE EXTENSION IF NOT EXISTS ${escaped} [^;]*;$`,
+          `^COMMENT ON EXTENSION ${escaped} IS '(?:[^']|'')*';$`,
+        ];
+      }),
+  ];
+  for await (const chunk of stream) {
+    if (head === undefined) {
+      yield chunk;
+      continue;
+    }
+    head += Buffer.from(chunk).toString("latin1");
+    if (!HEAD_END.test(head)) continue;
+    yield filter(head);
+    head = undefined;
+  }
+  if (head !== undefined) yield filter(head);
 }
 
 /** The sha256 of a file, in hex. */
@@ -222,9 +347,11 @@ async function finish(
   if (exitCode === 0) return;
   const lines = stderr.split("\n").filter((line) => line.trim() !== "");
   const reason = lines.find((line) => /error/i.test(line)) ?? lines[0];
-  const message = reason?.replace(/^\w+: (error: )?/, "").trim();
+  const message = reason
+    ?.replace(/^\w+:(<stdin>:\d+:)? *(error: +)?/i, "")
+    .trim();
   // What Docker says, or a signal, is not the program's own finding.
-  const isOwn = reason?.startsWith(`${program}: `);
+  const isOwn = reason?.startsWith(`${program}:`);
   const isTooOld = /unsupported version/.test(message ?? "");
   throw failure(`${program} failed: ${message || `exit code ${exitCode}`}`, {
     code: isOwn && !isTooOld ? "FAILED" : "TOOL_FAILED",

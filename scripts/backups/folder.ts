@@ -20,7 +20,7 @@ import {
 } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { failure, type FailureFields, refusal } from "../lib/report";
+import { failure, type FailureFields, note, refusal } from "../lib/report";
 import type { PostgresTool } from "../server/client-programs";
 import { hashFile, readArchive } from "./archive";
 
@@ -43,6 +43,8 @@ export interface Manifest {
   tables: Record<string, number>;
   /** The archive was read to its end after it was written. */
   verified: boolean;
+  /** How the last drill ended; without it there was none. */
+  drill?: "passed" | "failed";
   /** Milliseconds that all of it took. */
   ms: number;
 }
@@ -118,10 +120,14 @@ export function namePartial(path: string): string {
 }
 
 /** Writes down what a look at an archive has found, so that a list can tell. */
-export function recordVerified(path: string, manifest: Manifest): void {
+export function recordFinding(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
-  writeManifest(namePartial(manifestPath), manifest);
-  renameSync(namePartial(manifestPath), manifestPath);
+  try {
+    writeManifest(namePartial(manifestPath), manifest);
+    renameSync(namePartial(manifestPath), manifestPath);
+  } catch (error) {
+    note(`Warning: not written down: ${(error as Error).message}`);
+  }
 }
 
 function writeManifest(path: string, manifest: Manifest): void {
@@ -175,7 +181,10 @@ export function listBackups(folder: string): Backup[] {
       if (!found?.isFile()) return []; // deleted meanwhile, or no archive
       const { size: bytes, mtime } = found;
       const manifest = attempt(() => readManifest(path));
-      const isWhole = manifest?.bytes === bytes && manifest.verified;
+      const isWhole =
+        manifest?.bytes === bytes &&
+        manifest.verified &&
+        manifest.drill !== "failed";
       return {
         createdAt: mtime.toISOString(),
         ...manifest,
@@ -287,7 +296,7 @@ export async function verifyBackup(
   if (manifest && manifest.sha256 !== sha256) {
     const length =
       bytes === manifest.bytes ? "" : `: ${bytes} bytes, not ${manifest.bytes}`;
-    const problem = `it is not the file that its manifest tells of${length}`;
+    const problem = `its checksum differs from the one in its manifest${length}`;
     return { bytes, sha256, manifest, problem };
   }
   if (unread?.code === "TOOL_FAILED") throw unread;

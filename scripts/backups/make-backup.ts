@@ -26,6 +26,7 @@ import {
   openFolder,
   publish,
 } from "./folder";
+import { requireReadable } from "./obstacles";
 
 /** How long a dump waits for a table that somebody has locked. */
 const LOCK_TIMEOUT_MS = 60_000;

@@ -12,7 +12,8 @@ export interface Problem {
   message: string;
 }
 
-const WARNINGS = "pending out_of_order down_missing lint diagram_stale";
+const WARNINGS =
+  "not_tried not_replayed pending out_of_order down_missing lint diagram_stale";
 
 /** A problem, of the severity that its code has. */
 export function problem(

@@ -14,12 +14,15 @@ const SUFFIX = "__scratch_";
  * Makes an empty database with a random name on the server of `address`, with
  * its locale, runs `work` connected to it, and drops it.
  *
+ * @param settings the database's own, in the form that set_config takes; those
+ * that this role may not make are left out.
  * @throws with exit code 2 when the role may not make databases.
  */
 export async function withScratchDatabase<T>(
   address: DatabaseAddress,
   name: string,
   work: (sql: Sql, scratch: DatabaseAddress) => Promise<T>,
+  settings: { name: string; value: string }[] = [],
 ): Promise<T> {
   // PostgreSQL cuts names at 63 bytes, and would cut the suffix away.
   let base = address.database;
@@ -47,6 +50,8 @@ export async function withScratchDatabase<T>(
         );
       });
     try {
+      for (const setting of settings)
+        await carrySetting(server, database, setting);
       await using sql = await openConnection(scratch, name);
       return await work(sql, scratch);
     } finally {
@@ -59,6 +64,24 @@ export async function withScratchDatabase<T>(
   } finally {
     keep();
   }
+}
+
+async function carrySetting(
+  server: Sql,
+  database: string,
+  { name, value }: { name: string; value: string },
+): Promise<void> {
+  const parameter = name.split(".").map(quoteIdentifier).join(".");
+  await server
+    .begin((transaction) => [
+      transaction`select set_config(${name}, ${value}, true)`,
+      transaction.unsafe(
+        `alter database ${quoteIdentifier(database)} set ${parameter} from current`,
+      ),
+    ])
+    .catch((error: { code?: string }) => {
+      if (!/^(42501|22023|42704)$/.test(error.code ?? "")) throw error;
+    });
 }
 
 /** For where the session was lost while it had nothing to do. */

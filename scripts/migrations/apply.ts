@@ -9,7 +9,8 @@ import { createTables, touchesRecords } from "./log";
 import {
   type MigrationRecord,
   type Plan,
-  readPlan,
+  planMigrations,
+  readRecords,
   refuseModified,
   refusePartial,
   selectPending,
@@ -72,7 +73,7 @@ export async function applyPending(
     onApplied?.({ tag: migration.tag, ms });
   }
   await resetSession(sql);
-  await proveRecorded(sql, wanted);
+  await proveRecorded(sql, plan, wanted);
   await proveValid(sql, invalid, wanted);
   return applied;
 }
@@ -114,10 +115,13 @@ export function recordOf(migration: Migration, recorded: Recorded[]): string {
   return [...(isMeddling ? [createTables()] : []), ...inserts].join(";");
 }
 
-async function proveRecorded(sql: Sql, wanted: Migration[]): Promise<void> {
-  const tags = wanted.map(({ tag }) => tag);
-  const { pending } = await readPlan(sql);
-  const missing = pending.filter(({ tag }) => tags.includes(tag));
+async function proveRecorded(
+  sql: Sql,
+  { migrations }: Plan,
+  wanted: Migration[],
+): Promise<void> {
+  const { pending } = planMigrations(migrations, await readRecords(sql));
+  const missing = pending.filter((migration) => wanted.includes(migration));
   if (missing.length > 0)
     throw failure(
       `applied without a record: ${missing.map(({ tag }) => tag).join(", ")}`,

@@ -2,6 +2,8 @@
 // can be compared. Left out: what PostgreSQL, an extension or this project's own
 // bookkeeping brought along, the order of columns, and who owns what.
 import type { Sql } from "postgres";
+import { readProject } from "../../src/project";
+import { quoteLiteral } from "../lib/quote";
 
 /** One object, or a part of one. */
 export interface CatalogEntry {
@@ -11,6 +13,16 @@ export interface CatalogEntry {
   drop: string | null;
   /** The object that it is a part of. */
   parent: string | null;
+  /** Its schema; null for an extension. */
+  schema: string | null;
+  /** Its name without the schema; a part has that of its table. */
+  name: string;
+  /** It is a partition of a table, or a part of one. */
+  isPartition: boolean;
+  /** Of grants: to whom (null is everybody), and which of them came by default privileges. */
+  grantee: string | null;
+  privileges: string[] | null;
+  defaults: string[] | null;
 }
 
 /** By the kind and name of the object, such as `column public.users.id`. */
@@ -24,9 +36,17 @@ export interface Difference {
   found: string | undefined;
 }
 
-/** Reads every schema but `drizzle`. */
+/**
+ * Reads every schema but `drizzle`. All names are qualified, whatever the
+ * search path.
+ */
 export async function readCatalog(sql: Sql): Promise<Catalog> {
-  const rows = await sql.unsafe<(CatalogEntry & { object: string })[]>(query);
+  const results = await sql.unsafe<(CatalogEntry & { object: string })[][]>(`
+    select set_config('starter.search_path', current_setting('search_path'), false);
+    set search_path = '';
+    ${query(readProject().records)};
+    select set_config('search_path', current_setting('starter.search_path'), false)`);
+  const rows = results.flat().filter((row) => "object" in row);
   return new Map(rows.map(({ object, ...entry }) => [object, entry]));
 }
 
@@ -69,7 +89,8 @@ function printEntry(
 
 /**
  * Leaves out what differs in its spelling only: a condition is printed in
- * another way once its print was read back, as a dump does.
+ * another way once its print was read back, as a dump does. What cannot be
+ * tried stays a difference.
  *
  * @param sql a database with the expected catalog; what is tried there is
  * rolled back.
@@ -84,14 +105,16 @@ export async function respell(
       expected && other && found.get(object)?.drop,
   );
   if (doubtful.length === 0) return differences;
+  const failed = new Set<Difference>();
   const spell = async (side: "expected" | "found") => {
     await sql.unsafe("begin");
     for (const difference of doubtful) {
       const drop = found.get(difference.object)?.drop;
       await sql.unsafe("savepoint respell");
-      await sql
-        .unsafe(`${drop}; ${difference[side]}`)
-        .catch(() => sql.unsafe("rollback to savepoint respell"));
+      await sql.unsafe(`${drop}; ${difference[side]}`).catch(() => {
+        failed.add(difference);
+        return sql.unsafe("rollback to savepoint respell");
+      });
     }
     const catalog = await readCatalog(sql);
     await sql.unsafe("rollback");
@@ -99,9 +122,9 @@ export async function respell(
   };
   const [one, other] = [await spell("expected"), await spell("found")];
   return differences.filter((difference) => {
+    if (!doubtful.includes(difference) || failed.has(difference)) return true;
     const text = one.get(difference.object)?.sql;
-    const isSame = text && text === other.get(difference.object)?.sql;
-    return !(doubtful.includes(difference) && isSame);
+    return !text || text !== other.get(difference.object)?.sql;
   });
 }
 
@@ -122,72 +145,108 @@ function flatten(sql = ""): string {
 }
 
 /** Objects that came with an extension have such a dependency. */
-const isOwn = (oid: string, catalog: string) => `not exists (
+const isOwn = (oid: string, catalog: string, types = "'e'") => `not exists (
   select from pg_depend
-  where classid = '${catalog}'::regclass and objid = ${oid} and deptype = 'e')`;
+  where classid = '${catalog}'::regclass and objid = ${oid} and deptype in (${types}))`;
 
-/** One row for each role that was granted something and does not own it. */
+/** Of a relation: the last columns of each row. */
+const PLACE = "nspname, relname, relispartition, null, null::json, null::json";
+const placeOf = (schema: string, name: string) =>
+  `${schema}, ${name}, false, null, null::json, null::json`;
+
+/**
+ * One row for each role that was granted something and does not own it.
+ *
+ * @param type as pg_default_acl has it; null where there are no defaults.
+ */
 const grants = (
   from: string,
   kind: string,
   name: string,
   acl: string,
   owner: string,
+  [schema, bare, isPartition]: [string, string, string],
+  type: string,
   parent = "null",
 ) => `
 select format('grants on %s %s to %s', kind, name, coalesce(rolname, 'public')),
   format('GRANT %s ON %s %s TO %s',
     string_agg(privilege_type || case when is_grantable then ' WITH GRANT OPTION' else '' end, ', ' order by privilege_type),
     upper(kind), name, coalesce(quote_ident(rolname), 'PUBLIC')),
-  null, parent
-from (select ${kind} as kind, ${name} as name, ${acl} as acl, ${owner} as owner, ${parent} as parent from ${from}) as target
-  cross join lateral aclexplode(acl) left join pg_roles on pg_roles.oid = grantee
-where grantee <> owner
-group by kind, name, parent, rolname`;
+  null, parent, schema, bare, is_partition, rolname,
+  json_agg(privilege_type), json_agg(privilege_type) filter (where exists (
+    select from pg_default_acl cross join lateral aclexplode(defaclacl) as given
+    where defaclobjtype = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(schema))::oid, 0))
+      and given.grantee = target.to and given.privilege_type = target.privilege_type))
+from (select ${kind} as kind, ${name} as name, ${owner} as owner, ${parent} as parent,
+    ${schema} as schema, ${bare} as bare, ${isPartition} as is_partition, ${type}::"char" as type,
+    grantee as to, privilege_type, is_grantable
+  from ${from} cross join lateral aclexplode(${acl})) as target
+  left join pg_roles on pg_roles.oid = target.to
+where target.to <> owner
+group by kind, name, parent, schema, bare, is_partition, rolname`;
 
-const query = `
+const OF_RELATION: [string, string, string] = [
+  "nspname",
+  "relname",
+  "relispartition",
+];
+
+const query = (records: { schema: string; table: string }) => `
 with schemas as (
   select oid, nspname, nspacl, nspowner, quote_ident(nspname) as name from pg_namespace
   where nspname not in ('pg_catalog', 'information_schema', 'drizzle')
     and nspname !~ '^pg_(toast|temp)'
-), relations as (
-  select class.*, format('%I.%I', nspname, relname) as name,
+), all_relations as (
+  select class.*, nspname, format('%I.%I', nspname, relname) as name,
     case relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' else 'table' end as kind
   from pg_class as class join schemas on schemas.oid = relnamespace
   where ${isOwn("class.oid", "pg_class")}
+), relations as (
+  select * from all_relations
+  where not (nspname = ${quoteLiteral(records.schema)}
+    and relname in (${quoteLiteral(records.table)}, ${quoteLiteral(`${records.table}_id_seq`)}, ${quoteLiteral(`${records.table}_pkey`)}))
 ), columns as (
   select relations.*, pg_attribute.*, format('%I', attname) as "column",
     pg_get_expr(adbin, adrelid) as expression, adbin is not null as has_default, typcollation
   from relations join pg_attribute on attrelid = relations.oid
     join pg_type on pg_type.oid = atttypid
     left join pg_attrdef on adrelid = attrelid and adnum = attnum
-  where relkind in ('r', 'p', 'f', 'c') and attnum > 0 and not attisdropped
+  where relkind in ('r', 'p', 'f') and attnum > 0 and not attisdropped
 ), routines as (
-  select pg_proc.*, case prokind when 'p' then 'procedure' else 'function' end as kind,
+  select pg_proc.*, nspname, case prokind when 'p' then 'procedure' else 'function' end as kind,
     format('%I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(pg_proc.oid)) as name
   from pg_proc join schemas on schemas.oid = pronamespace
-  where ${isOwn("pg_proc.oid", "pg_proc")}
+  where ${isOwn("pg_proc.oid", "pg_proc", "'e', 'i'")}
 ), own_types as (
-  select pg_type.*, format('%I.%I', nspname, typname) as name
+  select pg_type.*, nspname, format('%I.%I', nspname, typname) as name,
+    case typtype when 'd' then 'domain' when 'r' then 'range' when 'c' then 'composite type' else 'type' end as kind
   from pg_type join schemas on schemas.oid = typnamespace
-  where typtype in ('e', 'd', 'r') and ${isOwn("pg_type.oid", "pg_type")}
+  where (typtype in ('e', 'd', 'r') or typtype = 'c' and exists (
+      select from pg_class where pg_class.oid = typrelid and relkind = 'c'))
+    and ${isOwn("pg_type.oid", "pg_type")}
+), own_collations as (
+  select pg_collation.*, to_jsonb(pg_collation) as j, nspname, format('%I.%I', nspname, collname) as name
+  from pg_collation join schemas on schemas.oid = collnamespace
+  where ${isOwn("pg_collation.oid", "pg_collation")}
 )
-select 'schema ' || name as object, 'CREATE SCHEMA ' || name as sql, null as drop, null as parent
+select 'schema ' || name as object, 'CREATE SCHEMA ' || name as sql, null as drop, null as parent,
+  nspname as schema, nspname as name, false as "isPartition", null as grantee, null::json as privileges, null::json as defaults
 from schemas where nspname <> 'public' and ${isOwn("schemas.oid", "pg_namespace")}
 union all
-select 'extension ' || extname, format('CREATE EXTENSION %I', extname), null, null from pg_extension
+select 'extension ' || extname, format('CREATE EXTENSION %I', extname), null, null, ${placeOf("null", "extname")} from pg_extension
 union all
 select 'table ' || name, concat_ws(' ',
   'CREATE', case when relpersistence = 'u' then 'UNLOGGED' end, case relkind when 'f' then 'FOREIGN' end, 'TABLE ' || name || ' ()',
   case relkind when 'p' then 'PARTITION BY ' || pg_get_partkeydef(oid) end,
   case when relispartition then 'AS PARTITION ' || pg_get_expr(relpartbound, oid) end,
-  'WITH (' || array_to_string(reloptions, ', ') || ')'), null, null
+  'WITH (' || array_to_string(reloptions, ', ') || ')'), null, null, ${PLACE}
 from relations where relkind in ('r', 'p', 'f')
 union all
 select 'row security of ' || name, concat_ws('; ',
   case when relrowsecurity then 'ALTER TABLE ' || name || ' ENABLE ROW LEVEL SECURITY' end,
   case when relforcerowsecurity then 'ALTER TABLE ' || name || ' FORCE ROW LEVEL SECURITY' end),
-  null, 'table ' || name
+  null, 'table ' || name, ${PLACE}
 from relations where relrowsecurity or relforcerowsecurity
 union all
 select 'column ' || name || '.' || "column", concat_ws(' ', 'ALTER TABLE', name, 'ADD COLUMN', "column",
@@ -197,51 +256,72 @@ select 'column ' || name || '.' || "column", concat_ws(' ', 'ALTER TABLE', name,
   case attidentity when 'a' then 'GENERATED ALWAYS AS IDENTITY' when 'd' then 'GENERATED BY DEFAULT AS IDENTITY' end,
   case attgenerated when 's' then 'GENERATED ALWAYS AS (' || expression || ') STORED' when 'v' then 'GENERATED ALWAYS AS (' || expression || ') VIRTUAL' end),
   case when attgenerated <> '' then 'ALTER TABLE ' || name || ' DROP COLUMN ' || "column" || ' CASCADE' end,
-  'table ' || name
+  'table ' || name, ${PLACE}
 from columns
 union all
 select 'default of ' || name || '.' || "column", 'ALTER TABLE ' || name || ' ALTER COLUMN ' || "column" || ' SET DEFAULT ' || expression,
-  'ALTER TABLE ' || name || ' ALTER COLUMN ' || "column" || ' DROP DEFAULT', 'table ' || name
+  'ALTER TABLE ' || name || ' ALTER COLUMN ' || "column" || ' DROP DEFAULT', 'table ' || name, ${PLACE}
 from columns where has_default and attgenerated = ''
 union all
+-- One with a parent belongs to a partition.
 select 'constraint ' || quote_ident(conname) || ' on ' || name, 'ALTER TABLE ' || name || ' ADD CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(pg_constraint.oid),
-  'ALTER TABLE ' || name || ' DROP CONSTRAINT ' || quote_ident(conname) || ' CASCADE', 'table ' || name
-from relations join pg_constraint on conrelid = relations.oid where contype not in ('n', 't')
+  'ALTER TABLE ' || name || ' DROP CONSTRAINT ' || quote_ident(conname) || ' CASCADE', 'table ' || name, ${PLACE}
+from relations join pg_constraint on conrelid = relations.oid where contype not in ('n', 't') and conparentid = 0
 union all
 select 'index ' || relations.name, pg_get_indexdef(relations.oid) || case when indisvalid then '' else ' -- invalid' end,
-  'DROP INDEX ' || relations.name, 'table ' || owner.name
+  'DROP INDEX ' || relations.name, 'table ' || owner.name,
+  owner.nspname, owner.relname, relations.relispartition or owner.relispartition, null, null, null
 from relations join pg_index on indexrelid = relations.oid
   join relations as owner on owner.oid = indrelid
 where not exists (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u', 'x'))
 union all
-select 'sequence ' || name, concat_ws(' ', 'CREATE SEQUENCE', name, 'AS', format_type(seqtypid, null),
+select 'sequence ' || relations.name, concat_ws(' ', 'CREATE SEQUENCE', relations.name, 'AS', format_type(seqtypid, null),
   'START', seqstart, 'INCREMENT', seqincrement, 'MINVALUE', seqmin,
-  'MAXVALUE', seqmax, 'CACHE', seqcache, case when seqcycle then 'CYCLE' end), null, null
+  'MAXVALUE', seqmax, 'CACHE', seqcache, case when seqcycle then 'CYCLE' end), null, 'table ' || owner.name,
+  relations.nspname, coalesce(owner.relname, relations.relname), coalesce(owner.relispartition, false), null, null, null
 from relations join pg_sequence on seqrelid = relations.oid
+  left join pg_depend on classid = 'pg_class'::regclass and objid = seqrelid
+    and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')
+  left join all_relations as owner on owner.oid = refobjid
 union all
 select kind || ' ' || name, concat_ws(' ', 'CREATE', upper(kind), name,
   'WITH (' || array_to_string(reloptions, ', ') || ')', 'AS', pg_get_viewdef(oid)),
-  'DROP ' || upper(kind) || ' ' || name || ' CASCADE', null
+  'DROP ' || upper(kind) || ' ' || name || ' CASCADE', null, ${PLACE}
 from relations where relkind in ('v', 'm')
 union all
-select 'type ' || name, case typtype
+select kind || ' ' || name, case typtype
   when 'e' then 'CREATE TYPE ' || name || ' AS ENUM (' || (select string_agg(quote_literal(enumlabel), ', ' order by enumsortorder) from pg_enum where enumtypid = own_types.oid) || ')'
   when 'd' then concat_ws(' ', 'CREATE DOMAIN', name, 'AS', format_type(typbasetype, typtypmod), 'DEFAULT ' || typdefault, case when typnotnull then 'NOT NULL' end,
     (select string_agg(pg_get_constraintdef(oid), ' ' order by conname) from pg_constraint where contypid = own_types.oid and contype <> 'n'))
-  else 'CREATE TYPE ' || name || ' AS RANGE' end, null, null
+  when 'c' then 'CREATE TYPE ' || name || ' AS (' || coalesce((
+    select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum)
+    from pg_attribute where attrelid = typrelid and attnum > 0 and not attisdropped), '') || ')'
+  else 'CREATE TYPE ' || name || ' AS RANGE (' || (
+    select concat_ws(', ', 'SUBTYPE = ' || format_type(rngsubtype, null),
+      case when rngsubdiff <> 0 then 'SUBTYPE_DIFF = ' || rngsubdiff end)
+    from pg_range where rngtypid = own_types.oid) || ')' end, null, null, ${placeOf("nspname", "typname")}
 from own_types
 union all
-select kind || ' ' || name,
-  case prokind when 'a' then 'CREATE AGGREGATE ' || name else pg_get_functiondef(oid) end, null, null
+select 'collation ' || name, 'CREATE COLLATION ' || name || ' (' || concat_ws(', ',
+  'PROVIDER = ' || case collprovider when 'i' then 'icu' when 'b' then 'builtin' else 'libc' end,
+  'LOCALE = ' || quote_literal(coalesce(j ->> 'colllocale', j ->> 'colliculocale', case when collcollate = collctype then collcollate end)),
+  'DETERMINISTIC = ' || collisdeterministic) || ')', null, null, ${placeOf("nspname", "collname")}
+from own_collations
+union all
+select kind || ' ' || name, case prokind
+  when 'a' then (select format('CREATE AGGREGATE %s (SFUNC = %s, STYPE = %s%s%s)', name, aggtransfn, format_type(aggtranstype, null),
+      case when aggfinalfn <> 0 then ', FINALFUNC = ' || aggfinalfn end, ', INITCOND = ' || quote_literal(agginitval))
+    from pg_aggregate where aggfnoid = routines.oid)
+  else pg_get_functiondef(oid) end, null, null, ${placeOf("nspname", "proname")}
 from routines
 union all
 select 'trigger ' || quote_ident(tgname) || ' on ' || name, pg_get_triggerdef(pg_trigger.oid)
     || case tgenabled when 'O' then '' when 'D' then format('; ALTER TABLE %s DISABLE TRIGGER %I', name, tgname)
       else format('; ALTER TABLE %s ENABLE %s TRIGGER %I', name, case tgenabled when 'R' then 'REPLICA' else 'ALWAYS' end, tgname) end,
-  'DROP TRIGGER ' || quote_ident(tgname) || ' ON ' || name, 'table ' || name
+  'DROP TRIGGER ' || quote_ident(tgname) || ' ON ' || name, 'table ' || name, ${PLACE}
 from relations join pg_trigger on tgrelid = relations.oid where not tgisinternal
 union all
-select 'rule ' || quote_ident(rulename) || ' on ' || name, pg_get_ruledef(pg_rewrite.oid), null, 'table ' || name
+select 'rule ' || quote_ident(rulename) || ' on ' || name, pg_get_ruledef(pg_rewrite.oid), null, 'table ' || name, ${PLACE}
 from relations join pg_rewrite on ev_class = relations.oid where rulename <> '_RETURN'
 union all
 select 'policy ' || quote_ident(polname) || ' on ' || name, concat_ws(' ', 'CREATE POLICY', quote_ident(polname), 'ON', name,
@@ -249,15 +329,15 @@ select 'policy ' || quote_ident(polname) || ' on ' || name, concat_ws(' ', 'CREA
   'FOR', case polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE' when 'd' then 'DELETE' else 'ALL' end,
   'TO', (select string_agg(coalesce(quote_ident(rolname), 'PUBLIC'), ', ' order by rolname) from unnest(polroles) as role left join pg_roles on pg_roles.oid = role),
   'USING (' || pg_get_expr(polqual, polrelid) || ')', 'WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')'),
-  'DROP POLICY ' || quote_ident(polname) || ' ON ' || name, 'table ' || name
+  'DROP POLICY ' || quote_ident(polname) || ' ON ' || name, 'table ' || name, ${PLACE}
 from relations join pg_policy on polrelid = relations.oid
 union all
-${grants("relations", "kind", "name", "relacl", "relowner", "case kind when 'table' then 'table ' || name end")}
+${grants("relations", "kind", "name", "relacl", "relowner", OF_RELATION, "case relkind when 'S' then 'S' else 'r' end", "kind || ' ' || name")}
 union all
-${grants("columns", "'column'", `name || '.' || "column"`, "attacl", "relowner", "'table ' || name")}
+${grants("columns", "'column'", `name || '.' || "column"`, "attacl", "relowner", OF_RELATION, "null", "'table ' || name")}
 union all
-${grants("routines", "kind", "name", "coalesce(proacl, acldefault('f', proowner))", "proowner", "kind || ' ' || name")}
+${grants("routines", "kind", "name", "coalesce(proacl, acldefault('f', proowner))", "proowner", ["nspname", "proname", "false"], "'f'", "kind || ' ' || name")}
 union all
-${grants("(select * from schemas where nspname <> 'public') as schemas", "'schema'", "name", "nspacl", "nspowner")}
+${grants("(select * from schemas where nspname <> 'public') as schemas", "'schema'", "name", "nspacl", "nspowner", ["nspname", "nspname", "false"], "'n'", "'schema ' || name")}
 union all
-${grants("own_types", "'type'", "name", "coalesce(typacl, acldefault('T', typowner))", "typowner", "'type ' || name")}`;
+${grants("own_types", "'type'", "name", "coalesce(typacl, acldefault('T', typowner))", "typowner", ["nspname", "typname", "false"], "'T'", "kind || ' ' || name")}`;

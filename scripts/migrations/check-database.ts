@@ -7,46 +7,94 @@ import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
 import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
-import { note } from "../lib/report";
-import { withScratchDatabase } from "../lib/scratch-database";
 import { toScript } from "./apply";
-import {
-  compareCatalogs,
-  describeDifference,
-  readCatalog,
-  respell,
-} from "./catalog";
+import { compareCatalogs, describeDifference, readCatalog } from "./catalog";
 import { hashText, type Migration, nameDownFile } from "./journal";
+import { findDifferences, listMade, type Made } from "./ours";
 import { listPartial, type Plan, readPlan } from "./plan";
-import { copyDefaultPrivileges, replayMigrations } from "./replay";
+import { followReach, readReaches, type Reaching } from "./reach";
+import { type LeftOut, replayMigrations } from "./replay";
 import { runScript } from "./run";
+import { splitStatements } from "./statements";
+import { isTakenOver, type Trial } from "./take-over";
+import { choosePlace, type Place, readServer, withTrial } from "./trial";
+
+/** A server that is started for the time, and stopped. */
+export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
 
 /**
  * Compares a database with the migrations. Reads only; what has to be tried is
- * tried in a scratch database, which is dropped.
+ * tried in a scratch database, which is dropped. What acts beyond one database is
+ * tried on a scratch server only.
  *
- * @param scratchAddress the server for the scratch database.
+ * @param test the server of TEST_DATABASE_URL.
+ * @param startServer starts one of that major version; undefined where it cannot.
  */
 export async function checkDatabase(
   sql: Sql,
-  scratchAddress: DatabaseAddress,
+  address: DatabaseAddress,
+  test: DatabaseAddress | undefined,
+  startServer: (major: number) => Promise<TemporaryServer | undefined>,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
   const records = checkRecords(plan);
   const isComparable = plan.unknown.length === 0 && plan.partial.size === 0;
-  const tried = await withScratchDatabase(
-    scratchAddress,
+  const applied = plan.migrations.filter((m) => plan.applied.has(m));
+  const reaches = readReaches([...applied, ...plan.pending]);
+  const chosen = await choosePlace(sql, address, test);
+  await using temporary =
+    !chosen.isScratchServer && needsServer(plan, reaches)
+      ? await startServer((await readServer(sql)).major)
+      : undefined;
+  const place = temporary
+    ? { address: temporary.address, isScratchServer: true }
+    : chosen;
+  const made = listMade(plan.migrations);
+  const texts = plan.migrations.map(({ text }) => text);
+  const tried = await withTrial(
+    sql,
+    place,
     "db:check",
-    async (scratch) => {
-      const applied = plan.migrations.filter((m) => plan.applied.has(m));
-      await copyDefaultPrivileges(sql, scratch);
-      await replayMigrations(scratch, applied);
-      const drift = isComparable ? await findDrift(sql, scratch, plan) : [];
-      return [...drift, ...(await tryPending(scratch, plan))];
+    made,
+    texts,
+    async (trial) => {
+      const leftOut = await replayMigrations(trial, applied, reaches, true);
+      const drift = isComparable
+        ? await findDrift(trial, plan, made, leftOut)
+        : [];
+      return [
+        ...leftOut.map(describeLeftOut("not_replayed")),
+        ...drift,
+        ...(await tryPending(trial, plan, reaches)),
+      ];
     },
   );
   return [...records, ...(await listInvalid(sql)), ...tried];
 }
+
+/** True where the real server would have to be changed for a trial. */
+function needsServer(
+  { applied }: Plan,
+  reaches: Map<Migration, Reaching[]>,
+): boolean {
+  return [...reaches].some(([migration, statements]) =>
+    statements.some(
+      ({ reach, isNoSchema }) =>
+        reach === "server" && !(applied.has(migration) && isNoSchema),
+    ),
+  );
+}
+
+const describeLeftOut =
+  (code: "not_replayed" | "not_tried") =>
+  ({ migration: { tag, file }, line, reason }: LeftOut): Problem =>
+    problem(
+      code,
+      code === "not_replayed"
+        ? `a statement was left out of the comparison: ${reason}`
+        : `a statement was not tried: ${reason}`,
+      { tag, file, line },
+    );
 
 function checkRecords(plan: Plan): Problem[] {
   const modified = plan.modified.map(({ tag, file }) =>
@@ -98,23 +146,12 @@ async function listInvalid(sql: Sql): Promise<Problem[]> {
 
 /** What the migrations did not make, or somebody changed since. */
 async function findDrift(
-  sql: Sql,
-  scratch: Sql,
+  trial: Trial,
   plan: Plan,
+  made: Made,
+  leftOut: LeftOut[],
 ): Promise<Problem[]> {
-  const [expected, found] = [
-    await readCatalog(scratch),
-    await readCatalog(sql),
-  ];
-  const differences = await respell(
-    scratch,
-    compareCatalogs(expected, found).filter(
-      // An extension beside is the operator's: pg_stat_statements, say.
-      (difference) =>
-        difference.expected || !difference.object.startsWith("extension "),
-    ),
-    found,
-  );
+  const differences = await findDifferences(trial, made, leftOut);
   const [first] = differences;
   if (first && plan.applied.size === 0)
     return [
@@ -131,38 +168,60 @@ async function findDrift(
   );
 }
 
-/** Roles are the server's: a scratch database makes none. */
-const MISSING_ROLE = /role ".*" does not exist/;
-
 /** Up, down, up: the same schema at the end, and the one before in between. */
-async function tryPending(scratch: Sql, plan: Plan): Promise<Problem[]> {
+async function tryPending(
+  trial: Trial,
+  plan: Plan,
+  reaches: Map<Migration, Reaching[]>,
+): Promise<Problem[]> {
+  const { scratch } = trial;
   const problems: Problem[] = [];
+  let before = plan.pending.length > 0 ? await readCatalog(scratch) : new Map();
   for (const migration of plan.pending) {
     const { tag, file } = migration;
     const down = nameDownFile(tag);
     const mismatch = (message: string, of = down) =>
       problem("down_mismatch", message, { tag, file: of });
+    const up = () => replayMigrations(trial, [migration], reaches, false);
     try {
-      const before = await readCatalog(scratch);
-      await replayMigrations(scratch, [migration]);
-      if (!existsSync(join(root, down))) continue;
+      const leftOut = await up();
+      problems.push(...leftOut.map(describeLeftOut("not_tried")));
       const after = await readCatalog(scratch);
+      const far = existsSync(join(root, down)) && listFar(trial, down);
+      if (far)
+        problems.push(
+          problem("not_tried", `the down file was not tried: ${far}`, {
+            tag,
+            file: down,
+          }),
+        );
+      const isTriable =
+        leftOut.length === 0 && !far && existsSync(join(root, down));
+      if (!isTriable) {
+        before = after;
+        continue;
+      }
       await runDown(scratch, migration, down);
-      const left = compareCatalogs(before, await readCatalog(scratch));
+      const undone = await readCatalog(scratch);
+      // What `up` has taken over stays.
+      const left = compareCatalogs(before, undone).filter(({ object }) => {
+        const entry = undone.get(object);
+        return !entry || !isTakenOver(trial, object, entry);
+      });
       problems.push(
         ...left.map((difference) =>
           mismatch(
-            `after it: ${describeDifference(difference)}; mend \`${down}\``,
+            `after it: ${describeDifference(difference)}; fix \`${down}\``,
           ),
         ),
       );
       if (left.length > 0) break; // the ones after it start from another schema
-      await replayMigrations(scratch, [migration]);
-      const again = compareCatalogs(after, await readCatalog(scratch));
+      await up();
+      before = await readCatalog(scratch);
       problems.push(
-        ...again.map((difference) =>
+        ...compareCatalogs(after, before).map((difference) =>
           mismatch(
-            `up again after it: ${describeDifference(difference)}; mend \`${down}\``,
+            `up again after it: ${describeDifference(difference)}; fix \`${down}\``,
           ),
         ),
       );
@@ -170,14 +229,10 @@ async function tryPending(scratch: Sql, plan: Plan): Promise<Problem[]> {
       const { message, details } = error as Error & {
         details?: { file?: string };
       };
-      if (MISSING_ROLE.test(message)) {
-        note(`Not tried: ${tag}, for here ${message}`);
-        break;
-      }
       const failed = details?.file ?? file;
       problems.push(
         mismatch(
-          `up, down, up fails on a scratch database: ${message}; mend \`${failed}\``,
+          `up, down, up fails on a scratch database: ${message}; fix \`${failed}\``,
           failed,
         ),
       );
@@ -185,6 +240,17 @@ async function tryPending(scratch: Sql, plan: Plan): Promise<Problem[]> {
     }
   }
   return problems;
+}
+
+/** Why a down file must not be run in the trial, or undefined. */
+function listFar({ isScratchServer }: Trial, file: string): string | undefined {
+  const text = readFileSync(join(root, file), "utf8");
+  const reaches = followReach()(splitStatements(text), text);
+  if (reaches.some(({ reach }) => reach === "outside"))
+    return "it reaches out of the server";
+  if (!isScratchServer && reaches.some(({ reach }) => reach === "server"))
+    return "it changes the server, not only the database";
+  return undefined;
 }
 
 async function runDown(

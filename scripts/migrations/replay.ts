@@ -1,68 +1,160 @@
-// Builds in a scratch database what migrations make, to compare with it.
-import type { Sql } from "postgres";
+// Builds in a scratch database what migrations make. A statement that must not
+// be run there, or cannot, is left out and told; the others are run.
+import { isLost } from "../lib/report";
 import { applyPending } from "./apply";
 import type { Migration } from "./journal";
-import { planMigrations } from "./plan";
-import { readWords, splitStatements } from "./statements";
+import { readLog } from "./log";
+import { planMigrations, readRecords } from "./plan";
+import type { Reaching } from "./reach";
+import { readWords, splitStatements, type Statement } from "./statements";
+import { isMissing, takeOver, type Trial } from "./take-over";
 
-const SHARED = "ROLE USER GROUP TABLESPACE DATABASE SUBSCRIPTION SYSTEM";
+/** A statement that was not run in the scratch database. */
+export interface LeftOut {
+  migration: Migration;
+  statement: Statement;
+  /** From 1. */
+  line: number;
+  reason: string;
+  /** The database's schema may be another one without it. */
+  changesSchema: boolean;
+}
+
+/** foreign_key_violation, not_null_violation, and what a block raises itself. */
+const NEEDS_ROWS = /^(23503|23502|P000[1-4]|21000)$/;
+/** insufficient_privilege, and an extension that is not installed on the server. */
+const NOT_ALLOWED = /^(42501|0A000|58P01)$/;
 
 /**
- * Applies the migrations to an empty database, but for what they do to the
- * server as a whole, such as its roles: there that is done already.
+ * Applies migrations to the scratch database.
  *
- * @throws for a statement that fails, with its place in the file.
+ * @param reaches how far the statements of each migration reach.
+ * @param isApplied they have been applied to the real database: what fails here
+ * has not failed there.
+ * @returns the statements that were left out.
+ * @throws for a pending one that fails, with its place in the file.
  */
 export async function replayMigrations(
-  sql: Sql,
+  trial: Trial,
   migrations: Migration[],
-): Promise<void> {
-  await applyPending(sql, planMigrations(migrations.map(keepToDatabase), []));
+  reaches: Map<Migration, Reaching[]>,
+  isApplied: boolean,
+): Promise<LeftOut[]> {
+  const { scratch } = trial;
+  const leftOut: LeftOut[] = [];
+  const texts = migrations.map((migration) => {
+    const far = (reaches.get(migration) ?? []).filter((reaching) =>
+      mustSkip(trial, reaching, isApplied),
+    );
+    for (const { statement, reach, isNoSchema } of far)
+      if (!isApplied || !isNoSchema)
+        leftOut.push({
+          migration,
+          statement,
+          line: countLines(migration.text, statement.offset),
+          reason:
+            reach === "outside"
+              ? "it reaches out of the server"
+              : "it changes the server, not only the database",
+          changesSchema: !isNoSchema,
+        });
+    return blank(
+      migration,
+      far.map(({ statement }) => statement),
+    );
+  });
+  for (;;) {
+    const [records, log] = [await readRecords(scratch), await readLog(scratch)];
+    try {
+      await applyPending(scratch, planMigrations(texts, records, log));
+      return leftOut;
+    } catch (thrown) {
+      const error = thrown as MigrationError;
+      const at = texts.findIndex(({ tag }) => tag === error.details?.tag);
+      const [migration, text] = [migrations[at], texts[at]];
+      const { sqlstate = "", statement: number = 0 } = error.details ?? {};
+      if (!migration || !text || isLost({ code: sqlstate })) throw error;
+      const statements = splitStatements(text.text);
+      const failed = statements[number - 1];
+      const missing = failed && isMissing({ code: sqlstate });
+      if (missing && (await takeOver(trial, failed.text))) continue;
+      const isExpected =
+        isApplied ||
+        NEEDS_ROWS.test(sqlstate) ||
+        NOT_ALLOWED.test(sqlstate) ||
+        (sqlstate === "42704" && /role "/.test(error.message));
+      if (!isExpected) throw error;
+      // Without a number it is the end of the transaction: a deferred constraint.
+      const out = failed ? [failed] : statements;
+      texts[at] = blank(text, out);
+      for (const statement of out)
+        if (!isApplied || !isHarmless(trial, statement, sqlstate))
+          leftOut.push({
+            migration,
+            statement,
+            line: countLines(migration.text, statement.offset),
+            reason: error.message.replace(/^\S+ failed: /, ""),
+            changesSchema: !isData(statement),
+          });
+    }
+  }
+}
+
+type MigrationError = Error & {
+  details?: { tag?: string; statement?: number; sqlstate?: string };
+};
+
+/** True for what is not run here: of what is applied, the server has it already. */
+function mustSkip(
+  { isScratchServer }: Trial,
+  { reach, isNoSchema }: Reaching,
+  isApplied: boolean,
+): boolean {
+  if (reach === "database") return false;
+  return reach === "outside" || !isScratchServer || (isApplied && isNoSchema);
+}
+
+/** What an applied migration did to whom something belongs is not compared. */
+function isHarmless(
+  { found }: Trial,
+  { tokens }: Statement,
+  sqlstate: string,
+): boolean {
+  if (!NOT_ALLOWED.test(sqlstate)) return false;
+  const text = readWords(tokens, 40).join(" ");
+  const [, extension] =
+    /^CREATE EXTENSION (?:IF NOT EXISTS )?(\S+)/.exec(text) ?? [];
+  if (extension)
+    return found.has(
+      `extension ${extension.replaceAll('"', "").toLowerCase()}`,
+    );
+  return /^(ALTER .* OWNER TO|(COMMENT ON|CREATE|ALTER|DROP) EXTENSION|CREATE EVENT TRIGGER)\b/.test(
+    text,
+  );
+}
+
+/** Rows only: the schema is the same without. */
+function isData({ tokens, text }: Statement): boolean {
+  const [verb = ""] = readWords(tokens, 1);
+  if (
+    /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|SELECT|WITH|VALUES|COPY)$/.test(verb)
+  )
+    return true;
+  return (
+    verb === "DO" && !/\b(create|alter|drop|grant|revoke|comment)\b/i.test(text)
+  );
 }
 
 /** Lines and columns stay. */
-function keepToDatabase(migration: Migration): Migration {
+function blank(migration: Migration, statements: Statement[]): Migration {
   let { text } = migration;
-  for (const { tokens, offset, text: statement } of splitStatements(text)) {
-    const [verb = "", kind = "", next] = readWords(tokens, 3);
-    const isShared =
-      ["CREATE", "ALTER", "DROP"].includes(verb) &&
-      SHARED.split(" ").includes(kind) &&
-      next !== "MAPPING";
-    if (!isShared) continue;
+  for (const { offset, text: statement } of statements) {
     const end = offset + statement.length;
-    const blank = statement.replace(/[^\n]/g, " ");
-    text = text.slice(0, offset) + blank + text.slice(end);
+    const spaces = statement.replace(/[^\n]/g, " ");
+    text = text.slice(0, offset) + spaces + text.slice(end);
   }
   return { ...migration, text };
 }
 
-/**
- * Gives the scratch database the default privileges of the other one: what the
- * migrations make there gets them too, and is no drift for it.
- */
-export async function copyDefaultPrivileges(
-  from: Sql,
-  scratch: Sql,
-): Promise<void> {
-  const rows = await from.unsafe<{ statement: string }[]>(`
-    with defaults as (
-      select pg_default_acl.*, case when nspname is null then '' else 'in schema public' end as place,
-        case defaclobjtype when 'r' then 'tables' when 'S' then 'sequences'
-          when 'f' then 'functions' when 'T' then 'types' else 'schemas' end as kind
-      from pg_default_acl left join pg_namespace on pg_namespace.oid = defaclnamespace
-      where defaclrole = current_user::regrole and coalesce(nspname, 'public') = 'public'
-    )
-    select format('alter default privileges %s revoke all on %s from public', place, kind) as statement
-    from defaults where place = '' and kind in ('functions', 'types')
-    union all
-    select format('alter default privileges %s grant %s on %s to %s%s', place, privilege_type, kind,
-      case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end,
-      case when is_grantable then ' with grant option' else '' end)
-    from defaults cross join lateral aclexplode(defaclacl) where grantee <> defaclrole
-    order by statement desc`);
-  for (const { statement } of rows)
-    await scratch.unsafe(statement).catch((error: { code?: string }) => {
-      if (error.code !== "42704") throw error; // a role of the one server only
-    });
-}
+const countLines = (text: string, offset: number) =>
+  text.slice(0, offset).split("\n").length;

@@ -1,11 +1,13 @@
-// psql, pg_dump and pg_restore: from PATH where they are as new as the server, else from
-// the container of the development server. No password is among the arguments.
-import { existsSync } from "node:fs";
+// psql, pg_dump and pg_restore, best of the server's own version: from PATH, from
+// where installers keep several versions, or from the container of the development
+// server. No password is among the arguments.
+import { existsSync, globSync } from "node:fs";
+import { join } from "node:path";
 import { spawnSync } from "bun";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { openConnection } from "../lib/connection";
-import { failure } from "../lib/report";
+import { failure, note } from "../lib/report";
 import { composeCommand } from "./compose";
 
 /** A command line, to which arguments may be added, and its environment. */
@@ -17,6 +19,8 @@ export interface PostgresTool {
    * others see in pg_stat_activity.
    */
   login: (database: string, application?: string) => string[];
+  /** The program's major version. */
+  major: number;
 }
 
 /** A Docker engine may accept a connection and then never answer. */
@@ -25,9 +29,19 @@ const ANSWER_MS = 8000;
 type Program = "psql" | "pg_dump" | "pg_restore";
 type Tools<P extends Program> = Record<P, PostgresTool>;
 
+/** Folders of one version each: Debian, Red Hat, Homebrew, the installers for macOS. */
+const FOLDERS = [
+  "/usr/lib/postgresql/*/bin",
+  "/usr/pgsql-*/bin",
+  "/{opt/homebrew,usr/local,home/linuxbrew/.linuxbrew}/opt/{postgresql@*,libpq}/bin",
+  "/Library/PostgreSQL/*/bin",
+  "/Applications/Postgres.app/Contents/Versions/*/bin",
+];
+
 /**
- * Finds client programs that are as new as the server that `env.direct` names,
- * all in one place.
+ * Finds client programs for the server that `env.direct` names, all in one place:
+ * of its version, else newer ones. Only pg_dump has to be as new as the server;
+ * without it older ones are taken, too, and psql's age is said.
  *
  * @returns them, and the server's version, such as `18.4`.
  * @throws when it cannot be reached, or there are none, with what to install.
@@ -38,10 +52,22 @@ export async function findPostgresTools<P extends Program>(
 ): Promise<{ tools: Tools<P>; serverVersion: string }> {
   const serverVersion = await readVersion(env.direct);
   const major = Number.parseInt(serverVersion, 10);
+  const found = findOnMachine(programs, env.direct, major);
   const tools =
-    findOnPath(programs, env.direct, major) ??
-    (await findInContainer(programs, env));
-  if (tools) return { tools, serverVersion };
+    found ??
+    (await findInContainer(programs, env)) ??
+    (programs.includes("pg_dump" as P)
+      ? undefined
+      : findOnMachine(programs, env.direct, major, true));
+  if (tools) {
+    const psql: PostgresTool | undefined = (tools as Partial<Tools<Program>>)
+      .psql;
+    if (psql && psql.major < major)
+      note(
+        `Warning: psql is version ${psql.major}, and the server is PostgreSQL ${major}: some of its \\ commands may fail`,
+      );
+    return { tools, serverVersion };
+  }
   const own = programs.flatMap((program) => {
     const version = readMajor(program);
     if (version === undefined) return [`${program} is not installed`];
@@ -61,7 +87,7 @@ export async function findArchiveReader(env: Env): Promise<PostgresTool> {
     const { tools } = await findPostgresTools(["pg_restore"], env);
     return tools.pg_restore;
   } catch (error) {
-    const own = findOnPath(["pg_restore"], env.direct, 0);
+    const own = findOnMachine(["pg_restore"], env.direct, 0);
     if (own) return own.pg_restore;
     throw error;
   }
@@ -74,21 +100,38 @@ async function readVersion(address: DatabaseAddress): Promise<string> {
   return row?.version ?? "";
 }
 
-function findOnPath<P extends Program>(
+/** Those of the version, else the next newer; or, where `isOlderFine`, the newest. */
+function findOnMachine<P extends Program>(
   programs: P[],
   address: DatabaseAddress,
   major: number,
+  isOlderFine = false,
 ): Tools<P> | undefined {
-  const isNew = (program: P) => (readMajor(program) ?? -1) >= major;
-  if (!programs.every(isNew)) return undefined;
+  const oldest = (folder: string) =>
+    Math.min(
+      ...programs.map((program) => readMajor(join(folder, program)) ?? -1),
+    );
+  let best = { folder: "", major: oldest("") };
+  if (best.major !== major)
+    for (const folder of FOLDERS.flatMap((pattern) => globSync(pattern))) {
+      const other = { folder, major: oldest(folder) };
+      const isNew = other.major >= major;
+      const isBetter =
+        best.major >= major
+          ? isNew && other.major < best.major
+          : other.major > best.major;
+      if (isBetter) best = other;
+    }
+  if (best.major < (isOlderFine ? 0 : major)) return undefined;
   return gather(programs, (program) => ({
-    command: [program],
+    command: [join(best.folder, program)],
     variables: {
       ...libpqVariables(address),
       // Its messages are read; psql takes the encoding from its locale.
       ...(program !== "psql" && { LC_ALL: "C" }),
     },
     login: nameDatabase,
+    major: best.major,
   }));
 }
 
@@ -114,7 +157,11 @@ async function findInContainer<P extends Program>(
   await using sql = await openConnection(address, "db:probe");
   const [cluster] = await sql.unsafe<{ id: string }[]>(text);
   if (stdout.toString().trim() !== cluster?.id) return undefined;
-  return gather(programs, (program) => nameInContainer(program, env));
+  const own = await readVersion(address);
+  return gather(programs, (program) => ({
+    ...nameInContainer(program, env),
+    major: Number.parseInt(own, 10),
+  }));
 }
 
 function gather<P extends Program>(
@@ -129,7 +176,7 @@ function nameInContainer(
   program: Program,
   env: Env,
   isAttended = program === "psql" && process.stdin.isTTY,
-): PostgresTool {
+): Omit<PostgresTool, "major"> {
   const { user } = env.direct; // whom its socket asks for no password
   const terminal = isAttended ? [] : ["-T"];
   return {

@@ -266,10 +266,10 @@ describe("with a database", () => {
       expect.stringMatching(/^surplus: CREATE POLICY own ON public.users/),
       "surplus: ALTER TABLE public.users ENABLE ROW LEVEL SECURITY",
       expect.stringMatching(/^surplus: CREATE SEQUENCE public.numbers/),
-      "surplus: CREATE TRIGGER touched BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION touch()",
+      "surplus: CREATE TRIGGER touched BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.touch()",
       "surplus: CREATE TYPE public.mood AS ENUM ('good', 'bad')",
       expect.stringMatching(
-        /^surplus: CREATE VIEW public.people AS SELECT (users\.)?id FROM users/,
+        /^surplus: CREATE VIEW public.people AS SELECT (users\.)?id FROM public\.users/,
       ),
     ]);
     expect(await listScratch(given)).toHaveLength(0);

@@ -1,0 +1,135 @@
+// A scratch database in which migrations are tried, so that the real one is only
+// read.
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import { openConnection } from "../lib/connection";
+import { quoteIdentifier } from "../lib/quote";
+import { note } from "../lib/report";
+import { withScratchDatabase } from "../lib/scratch-database";
+import { readCatalog } from "./catalog";
+import { listOwn, type Made } from "./ours";
+import { type Trial, takeRoles } from "./take-over";
+
+/** A server on which a scratch database may be made. */
+export interface Place {
+  address: DatabaseAddress;
+  /** It is not the server of the real database. */
+  isScratchServer: boolean;
+}
+
+/**
+ * Chooses between the real server and that of TEST_DATABASE_URL, which is a
+ * scratch server where its system identifier is another one.
+ */
+export async function choosePlace(
+  real: Sql,
+  address: DatabaseAddress,
+  test: DatabaseAddress | undefined,
+): Promise<Place> {
+  if (!test) return { address, isScratchServer: false };
+  const own = await readServer(real);
+  await using sql = await openConnection(test, "db:scratch");
+  const other = await readServer(sql);
+  if (own.id === other.id) return { address: test, isScratchServer: false };
+  if (own.major === other.major || !own.maker)
+    return { address: test, isScratchServer: true };
+  note(
+    `Warning: TEST_DATABASE_URL is PostgreSQL ${other.major}, and the database ${own.major}: not compared there`,
+  );
+  return { address, isScratchServer: false };
+}
+
+/** The schemas in which a bare name is looked for. */
+async function readPath(sql: Sql): Promise<string[]> {
+  const [row] = await sql<{ path: string[] }[]>`
+    select to_json(current_schemas(true)) as path`;
+  return row?.path ?? ["pg_catalog", "public"];
+}
+
+/** The server's major version, and what tells it from others. */
+export async function readServer(
+  sql: Sql,
+): Promise<{ major: number; id: string; maker: boolean }> {
+  const [row] = await sql.unsafe<
+    { major: number; id: string; maker: boolean }[]
+  >(`
+    select current_setting('server_version_num')::int / 10000 as major,
+      system_identifier::text as id,
+      (select rolcreatedb or rolsuper from pg_roles where rolname = current_user) as maker
+    from pg_control_system()`);
+  return row ?? { major: 0, id: "", maker: false };
+}
+
+/**
+ * Runs `work` with an empty scratch database that has the settings of the real
+ * one, and drops it.
+ *
+ * @param made what our files make, which is never taken over.
+ * @param texts of our files, for the roles that they mention.
+ */
+export async function withTrial<T>(
+  real: Sql,
+  place: Place,
+  name: string,
+  made: Made,
+  texts: string[],
+  work: (trial: Trial) => Promise<T>,
+): Promise<T> {
+  const settings = await real<{ name: string; value: string }[]>`
+    select name, setting as value from pg_settings
+    where source in ('database', 'user', 'database user')
+      and name !~ '(timeout|^role|session_authorization|read_only|^log_)'`;
+  const path = await readPath(real);
+  const own = listOwn(made, path);
+  const found = await readCatalog(real);
+  const { address, isScratchServer } = place;
+  const roles = new Set<string>();
+  const tryIt = async (scratch: Sql) => {
+    const trial: Trial = {
+      real,
+      scratch,
+      found,
+      isScratchServer,
+      path,
+      own,
+      taken: new Set(),
+      tried: new Set(),
+    };
+    if (isScratchServer) await collectRoles(scratch, roles);
+    await takeRoles(trial, texts);
+    for (const schema of path) {
+      if (own.has(schema) || !found.has(`schema ${schema}`)) continue;
+      await scratch.unsafe(
+        `create schema if not exists ${quoteIdentifier(schema)}`,
+      );
+      trial.taken.add(`schema ${schema}`);
+    }
+    return await work(trial);
+  };
+  try {
+    return await withScratchDatabase(address, name, tryIt, settings);
+  } finally {
+    if (roles.size > 0) await dropRoles(address, name, roles);
+  }
+}
+
+async function collectRoles(sql: Sql, names: Set<string>): Promise<void> {
+  const rows = await sql<{ name: string }[]>`
+    select rolname as name from pg_roles`;
+  for (const { name } of rows) names.add(name);
+}
+
+/** Drops the roles that were made on a scratch server for the time. */
+async function dropRoles(
+  address: DatabaseAddress,
+  name: string,
+  before: Set<string>,
+): Promise<void> {
+  await using sql = await openConnection(address, name);
+  const after = new Set<string>();
+  await collectRoles(sql, after);
+  for (const role of after)
+    if (!before.has(role))
+      // Another run of the same migrations may be using it.
+      await sql.unsafe(`drop role ${quoteIdentifier(role)}`).catch(() => {});
+}

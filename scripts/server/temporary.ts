@@ -1,0 +1,59 @@
+// An embedded server for one command, in a folder that goes with it.
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type DatabaseAddress, parseDatabaseUrl } from "../../src/database-url";
+import { onInterrupt } from "../lib/interrupt";
+import { startEmbedded, stopEmbedded } from "./embedded";
+import { findPostgresBinaries } from "./postgres-binaries";
+
+/** Nothing on it has to outlive anything. */
+const HASTY = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+
+/**
+ * Starts one on a free port, with a database `postgres`.
+ *
+ * @param major the version that it has to be of.
+ * @returns its address, and what stops it and removes its folder; undefined
+ * where this machine has no such server.
+ */
+export async function startTemporaryServer(
+  major: number,
+): Promise<({ address: DatabaseAddress } & AsyncDisposable) | undefined> {
+  try {
+    if (Number(findPostgresBinaries().major) !== major) return undefined;
+  } catch {
+    return undefined; // the package is optional
+  }
+  const dataDir = mkdtempSync(join(tmpdir(), "db-scratch-"));
+  const stop = async () => {
+    await stopEmbedded(dataDir);
+    rmSync(dataDir, { recursive: true, force: true });
+  };
+  const forget = onInterrupt(stop);
+  const dispose = () => stop().finally(forget);
+  try {
+    const login = `postgres:${crypto.randomUUID()}`;
+    const address = parseDatabaseUrl(
+      `postgres://${login}@127.0.0.1:${await findFreePort()}/postgres?sslmode=disable`,
+      "a temporary server",
+    );
+    await startEmbedded(dataDir, address, HASTY);
+    return { address, [Symbol.asyncDispose]: dispose };
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+}
+
+function findFreePort(): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  const server = createServer().once("error", reject);
+  server.listen(0, "127.0.0.1", () => {
+    const address = server.address();
+    const port = typeof address === "object" && address ? address.port : 0;
+    server.close(() => resolve(port));
+  });
+  return promise;
+}
