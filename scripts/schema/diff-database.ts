@@ -434,10 +434,11 @@ async function readCounts(sql: Sql) {
   return await sql<
     { oid: string; name: string; owner: string | null; last: string }[]
   >`
-    select pg_class.oid::text, pg_class.oid::regclass::text as name,
-      pg_sequence_last_value(pg_class.oid) as last,
-      (select refobjid::text from pg_depend where objid = pg_class.oid
-        and classid = 'pg_class'::regclass and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')) as owner
-    from pg_class where relkind = 'S' and has_sequence_privilege(pg_class.oid, 'select')
-      and pg_sequence_last_value(pg_class.oid) is not null`;
+    select * from (
+      select seqrelid::text as oid, seqrelid::regclass::text as name,
+        case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
+        (select refobjid::text from pg_depend where objid = seqrelid and classid = 'pg_class'::regclass
+          and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')) as owner
+      from pg_sequence) as counts
+    where last is not null`;
 }

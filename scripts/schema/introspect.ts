@@ -2,6 +2,7 @@
 // has a reader of its own, which it does not export, and which asks the
 // standard's views once for every table.
 import type { Sql } from "postgres";
+import { quoteLiteral } from "../lib/quote";
 import {
   emptySnapshot,
   type Snapshot,
@@ -90,9 +91,7 @@ export async function introspect(
   sql: Sql,
   schemas: string[],
 ): Promise<Snapshot> {
-  const [row] = await sql.unsafe<{ found: Found }[]>(QUERY, [
-    schemas as unknown as string,
-  ]);
+  const [row] = await sql.unsafe<{ found: Found }[]>(printQuery(schemas));
   const found = row?.found;
   return {
     ...emptySnapshot,
@@ -320,9 +319,9 @@ const columnNames = (relation: string, numbers: string) => `(
 const action = (column: string) =>
   `case ${column} when 'r' then 'restrict' when 'n' then 'set null' when 'c' then 'cascade' when 'd' then 'set default' else 'no action' end`;
 
-const QUERY = `
+const printQuery = (schemas: string[]) => `
 with schemas as (
-  select oid, nspname from pg_namespace where nspname = any($1::text[])
+  select oid, nspname from pg_namespace where nspname in (${schemas.map(quoteLiteral).join(", ")})
 ), relations as (
   select class.*, nspname from pg_class as class join schemas on schemas.oid = relnamespace
   where not relispartition and ${isOwn("class.oid", "pg_class")}
