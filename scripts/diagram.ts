@@ -6,7 +6,7 @@ import { root } from "../src/env";
 import { jsonFlag, readOptions } from "./lib/options";
 import { print, printJson } from "./lib/report";
 import { diagramFile, drawDiagram } from "./schema/mermaid";
-import { describeSchema } from "./schema/snapshots";
+import { describeSchema } from "./schema/describe-schema";
 
 const usage = `bun run db:diagram [flags]
 

@@ -15,14 +15,18 @@ import {
   nameJournal,
 } from "./migrations/journal";
 import { planMigrations, readRecords } from "./migrations/plan";
-import { askRenames, type RenameAnswers } from "./schema/ask-renames";
+import {
+  askRenames,
+  type RenameAnswers,
+  renameFlags,
+} from "./schema/ask-renames";
 import { compareWithDefaultBranch } from "./schema/default-branch";
+import { describeSchema } from "./schema/describe-schema";
 import { diffSnapshots } from "./schema/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./schema/down-file";
 import { findSnapshot } from "./schema/find-snapshot";
 import { lintMigrations } from "./schema/lint";
 import {
-  describeSchema,
   emptySnapshot,
   findFork,
   type Fork,
@@ -47,17 +51,7 @@ Writes the migration that brings the schema to schema.ts, and its reverse.`;
 const { values, positionals } = readOptions(
   usage,
   {
-    rename: {
-      type: "string",
-      multiple: true,
-      default: [],
-      value: "<old>=<new>",
-      help: "a table or <table>.<column> has a new name; repeatable",
-    },
-    "no-rename": {
-      type: "boolean",
-      help: "nothing else was renamed: dropped and made anew",
-    },
+    ...renameFlags,
     custom: { type: "boolean", help: "an empty one, for SQL of your own" },
     down: {
       type: "boolean",
@@ -102,11 +96,10 @@ async function generate(
     renames: values.rename,
     isComplete: values["no-rename"] === true,
     asked: isAttended ? new Map() : undefined,
-    explain: (flags) =>
-      `answer with flags such as \`${flags}\`, or \`--no-rename\` where they are different things`,
   };
   const renames = await askBetween(() => askRenames(before, after, answers));
-  const statements = await diffRenamed(before, after, renames);
+  const history = base.map(({ text }) => text).join("\n");
+  const statements = await diffRenamed(before, after, renames, { history });
   if (statements.length === 0) {
     print("Nothing to generate: schema.ts is as the newest migration has it");
     printJson({ tag: null, file: null, down: null, findings: [] });
@@ -143,8 +136,12 @@ function readNewest(base: Migration[]): Snapshot {
 
 /** Such as `alter_users`, after the first statement. */
 function nameAfter(statements: string[]): string {
-  const [, verb = "change", object = "schema"] =
-    /^(\w+) [^"]*(?:"public"\.)?"([^"]+)"/.exec(statements[0] ?? "") ?? [];
+  const [[, verb = "change", object = "schema"] = []] = statements.flatMap(
+    (text) =>
+      [/^(\w+) [^"']*(?:"public"\.)?"([^"]+)"/.exec(text) ?? []].filter(
+        (found) => found.length > 0,
+      ),
+  );
   return `${verb.toLowerCase()}_${object}`;
 }
 

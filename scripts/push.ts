@@ -21,7 +21,7 @@ import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
 import { advise, note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
-import type { RenameAnswers } from "./schema/ask-renames";
+import { type RenameAnswers, renameFlags } from "./schema/ask-renames";
 import { diffSchema } from "./schema/diff-database";
 
 const usage = `bun run db:push [flags]
@@ -30,6 +30,7 @@ Brings a development database to schema.ts, without a migration.`;
 
 const { values } = readOptions(usage, {
   "dry-run": { type: "boolean", help: "print the SQL and change nothing" },
+  ...renameFlags,
   ...confirmFlag("a loss, or for a database on another host"),
   ...waitFlag,
   ...jsonFlag,
@@ -47,7 +48,11 @@ const consent: Consent = {
 };
 const { isTTY } = process.stdin;
 const isAttended = isTTY && process.stdout.isTTY && !values.json;
-const asked: RenameAnswers["asked"] = isAttended ? new Map() : undefined;
+const answers: RenameAnswers = {
+  renames: values.rename,
+  isComplete: values["no-rename"] === true,
+  asked: isAttended ? new Map() : undefined,
+};
 await using sql = await openConnection(address, "db:push");
 const protection = await readProtection(sql, env, address);
 await askBetween(async () => requireDevelopment(consent, protection));
@@ -61,7 +66,7 @@ async function push(): Promise<void> {
   const { statements, losses, left } = await diffSchema(
     sql,
     env.test ?? address,
-    asked,
+    answers,
   );
   const shown = [...statements, ...losses];
   if (!shown.every((line) => consent.agreed.includes(line))) {

@@ -99,7 +99,7 @@ export function requireName(
   );
   throw Object.assign(unanswered, {
     ask: async () => {
-      const typed = await ask(
+      const typed = await askKeyboard(
         `${command} on ${database}: ${reason}. Type the database's name to go on: `,
       );
       if (!typed) throw Object.assign(unanswered, { ask: undefined });
@@ -123,8 +123,8 @@ export function refuseOtherName(
 const hintConfirm = (database: string) =>
   `if you mean it, add \`--confirm ${database}\``;
 
-/** Empty where the keyboard was left without an answer. */
-async function ask(question: string): Promise<string> {
+/** The answer of the keyboard; empty where there is none. */
+export async function askKeyboard(question: string): Promise<string> {
   const { createInterface } = await import("node:readline/promises");
   const terminal = createInterface({
     input: process.stdin,

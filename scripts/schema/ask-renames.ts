@@ -1,4 +1,5 @@
 // What was renamed: by the flags, on a terminal by drizzle-kit's own questions.
+import { askKeyboard } from "../lib/consent";
 import { refusal } from "../lib/report";
 import { loadDrizzleKit } from "./drizzle-kit";
 import {
@@ -12,6 +13,21 @@ import {
 } from "./renames";
 import type { Snapshot } from "./snapshots";
 
+/** The flags of the commands that may have to ask. */
+export const renameFlags = {
+  rename: {
+    type: "string",
+    multiple: true,
+    default: [] as string[],
+    value: "<old>=<new>",
+    help: "a table, <table>.<column> or <enum>.<value> has a new name;\nrepeatable",
+  },
+  "no-rename": {
+    type: "boolean",
+    help: "nothing else was renamed: dropped and made anew",
+  },
+} as const;
+
 /** What the flags say. */
 export interface RenameAnswers {
   /** Such as `users.bio=about`. */
@@ -20,8 +36,6 @@ export interface RenameAnswers {
   isComplete: boolean;
   /** What the keyboard answered, by question; undefined without a terminal. */
   asked: Map<string, Rename[]> | undefined;
-  /** The hint, where nobody can; it is given the flags that would answer. */
-  explain: (flags: string) => string;
 }
 
 /**
@@ -39,7 +53,7 @@ export async function askRenames(
   if (unused[0] !== undefined)
     throw refusal(`--rename ${unused[0]} fits nothing that is gone and new`, {
       code: "USAGE",
-      hint: "it takes `<old table>=<new table>` or `<table>.<old column>=<new column>`",
+      hint: "it takes `<old table>=<new table>`, `<table>.<old column>=<new column>` or `<enum>.<old value>=<new value>`",
     });
   const renamed = renames.reduce(applyRename, before);
   const open = listAmbiguities(renamed, after);
@@ -48,9 +62,37 @@ export async function askRenames(
   const question = JSON.stringify(open);
   const answer = asked?.get(question);
   if (answer) return [...renames, ...answer];
-  const ask = async () =>
-    asked?.set(question, await askDrizzleKit(renamed, after));
-  throw Object.assign(unanswered(open, answers), asked && { ask });
+  const ask = async () => {
+    const values = await askValues(open);
+    const answered = values.reduce(applyRename, renamed);
+    const others = await askDrizzleKit(answered, after);
+    asked?.set(question, [...values, ...others]);
+  };
+  throw Object.assign(unanswered(open), asked && { ask });
+}
+
+/** drizzle-kit asks nothing about the values of enums. */
+async function askValues(open: Ambiguity[]): Promise<Rename[]> {
+  const renames: Rename[] = [];
+  for (const place of open.filter(({ kind }) => kind === "value")) {
+    const left = [...place.gone];
+    for (const to of place.made) {
+      if (left.length === 0) break;
+      const list = left.map((name) => nameOld(place, name)).join(", ");
+      const from = await askKeyboard(
+        `Is ${nameOld(place, to)} new, or a new name of ${list}? Type the old value, or nothing where it is new: `,
+      );
+      const index = left.indexOf(from.replace(/^.*\./, ""));
+      if (index === -1) continue;
+      const [old = ""] = left.splice(index, 1);
+      renames.push({ ...placeOf(place), from: old, to });
+    }
+  }
+  return renames;
+}
+
+function placeOf({ kind, schema, table }: Ambiguity) {
+  return { kind, schema, table };
 }
 
 /** With the arrow keys; only of what holds data. */
@@ -86,7 +128,7 @@ async function askDrizzleKit(
   }
 }
 
-function unanswered(open: Ambiguity[], { explain }: RenameAnswers): Error {
+function unanswered(open: Ambiguity[]): Error {
   const lines = open.map((place) => {
     const list = (names: string[]) =>
       names.map((name) => nameOld(place, name)).join(", ");
@@ -99,7 +141,7 @@ function unanswered(open: Ambiguity[], { explain }: RenameAnswers): Error {
   return refusal("it cannot be told whether something was renamed", {
     code: "RENAME_UNANSWERED",
     lines,
-    hint: explain(flags.join(" ")),
+    hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` where they are different things`,
     details: { ambiguous: open },
   });
 }

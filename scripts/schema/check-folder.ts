@@ -16,11 +16,11 @@ import {
   type BranchComparison,
   compareWithDefaultBranch,
 } from "./default-branch";
+import { describeSchema } from "./describe-schema";
 import { diffSnapshots } from "./diff-snapshots";
 import { lintMigrations } from "./lint";
 import { diagramFile, drawDiagram } from "./mermaid";
 import {
-  describeSchema,
   emptySnapshot,
   nameSchema,
   nameSnapshotFile,

@@ -2,12 +2,57 @@
 // writes the statements, and is led over stages of which each only takes away
 // or only adds: so it has nothing to ask, and what depends on something else
 // goes before it and comes after it. Seen with drizzle-kit 0.31.11.
+//
+//   stage      is without                              because
+//   valued     nothing: enums have their new values    a new value has to be committed first
+//   unread     views, one more in each such stage      a view goes before those that it reads
+//   detached   policies and foreign keys               they hold columns and keys
+//   unbound    constraints and indexes                 they hold columns
+//   bare       defaults, identities, remade enums      they hold the type of a column
+//   shared     tables and columns of one side only     here is the way across
+//
+// The way goes down these stages of the first snapshot and up those of the second.
+// Something is left out where it changes, or hangs on what does; else it stays.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
-import { loadDrizzleKit } from "./drizzle-kit";
-import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
+import {
+  COUNT_LOST,
+  type Counters,
+  hideCounters,
+  writeCounters,
+} from "./counters";
+import { printType, writeStatements } from "./drizzle-kit";
+import { keepExtras } from "./keep-extras";
+import type {
+  Snapshot,
+  SnapshotColumn,
+  SnapshotReference,
+  SnapshotTable,
+} from "./snapshots";
 
 /** Names of columns, by the key of their table, such as `public.users`. */
 type ColumnNames = Record<string, string[]>;
+
+/** What changes between two snapshots, and what hangs on it. */
+interface Change {
+  /** Columns whose type or expression changes. */
+  rebuilt: ColumnNames;
+  /** Those of them that are computed, which are dropped and added. */
+  recomputed: ColumnNames;
+  /** Those of them whose expressions may not fit the new type. */
+  converted: ColumnNames;
+  /** Enums that lose a value or change their order, by their key. */
+  remade: Set<string>;
+}
+
+export interface DiffOptions {
+  /**
+   * All of it has to run in one transaction, in which a new value of an enum
+   * cannot be used: the enum is made again instead.
+   */
+  isAtOnce?: boolean;
+  /** The SQL of the migrations before, for what they granted on views. */
+  history?: string;
+}
 
 /**
  * Compares two snapshots. What is in the first only is dropped, and what is in
@@ -18,32 +63,25 @@ type ColumnNames = Record<string, string[]>;
 export async function diffSnapshots(
   from: Snapshot,
   to: Snapshot,
+  { isAtOnce = false, history }: DiffOptions = {},
 ): Promise<string[]> {
-  const before = plain(from, to);
-  const after = plain(to, from);
-  const rebuilt = listRebuilt(before, after);
-  const remade = mapValues(rebuilt, (names, key) =>
-    names.filter((name) => after.tables[key]?.columns[name]?.generated),
-  );
-  const isEnumRemade = (column: SnapshotColumn) =>
-    losesValues(column, before, after);
-  const strip = (snapshot: Snapshot, other: Snapshot) => {
-    const detached = detach(snapshot, other, rebuilt);
-    const thinned = thin(detached, other, rebuilt);
-    const stripped = bare(thinned, other, rebuilt, remade, isEnumRemade);
-    return { detached, thinned, stripped };
-  };
-  const old = strip(before, after);
-  const next = strip(withoutNewReferences(after, before), before);
+  const counters: Counters = { before: from, after: to };
+  const before = plain(hideCounters(from, to), to);
+  const after = plain(hideCounters(to, from), from);
+  const change = findChange(before, after, isAtOnce);
+  const valued = addValues(before, after, change);
+  const old = takeApart(valued, after, change);
+  const next = takeApart(withoutNewReferences(after, before), before, change);
   const stages = [
-    ...peelViews(before, old.detached),
+    valued,
+    ...peelViews(valued, old.detached),
     old.detached,
-    old.thinned,
-    old.stripped,
-    intersect(old.stripped, after),
+    old.unbound,
+    old.bare,
+    share(old.bare, after),
     ...[
-      next.stripped,
-      next.thinned,
+      next.bare,
+      next.unbound,
       next.detached,
       ...peelViews(
         { ...next.detached, views: after.views },
@@ -52,237 +90,302 @@ export async function diffSnapshots(
     ].map((stage) => keepTypes(stage, before)),
     after,
   ];
-  const { generateMigration } = await loadDrizzleKit();
-  const statements: string[] = [];
+  const written: string[] = [];
   let current = before;
   for (const stage of stages) {
     if (isSame(current, stage)) continue;
-    statements.push(...(await generateMigration(current, stage)));
+    written.push(...(await writeStatements(current, stage)));
     current = stage;
   }
-  return [
-    ...dropSerials(from, to),
-    ...mend(statements, before),
-    ...makeSerials(from, to),
-  ];
-}
-
-/**
- * What drizzle-kit's snapshots leave unsaid, or it cannot change: a key's
- * columns are not null, and a serial that comes or goes is an integer here.
- */
-function plain(snapshot: Snapshot, other: Snapshot): Snapshot {
-  return mapShared(snapshot, other, (table, same) => {
-    const keys = Object.values(table.compositePrimaryKeys).flatMap(
-      ({ columns }) => columns,
-    );
-    return {
-      columns: mapValues(table.columns, (column) => {
-        const { name, type, notNull, primaryKey } = column;
-        const isChanged =
-          name in same.columns && same.columns[name]?.type !== type;
-        return {
-          ...column,
-          type: isChanged ? (SERIALS[type] ?? type) : type,
-          notNull: notNull || primaryKey || keys.includes(name),
-        };
-      }),
-    };
-  });
-}
-
-/** What they are short for. */
-const SERIALS: Record<string, string> = {
-  smallserial: "smallint",
-  serial: "integer",
-  bigserial: "bigint",
-};
-
-function dropSerials(from: Snapshot, to: Snapshot): string[] {
-  return listSerials(from, to).flatMap(({ table, column, sequence }) => [
-    `ALTER TABLE ${table} ALTER COLUMN ${column} DROP DEFAULT;`,
-    `DROP SEQUENCE IF EXISTS ${sequence};`,
-  ]);
-}
-
-/** https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-SERIAL */
-function makeSerials(from: Snapshot, to: Snapshot): string[] {
-  return listSerials(to, from).flatMap(({ table, column, sequence, type }) => [
-    `CREATE SEQUENCE ${sequence} AS ${SERIALS[type]} OWNED BY ${table}.${column};`,
-    `SELECT setval(${quoteLiteral(sequence)}, coalesce((SELECT max(${column}) FROM ${table}), 0) + 1, false);`,
-    `ALTER TABLE ${table} ALTER COLUMN ${column} SET DEFAULT nextval(${quoteLiteral(sequence)});`,
-  ]);
-}
-
-/** Columns of a serial type that have another one in the other snapshot. */
-function listSerials(snapshot: Snapshot, other: Snapshot) {
-  return Object.entries(snapshot.tables).flatMap(([key, table]) =>
-    Object.values(table.columns)
-      .filter(({ name, type }) => {
-        const same = other.tables[key]?.columns[name];
-        return type in SERIALS && same !== undefined && same.type !== type;
-      })
-      .map(({ name, type }) => {
-        const schema = table.schema ? `${quoteIdentifier(table.schema)}.` : "";
-        return {
-          type,
-          table: `${schema}${quoteIdentifier(table.name)}`,
-          column: quoteIdentifier(name),
-          sequence: `${schema}${quoteIdentifier(`${table.name}_${name}_seq`)}`,
-        };
-      }),
+  const statements = correct(written, before, after);
+  const count = writeCounters(counters);
+  return buildIndexesLast(
+    keepExtras(
+      [...count.first, ...statements, ...count.last],
+      Object.keys(before.views)
+        .filter((key) => key in after.views && !(key in old.detached.views))
+        .flatMap((key) => before.views[key] ?? []),
+      history,
+    ),
+    after,
   );
 }
 
 /**
- * Columns whose type or expression changes: what mentions them has to go
- * meanwhile.
+ * What drizzle-kit's snapshots leave unsaid: a key's columns are not null, row
+ * security is on where there are policies.
  */
-function listRebuilt(before: Snapshot, after: Snapshot): ColumnNames {
-  return mapValues(before.tables, ({ columns }, key) => {
-    const names = Object.values(columns)
-      .filter((column) => {
-        const next = after.tables[key]?.columns[column.name];
-        if (!next) return false;
-        const isRetyped =
-          column.type !== next.type || column.typeSchema !== next.typeSchema;
-        return (
-          isRetyped ||
-          losesValues(column, before, after) ||
-          !isSame(column.generated, next.generated)
-        );
-      })
-      .map(({ name }) => name);
-    const dependent = Object.values(columns)
-      .filter(({ generated }) => generated && mentions(generated, names))
-      .map(({ name }) => name);
-    return [...new Set([...names, ...dependent])];
+function plain(snapshot: Snapshot, other: Snapshot): Snapshot {
+  const secured = mapTables(snapshot, (table) => ({
+    isRLSEnabled: table.isRLSEnabled || Object.keys(table.policies).length > 0,
+  }));
+  return mapShared(secured, other, (table) => {
+    const keys = Object.values(table.compositePrimaryKeys).flatMap(
+      ({ columns }) => columns,
+    );
+    return {
+      columns: mapValues(table.columns, (column) => ({
+        ...column,
+        notNull:
+          column.notNull || column.primaryKey || keys.includes(column.name),
+      })),
+    };
   });
 }
 
-/** PostgreSQL cannot take a value from an enum: the type is made again. */
-function losesValues(
-  { type, typeSchema = "public" }: SnapshotColumn,
+function findChange(
   before: Snapshot,
   after: Snapshot,
-): boolean {
-  const key = `${typeSchema}.${type.replace(/(\[\d*\])+$/, "")}`;
-  const left = after.enums[key]?.values;
-  const values = before.enums[key]?.values ?? [];
-  return left !== undefined && values.some((value) => !left.includes(value));
+  isAtOnce: boolean,
+): Change {
+  const remade = new Set(
+    Object.entries(before.enums)
+      .filter(([key, { values }]) => {
+        const next = after.enums[key]?.values;
+        if (!next) return false;
+        const kept = next.filter((value) => values.includes(value));
+        return !isSame(kept, values) || (isAtOnce && !isSame(next, values));
+      })
+      .map(([key]) => key),
+  );
+  const rebuilt: ColumnNames = {};
+  const converted: ColumnNames = {};
+  for (const [key, { columns }] of Object.entries(before.tables)) {
+    const pairs = Object.values(columns).flatMap((column) => {
+      const next = after.tables[key]?.columns[column.name];
+      return next ? [{ column, next, name: column.name }] : [];
+    });
+    const changed = pairs.filter(
+      ({ column, next }) =>
+        printType(column) !== printType(next) ||
+        remade.has(keyOfEnum(column)) ||
+        !isSame(column.generated, next.generated),
+    );
+    const names = changed.map(({ name }) => name);
+    const computed = pairs
+      .filter(({ column: { generated } }) => mentions(generated?.as, names))
+      .map(({ name }) => name);
+    rebuilt[key] = [...new Set([...names, ...computed])];
+    converted[key] = [
+      ...computed,
+      ...changed
+        .filter(
+          ({ column, next }) =>
+            remade.has(keyOfEnum(column)) ||
+            next.generated ||
+            column.generated ||
+            familyOf(column) !== familyOf(next),
+        )
+        .map(({ name }) => name),
+    ];
+  }
+  const recomputed = mapValues(rebuilt, (names, key) =>
+    names.filter((name) => after.tables[key]?.columns[name]?.generated),
+  );
+  return { rebuilt, recomputed, converted, remade };
+}
+
+function keyOfEnum({ type, typeSchema = "public" }: SnapshotColumn): string {
+  return `${typeSchema}.${type.replace(/(\[\d*\])+$/, "")}`;
+}
+
+/** Types between which expressions and operators keep their meaning. */
+function familyOf(column: SnapshotColumn): string {
+  const [array = ""] = /(\[\d*\])+$/.exec(column.type) ?? [];
+  const type = printType(column)
+    .replace(/(\[\d*\])+$|\(.*?\)/g, "")
+    .trim();
+  const family = FAMILIES.find((words) => words.includes(type.toLowerCase()));
+  return `${family?.[0] ?? type}${array && "[]"}`;
+}
+
+const FAMILIES = [
+  ["text", "varchar", "char", "character", "character varying"],
+  ["integer", "smallint", "bigint", "serial", "smallserial", "bigserial"],
+  ["bit", "varbit", "bit varying"],
+];
+
+/** The stages of a snapshot on the way to or from another one. */
+function takeApart(snapshot: Snapshot, other: Snapshot, change: Change) {
+  const detached = detach(snapshot, other, change);
+  const unbound = unbind(detached, other, change);
+  return { detached, unbound, bare: bare(unbound, other, change) };
+}
+
+/** Enums that only get more values get them before anything else changes. */
+function addValues(
+  before: Snapshot,
+  after: Snapshot,
+  { remade }: Change,
+): Snapshot {
+  return {
+    ...before,
+    enums: mapValues(before.enums, (type, key) =>
+      remade.has(key) ? type : (after.enums[key] ?? type),
+    ),
+  };
 }
 
 /** Without the views, policies and foreign keys that do not stay. */
 function detach(
   snapshot: Snapshot,
   other: Snapshot,
-  rebuilt: ColumnNames,
+  { rebuilt, converted }: Change,
 ): Snapshot {
-  const everyName = Object.values(rebuilt).flat();
-  const names = everyName.length > 0 ? [...everyName, "*"] : [];
+  const changed = Object.entries(rebuilt)
+    .filter(([, names]) => names.length > 0)
+    .map(([key, names]) => ({
+      key,
+      table: snapshot.tables[key]?.name ?? "",
+      names: [...names, "*"],
+    }));
+  const reads = (text: string | undefined, own?: string) =>
+    changed.some(
+      ({ key, table, names }) =>
+        (key === own || mentions(text, [table])) && mentions(text, names),
+    );
+  const stays = (reference: SnapshotReference, key: string) => {
+    const { tableTo, schemaTo, columnsFrom, columnsTo } = reference;
+    const target = `${schemaTo || "public"}.${tableTo}`;
+    const [keys, sameKeys] = [snapshot, other].map(({ tables }) =>
+      listKeys(tables[target]),
+    );
+    return (
+      isSame(keys, sameKeys) &&
+      !includesAny(columnsFrom, converted[key]) &&
+      !includesAny(columnsTo, converted[target])
+    );
+  };
   return {
     ...mapShared(snapshot, other, (table, same, key) => ({
-      policies: filterSame(table.policies, same.policies, everyName),
+      policies: filter(
+        filterSame(table.policies, same.policies),
+        ({ using, withCheck }) => !reads(`${using} ${withCheck}`, key),
+      ),
       foreignKeys: filter(
-        filterSame(table.foreignKeys, same.foreignKeys, rebuilt[key]),
-        ({ tableTo, schemaTo, columnsTo }) => {
-          const target = `${schemaTo || "public"}.${tableTo}`;
-          const [keys, sameKeys] = [snapshot, other].map(({ tables }) =>
-            listKeys(tables[target]),
-          );
-          return (
-            isSame(keys, sameKeys) && !mentions(columnsTo, rebuilt[target])
-          );
-        },
+        filterSame(table.foreignKeys, same.foreignKeys),
+        (reference) => stays(reference, key),
       ),
     })),
+    policies: filterSame(snapshot.policies, other.policies),
     views: dropReaders(
-      filterSame(snapshot.views, other.views, names),
+      filter(
+        filterSame(snapshot.views, other.views),
+        ({ definition }) => !reads(definition),
+      ),
       snapshot.views,
     ),
   };
 }
 
 /** A view goes as well where one that it reads goes. */
-function dropReaders<T>(
-  kept: Record<string, T>,
+function dropReaders(
+  kept: Snapshot["views"],
   all: Snapshot["views"],
-): Record<string, T> {
+): Snapshot["views"] {
   const gone = Object.keys(all).filter((key) => !(key in kept));
   const names = gone.flatMap((key) => all[key]?.name ?? []);
-  const left = filter(kept, (view) => !mentions(view, names));
+  const left = filter(
+    kept,
+    ({ definition, isExisting }) => isExisting || !mentions(definition, names),
+  );
   return isSame(left, kept) ? kept : dropReaders(left, all);
 }
 
-/** Without the constraints and indexes that do not stay. */
-function thin(
+/**
+ * Without the constraints and indexes that do not stay. PostgreSQL makes those of
+ * a column again itself when its type changes, if their expressions still fit.
+ */
+function unbind(
   snapshot: Snapshot,
   other: Snapshot,
-  rebuilt: ColumnNames,
+  { rebuilt, recomputed, converted }: Change,
 ): Snapshot {
-  return mapShared(snapshot, other, (table, same, key) => ({
-    indexes: filterSame(table.indexes, same.indexes, rebuilt[key]),
-    uniqueConstraints: filterSame(
-      table.uniqueConstraints,
-      same.uniqueConstraints,
-      rebuilt[key],
-    ),
-    checkConstraints: filterSame(
-      table.checkConstraints,
-      same.checkConstraints,
-      rebuilt[key],
-    ),
-    compositePrimaryKeys: filterSame(
-      table.compositePrimaryKeys,
-      same.compositePrimaryKeys,
-      rebuilt[key],
-    ),
-    columns: mapValues(table.columns, (column) => ({
-      ...column,
-      primaryKey:
-        column.primaryKey && same.columns[column.name]?.primaryKey !== false,
-    })),
-  }));
+  return mapShared(snapshot, other, (table, same, key) => {
+    const staying = <T>(parts: Record<string, T>, others: Record<string, T>) =>
+      filter(filterSame(parts, others), (part) => {
+        const { columns = [] } = part as { columns?: unknown[] };
+        return !includesAny(columns.map(String), recomputed[key]);
+      });
+    return {
+      indexes: filter(
+        filterSame(table.indexes, same.indexes),
+        ({ columns, where }) =>
+          !mentions(where, converted[key]) &&
+          !columns.some(({ expression, isExpression, opclass }) =>
+            isExpression
+              ? mentions(expression, converted[key])
+              : recomputed[key]?.includes(expression) ||
+                (opclass && converted[key]?.includes(expression)),
+          ),
+      ),
+      uniqueConstraints: staying(
+        table.uniqueConstraints,
+        same.uniqueConstraints,
+      ),
+      compositePrimaryKeys: staying(
+        table.compositePrimaryKeys,
+        same.compositePrimaryKeys,
+      ),
+      checkConstraints: filter(
+        filterSame(table.checkConstraints, same.checkConstraints),
+        ({ value }) => !mentions(value, converted[key]),
+      ),
+      columns: mapValues(table.columns, (column) => ({
+        ...column,
+        primaryKey:
+          column.primaryKey && same.columns[column.name]?.primaryKey !== false,
+      })),
+    };
+  });
 }
 
 /**
- * Without defaults of another type, identities that come or go, and columns
- * that are computed anew, or are of an enum that is made again.
+ * Without defaults of another type, identities that come or go, and columns that
+ * are computed anew; columns of enums that are made again are text, or left out
+ * with their table where they are in one snapshot only.
  */
 function bare(
   snapshot: Snapshot,
   other: Snapshot,
-  rebuilt: ColumnNames,
-  remade: ColumnNames,
-  isEnumRemade: (column: SnapshotColumn) => boolean,
+  { rebuilt, recomputed, remade }: Change,
 ): Snapshot {
-  return mapShared(snapshot, other, (table, same, key) => ({
-    columns: mapValues(
-      filter(table.columns, (column) => {
-        const { name, generated } = column;
-        if (name in same.columns) return !remade[key]?.includes(name);
-        return !generated && !isEnumRemade(column);
-      }),
-      (column) => {
-        const { name, type, typeSchema, identity } = column;
+  const isRemade = (column: SnapshotColumn) => remade.has(keyOfEnum(column));
+  const left = mapShared(snapshot, other, (table, same, key) => {
+    const columns = filter(table.columns, (column) => {
+      const { name, generated } = column;
+      if (name in same.columns) return !recomputed[key]?.includes(name);
+      return !generated && !isRemade(column);
+    });
+    return {
+      columns: mapValues(columns, (column) => {
+        const { name, type, identity } = column;
+        const old = same.columns[name];
+        const [array = ""] = /(\[\d*\])+$/.exec(type) ?? [];
         const isRebuilt = rebuilt[key]?.includes(name);
-        const other = same.columns[name];
-        const isIdentity = identity && other?.identity;
-        // It does not see that an enum of the same name is in another schema.
-        const isMoved = other?.type === type && other.typeSchema !== typeSchema;
         return {
           ...column,
-          ...(isMoved && { type: "text", typeSchema: undefined }),
+          ...(isRemade(column) && {
+            type: `text${array}`,
+            typeSchema: undefined,
+          }),
           default: isRebuilt ? undefined : column.default,
-          identity: isIdentity ? identity : undefined,
+          identity: old && !old.identity ? undefined : identity,
         };
-      },
+      }),
+    };
+  });
+  return {
+    ...left,
+    tables: filter(
+      left.tables,
+      ({ columns }) => !Object.values(columns).some(isRemade),
     ),
-  }));
+  };
 }
 
 /** Only the tables and columns that are in the other as well. */
-function intersect(snapshot: Snapshot, other: Snapshot): Snapshot {
+function share(snapshot: Snapshot, other: Snapshot): Snapshot {
   const left = mapShared(snapshot, other, (table, same) => ({
     columns: filter(table.columns, ({ name }) => name in same.columns),
   }));
@@ -294,12 +397,9 @@ function intersect(snapshot: Snapshot, other: Snapshot): Snapshot {
 
 /** New tables refer to others once all of them are there. */
 function withoutNewReferences(after: Snapshot, before: Snapshot): Snapshot {
-  return {
-    ...after,
-    tables: mapValues(after.tables, (table, key) =>
-      key in before.tables ? table : { ...table, foreignKeys: {} },
-    ),
-  };
+  return mapTables(after, (table, key) =>
+    key in before.tables ? {} : { foreignKeys: {} },
+  );
 }
 
 /** Types and the like are dropped last: columns and defaults use them. */
@@ -336,34 +436,57 @@ function peelViews(from: Snapshot, to: Snapshot): Snapshot[] {
   return stages;
 }
 
-/** Rewrites what drizzle-kit spells so that PostgreSQL would refuse it. */
-function mend(statements: string[], before: Snapshot): string[] {
+/** Corrects what drizzle-kit writes so that PostgreSQL refuses it, or more. */
+function correct(
+  statements: string[],
+  before: Snapshot,
+  after: Snapshot,
+): string[] {
+  const casts = listCasts(before, after);
   return statements
-    .map((statement) => statement.replaceAll('"undefined".', "").trim())
-    .map(quoteEnumValues)
-    .map(castToNewType)
+    .map((statement) => statement.trim())
+    .map((statement) => cast(statement, casts))
     .map(dropPrimaryKey)
     .map(endCycle)
-    .filter((statement) => !isIdle(statement, before));
+    .map(sayLoss)
+    .filter((statement) => !isIdle(statement, before, after));
 }
 
-function quoteEnumValues(statement: string): string {
-  return statement.replace(
-    /^(ALTER TYPE .+ ADD VALUE) '(.+?)'(?:( BEFORE) '(.+)')?;$/s,
-    (_, start, value, place = "", next) =>
-      `${start} ${quoteLiteral(value)}${place}${next ? ` ${quoteLiteral(next)}` : ""};`,
-  );
+/** The `USING` that a change of type needs, by the beginning of its statement. */
+function listCasts(before: Snapshot, after: Snapshot): Map<string, string> {
+  const casts = new Map<string, string>();
+  for (const [key, { columns, name, schema }] of Object.entries(after.tables)) {
+    const table = `${schema ? `${quoteIdentifier(schema)}.` : ""}${quoteIdentifier(name)}`;
+    for (const column of Object.values(columns)) {
+      const old = before.tables[key]?.columns[column.name];
+      if (!old) continue;
+      const quoted = quoteIdentifier(column.name);
+      const isOfEnums = old.typeSchema && column.typeSchema;
+      // A cast that is written out would cut texts that are too long.
+      const isShortened =
+        familyOf(old) === familyOf(column) &&
+        /^(text|bit)/.test(familyOf(column));
+      casts.set(
+        `ALTER TABLE ${table} ALTER COLUMN ${quoted} SET DATA TYPE `,
+        isShortened ? "" : `${quoted}${isOfEnums ? "::text" : ""}`,
+      );
+    }
+  }
+  return casts;
 }
 
-/** Only to text is every type cast without being asked. */
-function castToNewType(statement: string): string {
-  return statement.replace(
-    /^(ALTER TABLE .+ ALTER COLUMN (".+") SET DATA TYPE (.+));$/,
-    (whole, start, column, type) =>
-      /^(text|varchar|char)\b[^[]*$| USING /.test(type)
-        ? whole
-        : `${start} USING ${column}::${type};`,
-  );
+function cast(statement: string, casts: Map<string, string>): string {
+  const [, start = "", type = ""] =
+    /^(ALTER TABLE .+? ALTER COLUMN .+? SET DATA TYPE )(.+);$/s.exec(
+      statement,
+    ) ?? [];
+  const using = casts.get(start);
+  // To text is every type cast without being asked.
+  if (!using || /^(text|varchar|char)\b[^[]*$/.test(type)) return statement;
+  const suffix = /\[\d*\]$/.test(type)
+    ? using.replace("::text", "::text[]")
+    : using;
+  return `${start}${type} USING ${suffix}::${type};`;
 }
 
 /**
@@ -375,11 +498,18 @@ function dropPrimaryKey(statement: string): string {
     return statement;
   const [, schema = "", table = ""] =
     /table_schema = '(.*)'\s+AND table_name = '(.*)'/.exec(statement) ?? [];
-  const name = `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`;
+  // Between its quotes, these are names as they stand between double quotes.
+  const name = `"${schema}"."${table}"`;
   return `DO $$ BEGIN
   EXECUTE (SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
     FROM pg_constraint WHERE contype = 'p' AND conrelid = ${quoteLiteral(name)}::regclass);
 END $$;`;
+}
+
+function sayLoss(statement: string): string {
+  return /^DROP SEQUENCE | DROP IDENTITY;$/.test(statement)
+    ? `${COUNT_LOST}\n${statement}`
+    : statement;
 }
 
 /** It leaves out that a sequence is to end. */
@@ -389,16 +519,49 @@ function endCycle(statement: string): string {
     : statement;
 }
 
-/** Switches row security off where it never was on. */
-function isIdle(statement: string, before: Snapshot): boolean {
+/** Switches row security off where it was not on, or where the table goes. */
+function isIdle(statement: string, before: Snapshot, after: Snapshot): boolean {
   const [, name] =
     /^ALTER TABLE (.+) DISABLE ROW LEVEL SECURITY;$/.exec(statement) ?? [];
   if (!name) return false;
-  return !Object.values(before.tables).some(
-    (table) =>
-      name.endsWith(`"${table.name}"`) &&
-      (table.isRLSEnabled || Object.keys(table.policies).length > 0),
+  return !Object.entries(before.tables).some(
+    ([key, table]) =>
+      name.endsWith(quoteIdentifier(table.name)) &&
+      table.isRLSEnabled &&
+      after.tables[key]?.isRLSEnabled === false,
   );
+}
+
+/**
+ * Puts indexes that are built concurrently last, each of which commits what is
+ * before it; after them only the foreign keys that refer to their table.
+ */
+function buildIndexesLast(statements: string[], after: Snapshot): string[] {
+  const isConcurrent = (statement: string) =>
+    /^CREATE (UNIQUE )?INDEX CONCURRENTLY /.test(statement);
+  const concurrent = statements.filter(isConcurrent);
+  const keyed = Object.values(after.tables)
+    .filter(({ indexes }) =>
+      Object.values(indexes).some(
+        ({ name, isUnique }) =>
+          isUnique &&
+          concurrent.some((text) =>
+            text.includes(` INDEX CONCURRENTLY ${quoteIdentifier(name)} `),
+          ),
+      ),
+    )
+    .map(({ name }) => `${quoteIdentifier(name)}(`);
+  const refers = (statement: string) =>
+    keyed.some((name) =>
+      new RegExp(
+        ` FOREIGN KEY .* REFERENCES (".*"\\.)?${name.replace(/[^\w\s]/g, "\\$&")}`,
+      ).test(statement),
+    );
+  return [
+    ...statements.filter((text) => !isConcurrent(text) && !refers(text)),
+    ...concurrent,
+    ...statements.filter(refers),
+  ];
 }
 
 /** What a foreign key can refer to. */
@@ -406,10 +569,25 @@ function listKeys(table: SnapshotTable | undefined) {
   if (!table) return undefined;
   const { columns, compositePrimaryKeys, uniqueConstraints, indexes } = table;
   return {
-    primary: Object.values(columns).filter(({ primaryKey }) => primaryKey),
+    primary: Object.values(columns)
+      .filter(({ primaryKey }) => primaryKey)
+      .map(({ name }) => name),
     compositePrimaryKeys,
     uniqueConstraints,
     indexes: filter(indexes, ({ isUnique }) => isUnique),
+  };
+}
+
+function mapTables(
+  snapshot: Snapshot,
+  change: (table: SnapshotTable, key: string) => Partial<SnapshotTable>,
+): Snapshot {
+  return {
+    ...snapshot,
+    tables: mapValues(snapshot.tables, (table, key) => ({
+      ...table,
+      ...change(table, key),
+    })),
   };
 }
 
@@ -423,34 +601,31 @@ function mapShared(
     key: string,
   ) => Partial<SnapshotTable>,
 ): Snapshot {
-  return {
-    ...snapshot,
-    tables: mapValues(snapshot.tables, (table, key) => {
-      const same = other.tables[key];
-      return same ? { ...table, ...change(table, same, key) } : table;
-    }),
-  };
+  return mapTables(snapshot, (table, key) => {
+    const same = other.tables[key];
+    return same ? change(table, same, key) : {};
+  });
 }
 
-/** What is the same in both, and mentions none of the columns. */
+/** What is the same in both. */
 function filterSame<T>(
   parts: Record<string, T>,
   others: Record<string, T>,
-  columns: string[] = [],
 ): Record<string, T> {
-  return filter(
-    parts,
-    (part, key) => isSame(part, others[key]) && !mentions(part, columns),
-  );
+  return filter(parts, (part, key) => isSame(part, others[key]));
 }
 
-/** Whether one of the names stands somewhere in it, as a word. */
-function mentions(part: unknown, names: string[] = []): boolean {
-  const text = JSON.stringify(part) ?? "";
+/** True when one of the names stands somewhere in the SQL, as a word. */
+function mentions(text: string | undefined, names: string[] = []): boolean {
+  if (!text) return false;
   return names.some((name) => {
     const word = name.replace(/[^\w\s]/g, "\\$&");
     return new RegExp(`(?<![\\w$])${word}(?![\\w$])`).test(text);
   });
+}
+
+function includesAny(names: string[], others: string[] = []): boolean {
+  return names.some((name) => others.includes(name));
 }
 
 function isSame(one: unknown, other: unknown): boolean {

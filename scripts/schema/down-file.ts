@@ -1,7 +1,7 @@
 // The SQL that takes a migration back, from the snapshots before and after it.
 // It is a draft to review: what cannot be brought back is said at its line.
 import { readWords, splitStatements } from "../migrations/statements";
-import { diffSnapshots } from "./diff-snapshots";
+import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
 import {
   applyRename,
   invertRename,
@@ -19,11 +19,21 @@ export async function diffRenamed(
   before: Snapshot,
   after: Snapshot,
   renames: Rename[],
+  options: DiffOptions = {},
 ): Promise<string[]> {
   const renamed = renames.reduce(applyRename, before);
+  // A schema that schema.ts does not export is not its to make or drop.
+  const known = { ...before.schemas, ...after.schemas };
+  const schemas = Object.entries(renamed.schemas).filter(
+    ([key]) => key in known,
+  );
   return [
-    ...printRenames(before, renames),
-    ...(await diffSnapshots(renamed, after)),
+    ...printRenames(before, after, renames),
+    ...(await diffSnapshots(
+      { ...renamed, schemas: Object.fromEntries(schemas) },
+      after,
+      options,
+    )),
   ];
 }
 

@@ -1,40 +1,216 @@
-// Loads drizzle-kit's own functions when they are first needed, for it is large;
-// with the one that reads a database, which drizzle-kit does not export.
-import { plugin } from "bun";
-import { failure } from "../lib/report";
+// drizzle-kit's own functions, loaded when they are first needed, for it is
+// large; and kept from harm: it packs names and expressions into one text and
+// cuts that at `;` and `--`, quotes types by guessing, and talks on stdout.
+// Seen in 0.31.11.
+import { quoteIdentifier } from "../lib/quote";
+import type { Snapshot, SnapshotColumn, SnapshotIndex } from "./snapshots";
 
-type DrizzleKit = typeof import("drizzle-kit/api") & {
-  pgPushIntrospect: (
-    db: { query(query: string, parameters?: string[]): Promise<object[]> },
-    filters: string[],
-    schemas: string[],
-  ) => Promise<{ schema: object }>;
-};
-
-let isOpened = false;
-
-/** Loads drizzle-kit/api (seen in 0.31.11). */
-export async function loadDrizzleKit(): Promise<DrizzleKit> {
-  if (!isOpened) open();
-  isOpened = true;
-  return (await import("drizzle-kit/api")) as DrizzleKit;
+/** Loads drizzle-kit/api. */
+export async function loadDrizzleKit() {
+  return await import("drizzle-kit/api");
 }
 
-function open(): void {
-  const exit = /terminal\.reject\(err2\);\s*process\.exit\(1\);/;
-  plugin({
-    name: "drizzle-kit, with its look into a database",
-    setup(build) {
-      build.onLoad({ filter: /drizzle-kit[\\/]api\.mjs$/ }, async (file) => {
-        const text = await Bun.file(file.path).text();
-        if (!exit.test(text) || !text.includes("var pgPushIntrospect ="))
-          throw failure("this version of drizzle-kit is not known", {
-            hint: "install the version that package.json names with `bun install`",
-          });
-        const mended = text.replace(exit, "throw err2;");
-        const contents = `${mended}\nexport { pgPushIntrospect };\n`;
-        return { contents, loader: "js" };
-      });
+/**
+ * The statements of drizzle-kit from one snapshot to another. It sees a mark in
+ * place of each expression, type and unusual name, and the marks are resolved in
+ * what it wrote.
+ */
+export async function writeStatements(
+  from: Snapshot,
+  to: Snapshot,
+): Promise<string[]> {
+  const { generateMigration } = await loadDrizzleKit();
+  const marks = makeMarks();
+  const written = await generateMigration(
+    mark(from, marks) as never,
+    mark(to, marks) as never,
+  );
+  return written.map((statement) => marks.resolve(statement));
+}
+
+/** Runs what may print and exit, and throws instead with what it printed. */
+export function withoutTalk<T>(work: () => T): T {
+  const { exit } = process;
+  const { log } = console;
+  const said: string[] = [];
+  console.log = (...parts: unknown[]) => void said.push(parts.join(" "));
+  process.exit = (() => {
+    const text = Bun.stripANSI(said.join(" ")).replace(/\s+/g, " ").trim();
+    throw new Error(text.replace(/^Warning /, ""));
+  }) as typeof exit;
+  try {
+    return work();
+  } finally {
+    process.exit = exit;
+    console.log = log;
+  }
+}
+
+/** The type of a column in SQL, with its schema where it is an enum. */
+export function printType({ type, typeSchema }: SnapshotColumn): string {
+  const [array = ""] = /(\[\d*\])+$/.exec(type) ?? [];
+  const name = type.slice(0, type.length - array.length);
+  if (typeSchema === undefined) {
+    // A name that only quotes keep; what else stands there is SQL.
+    const isName =
+      /^[\w-]+$/.test(name) && /[A-Z].*[a-z]|[a-z].*[A-Z]|-/.test(name);
+    return isName ? quoteIdentifier(name) + array : type;
+  }
+  const schema =
+    typeSchema === "public" ? "" : `${quoteIdentifier(typeSchema)}.`;
+  return `${schema}${quoteIdentifier(name)}${array}`;
+}
+
+/** A column or expression of an index, with its options. */
+function printIndexColumn(column: SnapshotIndex["columns"][number]): string {
+  const { expression, isExpression, asc, nulls = "last", opclass } = column;
+  const order = asc ? "" : " DESC";
+  const place = asc && nulls === "last" ? "" : ` NULLS ${nulls.toUpperCase()}`;
+  const name = isExpression ? expression : quoteIdentifier(expression);
+  return `${name}${opclass ? ` ${opclass}` : ""}${order}${place}`;
+}
+
+type Marks = ReturnType<typeof makeMarks>;
+
+/** Texts by their marks, and the other way round: a text has one mark. */
+function makeMarks() {
+  const texts: string[] = [];
+  const known = new Map<string, string>();
+  /** A piece of SQL. */
+  const sql = (text: string): string => {
+    const mark = known.get(text) ?? `\uE000${texts.push(text) - 1}\uE001`;
+    known.set(text, mark);
+    return mark;
+  };
+  return {
+    sql,
+    /** What drizzle-kit puts between double quotes. */
+    name: (text: string) =>
+      /^[\w $.]*$/.test(text) ? text : sql(text.replaceAll('"', '""')),
+    /** What it puts between single quotes, and doubles those in it, or not. */
+    value: (text: string) =>
+      text.includes("'") ? sql(text.replaceAll("'", "''")) : text,
+    /** What it would quote, unless it begins like a type that it knows. */
+    type: (column: SnapshotColumn) => `bit${sql(printType(column))}`,
+    resolve: (statement: string) =>
+      statement.replace(
+        /(?:bit)?\uE000(\d+)\uE001/g,
+        (_, index) => texts[index] ?? "",
+      ),
+  };
+}
+
+function mark(snapshot: Snapshot, marks: Marks): Snapshot {
+  const { name } = marks;
+  const sql = (text: string | undefined) =>
+    text === undefined ? undefined : marks.sql(text);
+  const key = ({ schema, name }: { schema: string; name: string }) =>
+    `${schema || "public"}.${name}`;
+  const place = <T extends { schema: string; name: string }>(part: T) => ({
+    ...part,
+    schema: name(part.schema),
+    name: name(part.name),
+  });
+  const policy = (part: Snapshot["policies"][string]) => ({
+    ...part,
+    name: name(part.name),
+    to: part.to?.map(name),
+    using: sql(part.using),
+    withCheck: sql(part.withCheck),
+    on: sql(part.on),
+  });
+  const column = (part: SnapshotColumn): SnapshotColumn => ({
+    ...part,
+    name: name(part.name),
+    type: marks.type(part),
+    typeSchema: undefined,
+    default: part.default === undefined ? undefined : sql(String(part.default)),
+    generated: part.generated && {
+      ...part.generated,
+      as: marks.sql(part.generated.as),
+    },
+    identity: part.identity && {
+      ...part.identity,
+      name: name(part.identity.name),
     },
   });
+  return {
+    ...snapshot,
+    tables: map(snapshot.tables, key, (table) => ({
+      ...place(table),
+      columns: map(table.columns, byName, column),
+      indexes: map(table.indexes, byName, (index) => ({
+        ...index,
+        name: name(index.name),
+        where: sql(index.where),
+        columns: index.columns.map((part) => ({
+          expression: marks.sql(printIndexColumn(part)),
+          isExpression: true,
+          asc: true,
+          nulls: "last",
+        })),
+      })),
+      foreignKeys: map(table.foreignKeys, byName, (reference) => ({
+        ...reference,
+        name: name(reference.name),
+        tableFrom: name(reference.tableFrom),
+        tableTo: name(reference.tableTo),
+        schemaTo: reference.schemaTo && name(reference.schemaTo),
+        columnsFrom: reference.columnsFrom.map(name),
+        columnsTo: reference.columnsTo.map(name),
+      })),
+      compositePrimaryKeys: map(table.compositePrimaryKeys, byName, (part) => ({
+        ...part,
+        name: name(part.name),
+        columns: part.columns.map(name),
+      })),
+      uniqueConstraints: map(table.uniqueConstraints, byName, (part) => ({
+        ...part,
+        name: name(part.name),
+        columns: part.columns.map(name),
+      })),
+      checkConstraints: map(table.checkConstraints, byName, (part) => ({
+        ...part,
+        name: name(part.name),
+        value: marks.sql(part.value),
+      })),
+      policies: map(table.policies, byName, policy),
+    })),
+    enums: map(snapshot.enums, key, (part) => ({
+      ...place(part),
+      values: part.values.map(marks.value),
+    })),
+    sequences: map(snapshot.sequences, key, place),
+    views: map(snapshot.views, key, (view) => ({
+      ...place(view),
+      columns: {},
+      definition: sql(view.definition),
+    })),
+    schemas: Object.fromEntries(
+      Object.values(snapshot.schemas).map((text) => [name(text), name(text)]),
+    ),
+    roles: map(snapshot.roles, byName, (role) => ({
+      ...role,
+      name: name(role.name),
+    })),
+    policies: map(snapshot.policies, byName, policy),
+  };
+}
+
+function byName({ name }: { name: string }): string {
+  return name;
+}
+
+/** Keys follow the names. */
+function map<T>(
+  parts: Record<string, T>,
+  key: (part: T) => string,
+  change: (part: T) => T,
+): Record<string, T> {
+  return Object.fromEntries(
+    Object.values(parts).map((part) => {
+      const changed = change(part);
+      return [key(changed), changed];
+    }),
+  );
 }

@@ -10,9 +10,9 @@ import type { Snapshot, SnapshotTable } from "./snapshots";
 
 /** One name that becomes another, or an object that moves to another schema. */
 export interface Rename {
-  kind: "schema" | "type" | "sequence" | "table" | "column";
+  kind: "schema" | "type" | "sequence" | "table" | "column" | "value";
   schema: string;
-  /** Of a column. */
+  /** Of a column; of a value, its enum. */
   table?: string;
   from: string;
   to: string;
@@ -65,6 +65,12 @@ export function listAmbiguities(
       Object.keys(after.tables[key]?.columns ?? {}),
       { kind: "column", schema: schema || "public", table: name },
     );
+  for (const [key, { name, schema, values }] of Object.entries(before.enums))
+    compare(values, after.enums[key]?.values ?? [], {
+      kind: "value",
+      schema,
+      table: name,
+    });
   return found;
 }
 
@@ -179,6 +185,7 @@ function spell(
 export function applyRename(snapshot: Snapshot, rename: Rename): Snapshot {
   const { kind, schema, from, to, toSchema = schema } = rename;
   if (kind === "column") return renameColumn(snapshot, rename);
+  if (kind === "value") return renameValue(snapshot, rename);
   if (kind === "schema") {
     const moved = [...PARTS].flatMap(([part, record]) =>
       Object.values(snapshot[record])
@@ -346,6 +353,43 @@ function renameColumn(
   };
 }
 
+/** A default keeps its value under the new name. */
+function renameValue(
+  snapshot: Snapshot,
+  { schema, table: name = "", from, to }: Rename,
+): Snapshot {
+  const key = `${schema}.${name}`;
+  const type = snapshot.enums[key];
+  if (!type?.values.includes(from)) return snapshot;
+  const values = type.values.map((value) => (value === from ? to : value));
+  const [old, next] = [from, to].map((value) => value.replaceAll("'", "''"));
+  const renamed = (text: unknown) =>
+    typeof text === "string"
+      ? text
+          .replaceAll(`'${old}'`, () => `'${next}'`)
+          .replaceAll(`"${old}"`, () => `"${next}"`)
+      : text;
+  return {
+    ...snapshot,
+    enums: { ...snapshot.enums, [key]: { ...type, values } },
+    tables: mapTables(snapshot.tables, (table) => ({
+      ...table,
+      columns: Object.fromEntries(
+        Object.entries(table.columns).map(([column, part]) => {
+          const isOfType =
+            part.typeSchema === schema &&
+            part.type.replace(/(\[\d*\])+$/, "") === name;
+          const changed = { ...part, default: renamed(part.default) };
+          return [
+            column,
+            isOfType && part.default !== undefined ? changed : part,
+          ];
+        }),
+      ),
+    })),
+  };
+}
+
 /** In expressions, which PostgreSQL keeps by column and not by text. */
 function requote(table: SnapshotTable, from: string, to: string) {
   const inJson = (text: string) => JSON.stringify(text).slice(1, -1);
@@ -365,14 +409,18 @@ export function invertRename(rename: Rename): Rename {
 /**
  * The SQL of renames, in their order, as drizzle-kit writes it.
  *
- * @param before the snapshot that they start from: a schema that it does not
- * have is made.
+ * @param before the snapshot that they start from: a schema that only the other
+ * one has is made.
  */
-export function printRenames(before: Snapshot, renames: Rename[]): string[] {
-  const schemas = new Set(["public", ...Object.values(before.schemas)]);
+export function printRenames(
+  before: Snapshot,
+  after: Snapshot,
+  renames: Rename[],
+): string[] {
+  const schemas = new Set(Object.values(before.schemas));
   return renames.flatMap((rename) => {
     const { toSchema = "public" } = rename;
-    const isMade = !schemas.has(toSchema);
+    const isMade = toSchema in after.schemas && !schemas.has(toSchema);
     schemas.add(toSchema);
     const made = isMade ? [`CREATE SCHEMA ${quoteIdentifier(toSchema)};`] : [];
     return [...made, printRename(rename)];
@@ -389,10 +437,16 @@ function printRename(rename: Rename): string {
     return `ALTER SCHEMA ${quoteIdentifier(from)} RENAME TO ${quoteIdentifier(to)};`;
   if (kind === "column")
     return `ALTER TABLE ${qualified(table ?? "")} RENAME COLUMN ${quoteIdentifier(from)} TO ${quoteIdentifier(to)};`;
+  if (kind === "value")
+    return `ALTER TYPE ${qualified(table ?? "")} RENAME VALUE ${literal(from)} TO ${literal(to)};`;
   const change = toSchema
     ? `SET SCHEMA ${quoteIdentifier(toSchema)}`
     : `RENAME TO ${quoteIdentifier(to)}`;
   return `ALTER ${kind.toUpperCase()} ${qualified(from)} ${change};`;
+}
+
+function literal(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`;
 }
 
 /** The renames in the SQL of a migration, in their order. */
@@ -420,6 +474,14 @@ function readRename(tokens: Token[]): Rename | undefined {
   if (words[0] === "SET" && words[1] === "SCHEMA")
     return { ...place, from: name, to: name, toSchema: readName(rest[2]) };
   if (words[0] !== "RENAME") return undefined;
+  if (kind === "TYPE" && words[1] === "VALUE")
+    return {
+      kind: "value",
+      schema,
+      table: name,
+      from: readName(rest[2]),
+      to: readName(rest[4]),
+    };
   if (words[1] === "TO") return { ...place, from: name, to: readName(rest[2]) };
   if (kind !== "TABLE" || words[1] === "CONSTRAINT") return undefined;
   const [from, , to] = rest.slice(words[1] === "COLUMN" ? 2 : 1);
@@ -434,6 +496,7 @@ function readRename(tokens: Token[]): Rename | undefined {
 
 function readName(token: Token | undefined): string {
   const text = token?.text ?? "";
+  if (text.startsWith("'")) return text.slice(1, -1).replaceAll("''", "'");
   return text.startsWith('"')
     ? text.slice(1, -1).replaceAll('""', '"')
     : text.toLowerCase();

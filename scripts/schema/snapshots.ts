@@ -1,11 +1,10 @@
 // drizzle-kit's snapshots: the schema that each migration leads to, as JSON.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../src/env";
-import { loadSchema, readProject } from "../../src/project";
+import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
 import { type Migration, nameFolder } from "../migrations/journal";
-import { loadDrizzleKit } from "./drizzle-kit";
 
 /** A schema, as drizzle-kit keeps it beside a migration (version 7). */
 export interface Snapshot {
@@ -18,10 +17,11 @@ export interface Snapshot {
   tables: Record<string, SnapshotTable>;
   enums: Record<string, { name: string; schema: string; values: string[] }>;
   views: Record<string, SnapshotView>;
-  sequences: Record<string, { name: string; schema: string }>;
+  sequences: Record<string, SnapshotSequence & { schema: string }>;
   schemas: Record<string, string>;
-  roles: Record<string, unknown>;
-  policies: Record<string, unknown>;
+  roles: Record<string, { name: string }>;
+  /** Of tables that schema.ts does not have. */
+  policies: Record<string, SnapshotPolicy>;
   /** What it says of renames, drizzle-kit leaves empty. */
   _meta: { schemas: object; tables: object; columns: object };
 }
@@ -34,9 +34,9 @@ export interface SnapshotTable {
   indexes: Record<string, SnapshotIndex>;
   foreignKeys: Record<string, SnapshotReference>;
   compositePrimaryKeys: Record<string, { name: string; columns: string[] }>;
-  uniqueConstraints: Record<string, { name: string; columns: string[] }>;
+  uniqueConstraints: Record<string, SnapshotUnique>;
   checkConstraints: Record<string, { name: string; value: string }>;
-  policies: Record<string, unknown>;
+  policies: Record<string, SnapshotPolicy>;
   isRLSEnabled: boolean;
 }
 
@@ -49,42 +49,74 @@ export interface SnapshotColumn {
   notNull: boolean;
   default?: unknown;
   generated?: { as: string; type: string };
-  identity?: object;
+  identity?: SnapshotSequence & { type: "always" | "byDefault" };
 }
 
-interface SnapshotIndex {
+export interface SnapshotIndex {
   name: string;
-  columns: { expression: string; isExpression: boolean; asc: boolean }[];
+  columns: {
+    expression: string;
+    isExpression: boolean;
+    asc: boolean;
+    nulls?: string;
+    opclass?: string;
+  }[];
   isUnique: boolean;
   concurrently: boolean;
+  method?: string;
   where?: string;
+  with?: Record<string, unknown>;
 }
 
-interface SnapshotReference {
+export interface SnapshotUnique {
+  name: string;
+  columns: string[];
+  nullsNotDistinct: boolean;
+}
+
+export interface SnapshotPolicy {
+  name: string;
+  as?: string;
+  for?: string;
+  to?: string[];
+  using?: string;
+  withCheck?: string;
+  on?: string;
+}
+
+/** A sequence, of its own or of an identity; numbers are texts. */
+export interface SnapshotSequence {
+  name: string;
+  increment?: string;
+  minValue?: string;
+  maxValue?: string;
+  startWith?: string;
+  cache?: string;
+  cycle?: boolean;
+}
+
+export interface SnapshotReference {
   name: string;
   tableFrom: string;
   tableTo: string;
   schemaTo?: string;
   columnsFrom: string[];
   columnsTo: string[];
+  onUpdate?: string;
   onDelete?: string;
 }
 
-interface SnapshotView {
+export interface SnapshotView {
   name: string;
   schema: string;
+  columns: Record<string, SnapshotColumn>;
   definition?: string;
   isExisting: boolean;
   materialized: boolean;
-}
-
-/** drizzle-kit leaves a quote inside of a JSON or array default as it is. */
-function quoteDefault(key: string, value: unknown): unknown {
-  if (key !== "default" || typeof value !== "string") return value;
-  return value.replace(
-    /^'([[{].*[\]}])'(?=$|::)/s,
-    (_, inner: string) => `'${inner.replaceAll("'", "''")}'`,
-  );
+  with?: Record<string, unknown>;
+  withNoData?: boolean;
+  using?: string;
+  tablespace?: string;
 }
 
 /** The schema as drizzle.config.ts names it, for messages. */
@@ -141,6 +173,23 @@ export function readSnapshot(tag: string): Snapshot | undefined {
   return fillIn(snapshot);
 }
 
+/** Every snapshot of the folder that can be read, whatever the journal says. */
+export function readSnapshots(): Snapshot[] {
+  const folder = join(root, nameFolder(), "meta");
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .filter((name) => name.endsWith("_snapshot.json"))
+    .flatMap((name) => {
+      try {
+        const text = readFileSync(join(folder, name), "utf8");
+        const snapshot: Snapshot = JSON.parse(text);
+        return snapshot.version === "7" ? [fillIn(snapshot)] : [];
+      } catch {
+        return []; // db:check names it
+      }
+    });
+}
+
 /** Older versions of drizzle-kit leave out what they did not know. */
 function fillIn(snapshot: Snapshot): Snapshot {
   const missing = { policies: {}, checkConstraints: {}, isRLSEnabled: false };
@@ -148,11 +197,22 @@ function fillIn(snapshot: Snapshot): Snapshot {
     key,
     { ...missing, ...table },
   ]);
-  return {
+  return nameEnums({
     ...emptySnapshot,
     ...snapshot,
     tables: Object.fromEntries(tables),
-  };
+  });
+}
+
+/** drizzle-kit does not say that a column is of an enum of TypeScript. */
+export function nameEnums(snapshot: Snapshot): Snapshot {
+  const schemas = new Map(
+    Object.values(snapshot.enums).map(({ name, schema }) => [name, schema]),
+  );
+  for (const { columns } of Object.values(snapshot.tables))
+    for (const column of Object.values(columns))
+      column.typeSchema ??= schemas.get(column.type.replace(/(\[\d*\])+$/, ""));
+  return snapshot;
 }
 
 /**
@@ -202,39 +262,5 @@ function readPrevId(tag: string): string | undefined {
       .prevId;
   } catch {
     return undefined;
-  }
-}
-
-/**
- * The schema that schema.ts describes.
- *
- * @throws when schema.ts cannot be loaded.
- */
-export async function describeSchema(prevId: string): Promise<Snapshot> {
-  const { generateDrizzleJson } = await loadDrizzleKit();
-  try {
-    const {
-      id,
-      prevId: parent,
-      ...rest
-    } = generateDrizzleJson(
-      await loadSchema(),
-      prevId,
-      undefined,
-      readProject().casing,
-    );
-    return JSON.parse(
-      JSON.stringify({ id, prevId: parent, ...rest }),
-      quoteDefault,
-    );
-  } catch (error) {
-    // Bun puts what does not parse into a list.
-    const { message, errors = [] } = error as AggregateError;
-    const [first] = errors as (Error & { position?: { line: number } })[];
-    const line = first?.position ? `:${first.position.line}` : "";
-    throw failure(
-      `${nameSchema()}${line} cannot be loaded: ${first?.message ?? message}`,
-      { code: "SCHEMA_INVALID", hint: "`bun run check` says more" },
-    );
   }
 }

@@ -1,0 +1,154 @@
+// What schema.ts describes, as drizzle-kit's snapshot; and right where
+// drizzle-kit is not: in values that need quotes, big integers, parameters.
+import { is, SQL, sql } from "drizzle-orm";
+import {
+  getTableConfig,
+  PgArray,
+  PgDialect,
+  PgTable,
+  type PgColumn,
+} from "drizzle-orm/pg-core";
+import { loadSchema, type Project, readProject } from "../../src/project";
+import { failure } from "../lib/report";
+import { loadDrizzleKit, withoutTalk } from "./drizzle-kit";
+import { nameEnums, nameSchema, type Snapshot } from "./snapshots";
+
+/**
+ * The schema that schema.ts describes.
+ *
+ * @throws when schema.ts cannot be loaded.
+ */
+export async function describeSchema(prevId: string): Promise<Snapshot> {
+  try {
+    const { casing } = readProject();
+    return await describeExports(await loadSchema(), prevId, casing);
+  } catch (error) {
+    // Bun puts what does not parse into a list.
+    const { message, errors = [] } = error as AggregateError;
+    const [first] = errors as (Error & { position?: { line: number } })[];
+    const line = first?.position ? `:${first.position.line}` : "";
+    throw failure(
+      `${nameSchema()}${line} cannot be loaded: ${first?.message ?? message}`,
+      { code: "SCHEMA_INVALID", hint: "`bun run check` says more" },
+    );
+  }
+}
+
+/** The snapshot of what a schema's module exports. */
+export async function describeExports(
+  exported: Record<string, unknown>,
+  prevId: string,
+  casing?: Project["casing"],
+): Promise<Snapshot> {
+  const { generateDrizzleJson } = await loadDrizzleKit();
+  const tables = Object.values(exported).filter((value) => is(value, PgTable));
+  const names = tables.flatMap(listNames);
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (twice) throw new Error(`${twice} is there twice`);
+  for (const table of tables)
+    for (const column of getTableConfig(table).columns)
+      try {
+        const text = printDefault(column);
+        if (text) Object.assign(column, { default: text });
+      } catch (error) {
+        const place = `${getTableConfig(table).name}.${column.name}`;
+        throw new Error(`default of ${place}: ${(error as Error).message}`);
+      }
+
+  const { sqlToQuery } = PgDialect.prototype;
+  PgDialect.prototype.sqlToQuery = function (query, ...rest) {
+    return sqlToQuery.call(this, query.inlineParams(), ...rest);
+  };
+  try {
+    const {
+      id,
+      prevId: parent,
+      ...snapshot
+    } = withoutTalk(() => generateDrizzleJson(exported, prevId));
+    return nameEnums(
+      JSON.parse(JSON.stringify({ id, prevId: parent, ...snapshot })),
+    );
+  } finally {
+    PgDialect.prototype.sqlToQuery = sqlToQuery;
+  }
+}
+
+/** What must not be there twice; drizzle-kit says only that something is. */
+function listNames(table: PgTable): string[] {
+  const { name, schema = "public", indexes, ...parts } = getTableConfig(table);
+  const own = [
+    ...parts.checks.map((check) => `the check ${check.name}`),
+    ...parts.policies.map((policy) => `the policy ${policy.name}`),
+    ...parts.uniqueConstraints.map((key) => `the unique key ${key.getName()}`),
+  ];
+  return [
+    `the table ${schema}.${name}`,
+    ...own.map((part) => `${part} of ${schema}.${name}`),
+    ...indexes.flatMap(({ config }) =>
+      config.name ? [`the index ${schema}.${config.name}`] : [],
+    ),
+  ];
+}
+
+/** The SQL of a default, where drizzle-kit's would be wrong. */
+function printDefault(column: PgColumn): SQL | undefined {
+  const { default: value } = column;
+  if (value === undefined) return undefined;
+  const type = column.getSQLType();
+  if (is(value, SQL))
+    return sql.raw(new PgDialect().sqlToQuery(value.inlineParams()).sql);
+  if (typeof value === "bigint") return sql.raw(String(value));
+  if (typeof value === "number" && !Number.isFinite(value))
+    return sql.raw(quote(String(value)));
+  if (/^jsonb?$/.test(type))
+    return isJson(value)
+      ? undefined
+      : sql.raw(`${quote(JSON.stringify(value))}::${type}`);
+  if (is(column, PgArray) && Array.isArray(value))
+    return sql.raw(quote(printArray(value, column)));
+  if (value instanceof Uint8Array)
+    return sql.raw(`'\\x${Buffer.from(value).toString("hex")}'`);
+  if (typeof value !== "object" || value instanceof Date) return undefined;
+  const driven = column.mapToDriverValue(value);
+  return is(driven, SQL) ? driven : sql.raw(quote(String(driven)));
+}
+
+/** A string that is JSON already is taken for it, as drizzle-kit does. */
+function isJson(value: unknown): boolean {
+  if (typeof value !== "string") return false;
+  try {
+    JSON.parse(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO */
+function printArray(values: unknown[], column: PgColumn): string {
+  const base = is(column, PgArray) ? (column.baseColumn as PgColumn) : column;
+  const items = values.map((value) => {
+    if (value === null || value === undefined) return "NULL";
+    if (Array.isArray(value) && is(base, PgArray))
+      return printArray(value, base);
+    const driven =
+      value instanceof Date
+        ? printDate(value, base)
+        : base.mapToDriverValue(value);
+    if (/^(number|bigint|boolean)$/.test(typeof driven)) return String(driven);
+    return `"${String(driven).replace(/["\\]/g, "\\$&")}"`;
+  });
+  return `{${items.join(",")}}`;
+}
+
+/** As drizzle-kit has it, so that older snapshots stay the same. */
+function printDate(value: Date, column: PgColumn): string {
+  const text = value.toISOString();
+  const type = column.getSQLType();
+  if (type === "date") return text.slice(0, 10);
+  return type === "timestamp" ? text.replace("T", " ").slice(0, 23) : text;
+}
+
+function quote(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`;
+}

@@ -1,0 +1,83 @@
+// A view that is made again loses what only the database knows of it. The
+// statements carry that over the gap themselves: in a setting of the session.
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import type { SnapshotView } from "./snapshots";
+
+/**
+ * Adds the statements that keep indexes, privileges, comments, triggers and
+ * owners of these views, and give them back.
+ *
+ * @param views those that the statements drop and make again.
+ * @param history the SQL of earlier migrations: privileges on a plain view that
+ * are in none of them were granted by hand, and are not kept.
+ */
+export function keepExtras(
+  statements: string[],
+  views: SnapshotView[],
+  history?: string,
+): string[] {
+  const made = views.filter(({ isExisting }) => !isExisting);
+  const isGranted = ({ name, materialized }: SnapshotView) =>
+    materialized ||
+    history === undefined ||
+    granted.some((text) => text.includes(name) || /\ball tables\b/i.test(text));
+  const granted = history?.match(/\bgrant\b[^;]*/gi) ?? [];
+  const names = made.map(printName);
+  const ungranted = made.filter((view) => !isGranted(view)).map(printName);
+  if (names.length === 0) return statements;
+  const first = statements.findIndex((text) =>
+    /^DROP (MATERIALIZED )?VIEW /.test(text),
+  );
+  const last = statements.findLastIndex((text) =>
+    /^CREATE (MATERIALIZED )?VIEW /.test(text),
+  );
+  return [
+    ...statements.slice(0, first),
+    printKeep(names, ungranted),
+    ...statements.slice(first, last + 1),
+    GIVE_BACK,
+    ...statements.slice(last + 1),
+  ];
+}
+
+function printName({ schema, name }: SnapshotView): string {
+  return `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
+}
+
+function printKeep(names: string[], ungranted: string[]): string {
+  const list = (of: string[]) =>
+    of.map((name) => quoteLiteral(name)).join(", ");
+  const lost =
+    ungranted.length > 0
+      ? `-- Loses: privileges on ${ungranted.join(", ")}, which no migration granted.\n`
+      : "";
+  const isGranted =
+    ungranted.length > 0
+      ? ` AND view <> ALL (ARRAY[${list(ungranted)}]::regclass[])`
+      : "";
+  return `${lost}-- Keeps indexes, privileges, comments, triggers and owners of the views that are made again.
+SELECT set_config('kept.views', coalesce(jsonb_agg(statement ORDER BY place)::text, '[]'), false)
+FROM unnest(ARRAY[${list(names)}]::regclass[]) AS view JOIN pg_class ON pg_class.oid = view CROSS JOIN LATERAL (
+  SELECT 1, format('ALTER TABLE %s OWNER TO %s', view, relowner::regrole) WHERE relowner <> current_user::regrole
+  UNION ALL SELECT 2, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = view
+  UNION ALL SELECT 3, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = view AND NOT tgisinternal
+  UNION ALL SELECT 4, format('GRANT %s%s ON %s TO %s%s', privilege_type, ' (' || quote_ident(attname) || ')', view,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)
+    FROM (SELECT NULL, relacl UNION ALL SELECT attname, attacl FROM pg_attribute WHERE attrelid = view) AS granted (attname, acl),
+      aclexplode(acl) WHERE grantee <> relowner${isGranted}
+  UNION ALL SELECT 5, format('COMMENT ON %s%s IS %L', CASE WHEN attname IS NOT NULL THEN 'COLUMN ' WHEN relkind = 'm' THEN 'MATERIALIZED VIEW ' ELSE 'VIEW ' END,
+    view || coalesce('.' || quote_ident(attname), ''), description)
+    FROM pg_description LEFT JOIN pg_attribute ON attrelid = view AND attnum = objsubid AND objsubid > 0
+    WHERE objoid = view AND classoid = 'pg_class'::regclass
+) AS kept (place, statement);`;
+}
+
+const GIVE_BACK = `DO $$ DECLARE statement text; BEGIN
+  FOR statement IN SELECT jsonb_array_elements_text(current_setting('kept.views')::jsonb) LOOP
+    BEGIN
+      EXECUTE statement;
+    EXCEPTION WHEN undefined_column THEN
+      RAISE WARNING 'the view has no such column any more, lost: %', statement;
+    END;
+  END LOOP;
+END $$;`;
