@@ -16,6 +16,7 @@ import {
   readCatalog,
   respell,
 } from "./migrations/catalog";
+import { refuseElsewhere } from "./migrations/elsewhere";
 import type { Migration } from "./migrations/journal";
 import { createTables, logDone, logForgotten } from "./migrations/log";
 import {
@@ -49,6 +50,7 @@ async function recordPending(): Promise<void> {
   const plan = await readPlan(sql);
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
+  await refuseElsewhere(sql, plan);
   const wanted = selectPending(plan, values.to);
   const differences = wanted.length > 0 ? await compare(plan, wanted) : [];
   for (const difference of differences) print(describeDifference(difference));

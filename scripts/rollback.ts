@@ -21,6 +21,7 @@ import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
 import { failure, note, print, printJson, refusal } from "./lib/report";
 import { type Applied, toScript } from "./migrations/apply";
+import { refuseElsewhere } from "./migrations/elsewhere";
 import { hashText, type Migration } from "./migrations/journal";
 import { createTables, type LogEntry } from "./migrations/log";
 import { countLosses } from "./migrations/losses";
@@ -81,6 +82,7 @@ interface Undo {
 
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
+  await refuseElsewhere(sql, plan);
   refusePartial(plan, "db:rollback");
   const undos = selectApplied(plan).map((migration) => ({
     migration,

@@ -16,6 +16,7 @@ import {
   readCatalog,
   respell,
 } from "./catalog";
+import { refuseElsewhere } from "./elsewhere";
 import { hashText, type Migration, nameDownFile } from "./journal";
 import { listPartial, type Plan, readPlan } from "./plan";
 import { copyDefaultPrivileges, replayMigrations } from "./replay";
@@ -32,6 +33,7 @@ export async function checkDatabase(
   scratchAddress: DatabaseAddress,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
+  await refuseElsewhere(sql, plan);
   const records = checkRecords(plan);
   const isComparable = plan.unknown.length === 0 && plan.partial.size === 0;
   const tried = await withScratchDatabase(
