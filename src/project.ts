@@ -3,7 +3,7 @@
 // folder or a table.
 import { existsSync, globSync, readdirSync, statSync } from "node:fs";
 import Module, { createRequire } from "node:module";
-import { join, relative, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { misconfigured } from "./database-url";
 import { readVariables, root } from "./env";
@@ -115,10 +115,12 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
   const { log, info } = console;
   const restore = provideDefineConfig();
+  const cwd = process.cwd();
   // Its credentials are not used, so a t3 application's other variables may be missing.
   const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
   Object.assign(process.env, readVariables(), quiet);
   console.log = console.info = () => {};
+  process.chdir(dirname(file)); // where drizzle-kit is run
   try {
     const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
@@ -131,6 +133,7 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   } finally {
     Object.assign(console, { log, info });
     restore();
+    process.chdir(cwd);
     for (const variable of Object.keys(process.env))
       if (!(variable in before)) delete process.env[variable];
     Object.assign(process.env, before);
