@@ -118,7 +118,7 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   const cwd = process.cwd();
   // Its credentials are not used, so a t3 application's other variables may be missing.
   const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
-  Object.assign(process.env, readVariables(), quiet);
+  Object.assign(process.env, readVariables(dirname(file)), quiet);
   console.log = console.info = () => {};
   process.chdir(dirname(file)); // where drizzle-kit is run
   try {
