@@ -140,17 +140,28 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   }
 }
 
+/** What is used of Bun, whose types an application on Node does not have. */
+interface BunPlugins {
+  plugin(plugin: {
+    name: string;
+    setup(build: {
+      module(
+        name: string,
+        load: () => { exports: object; loader: "object" },
+      ): unknown;
+    }): void;
+  }): unknown;
+}
+
 /** `defineConfig` answers what it is given: drizzle-kit need not be installed. */
 function provideDefineConfig(): () => void {
   const kit = { defineConfig: (config: object) => config };
-  if (process.versions.bun) {
-    Bun.plugin({
+  const { Bun: bun } = globalThis as { Bun?: BunPlugins };
+  if (bun) {
+    const load = () => ({ exports: kit, loader: "object" as const });
+    bun.plugin({
       name: "defineConfig",
-      setup: (build) =>
-        void build.module("drizzle-kit", () => ({
-          exports: kit,
-          loader: "object",
-        })),
+      setup: (build) => void build.module("drizzle-kit", load),
     });
     return () => {};
   }
