@@ -50,7 +50,9 @@ export function findNeeds(programs: string[]): Needs {
     for (const [, path = ""] of text.matchAll(
       /\b(?:from|import\(?)\s*"([^"]+)"/g,
     ))
-      if (path.startsWith(".")) visit(resolveImport(file, path));
+      if (path.endsWith("drizzle.config"))
+        continue; // the application's own
+      else if (path.startsWith(".")) visit(resolveImport(file, path));
       else names.add(/^(@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? path);
     for (const other of listNamed(file, text)) visit(other);
   };
