@@ -87,5 +87,9 @@ if (!isClean) process.exitCode = FINDINGS;
 
 /** A number that is repeated in the journal changes nothing, and stays. */
 function isHarmless(code: string): boolean {
-  return code.startsWith("duplicate_") || code === "respaced";
+  return (
+    code.startsWith("duplicate_") ||
+    code === "respaced" ||
+    code === "down_left_behind"
+  );
 }
