@@ -9,6 +9,7 @@ import { requireDirect } from "./lib/pooler";
 import { advise, FINDINGS, note, print, printJson } from "./lib/report";
 import { type Recorded, recordOf, toScript } from "./migrations/apply";
 import { type Difference, describeDifference } from "./migrations/catalog";
+import { refuseElsewhere } from "./migrations/elsewhere";
 import type { Migration } from "./migrations/journal";
 import { createTables, logDone, logForgotten } from "./migrations/log";
 import { findDifferences, listMade } from "./migrations/ours";
@@ -45,6 +46,7 @@ async function recordPending(): Promise<void> {
   const plan = await readPlan(sql);
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
+  await refuseElsewhere(sql, plan);
   const wanted = selectPending(plan, values.to);
   const differences = wanted.length > 0 ? await compare(plan, wanted) : [];
   for (const difference of differences) print(describeDifference(difference));

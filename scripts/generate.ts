@@ -4,14 +4,17 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readEnv, root } from "../src/env";
+import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween } from "./lib/consent";
 import { jsonFlag, readOptions } from "./lib/options";
 import { advise, note, print, printJson, refusal } from "./lib/report";
+import { listFolders } from "./migrations/folders";
 import {
   type Migration,
   readMigrations,
   nameDownFile,
+  nameFolder,
   nameJournal,
 } from "./migrations/journal";
 import { planMigrations, readRecords } from "./migrations/plan";
@@ -71,6 +74,7 @@ if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
 
 readEnv(); // so that a malformed one is said here as everywhere
+refuseFolders();
 const migrations = readMigrationsIfAny();
 const fork = findFork(migrations);
 if (values.down) await writeMissingDownFiles();
@@ -78,6 +82,17 @@ else if (values.rebase) await rebase(fork);
 else if (fork) throw forked(fork);
 else if (values.custom) await generateCustom();
 else await generate(migrations, name);
+
+/** A second journal beside them would count for every command. */
+function refuseFolders(): void {
+  if (listFolders(readProject().migrationsFolder).length === 0) return;
+  throw refusal(
+    `${nameFolder()} has the layout of drizzle-kit 1.0, and db:generate writes that of 0.31`,
+    {
+      hint: "generate with drizzle-kit 1.0 itself, `drizzle-kit generate`, and write `down.sql` beside `migration.sql`",
+    },
+  );
+}
 
 function readMigrationsIfAny(): Migration[] {
   return existsSync(join(root, nameJournal())) ? readMigrations() : [];

@@ -64,7 +64,9 @@ async function migrate(): Promise<void> {
 /** Reads the records anew: another run may have applied some meanwhile. */
 async function applyUnderLock(watch: Watch): Promise<void> {
   const { applyPending } = await import("./migrations/apply");
+  const { refuseElsewhere } = await import("./migrations/elsewhere");
   const plan = await readPlan(sql);
+  await refuseElsewhere(sql, plan);
   const applied: Applied[] = [];
   const onApplied = (migration: Applied) => {
     applied.push(migration);
@@ -94,9 +96,11 @@ function finish(plan: Plan, applied: Applied[]): void {
 }
 
 async function showPending(): Promise<void> {
+  const { refuseElsewhere } = await import("./migrations/elsewhere");
   const plan = await readPlan(sql);
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
+  await refuseElsewhere(sql, plan);
   const wanted = selectPending(plan, values.to);
   for (const migration of wanted) {
     const { tag, text } = migration;

@@ -21,7 +21,8 @@ import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
 import { failure, note, print, printJson, refusal } from "./lib/report";
 import { type Applied, toScript } from "./migrations/apply";
-import { hashText, type Migration } from "./migrations/journal";
+import { refuseElsewhere } from "./migrations/elsewhere";
+import { hashText, type Migration, nameDownFile } from "./migrations/journal";
 import { createTables, type LogEntry } from "./migrations/log";
 import { countLosses } from "./migrations/losses";
 import { type Plan, readPlan, refusePartial } from "./migrations/plan";
@@ -81,6 +82,7 @@ interface Undo {
 
 async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
+  await refuseElsewhere(sql, plan);
   refusePartial(plan, "db:rollback");
   const undos = selectApplied(plan).map((migration) => ({
     migration,
@@ -129,8 +131,8 @@ function selectApplied({ migrations, applied, partial }: Plan): Migration[] {
   return newestFirst.slice(0, kept);
 }
 
-function readDownScript({ tag, file }: Migration): Script {
-  const down = file.replace(/\.sql$/, ".down.sql");
+function readDownScript({ tag }: Migration): Script {
+  const down = nameDownFile(tag);
   let text: string;
   try {
     text = readFileSync(join(root, down), "utf8");

@@ -4,6 +4,7 @@ import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions } from "./lib/options";
 import { FINDINGS, note, print, printJson } from "./lib/report";
+import { findElsewhere } from "./migrations/elsewhere";
 import { readLog } from "./migrations/log";
 import { listPartial, readPlan, stateOf } from "./migrations/plan";
 
@@ -18,6 +19,7 @@ readOptions(usage, {
 const env = readEnv();
 await using sql = await openConnection(env.direct, "db:migrate:status");
 const plan = await readPlan(sql);
+const elsewhere = await findElsewhere(sql, plan);
 const log = await readLog(sql);
 const known = plan.migrations.map((migration) => {
   const { tag, when } = migration;
@@ -44,6 +46,14 @@ const unknown = plan.unknown.map(({ when }) => ({
 }));
 const migrations = [...known, ...unknown];
 const problems = [
+  ...(elsewhere
+    ? [
+        {
+          code: "records_elsewhere",
+          message: `${elsewhere.message}: ${elsewhere.hint}`,
+        },
+      ]
+    : []),
   ...plan.modified.map(({ tag, file }) => ({
     code: "modified",
     tag,
@@ -77,5 +87,9 @@ if (!isClean) process.exitCode = FINDINGS;
 
 /** A number that is repeated in the journal changes nothing, and stays. */
 function isHarmless(code: string): boolean {
-  return code.startsWith("duplicate_") || code === "respaced";
+  return (
+    code.startsWith("duplicate_") ||
+    code === "respaced" ||
+    code === "down_left_behind"
+  );
 }

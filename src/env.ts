@@ -93,12 +93,18 @@ export function readEnv(
   };
 }
 
-/** Returns every variable, with the value that wins. */
-export function readVariables(): Record<string, string | undefined> {
-  const variables: Record<string, string | undefined> = {};
-  for (const layer of readLayers(root, process.env).toReversed())
+/**
+ * Returns every variable, with the value that wins. Whichever of its names the
+ * URL has, the others that are not set have it, too.
+ */
+export function readVariables(folder = root): Layer["variables"] {
+  const variables: Layer["variables"] = {};
+  for (const layer of readLayers(folder, process.env).toReversed())
     for (const [name, value] of Object.entries(layer.variables))
       if (value?.trim()) variables[name] = value;
+  const urls = names.url.filter((name) => !name.endsWith("_FILE"));
+  const url = urls.map((name) => variables[name]).find(Boolean);
+  if (url) for (const name of urls) variables[name] ??= url;
   return variables;
 }
 

@@ -3,7 +3,7 @@
 // folder or a table.
 import { existsSync, globSync, readdirSync, statSync } from "node:fs";
 import Module, { createRequire } from "node:module";
-import { join, relative, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { misconfigured } from "./database-url";
 import { readVariables, root } from "./env";
@@ -115,10 +115,12 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
   const { log, info } = console;
   const restore = provideDefineConfig();
+  const cwd = process.cwd();
   // Its credentials are not used, so a t3 application's other variables may be missing.
   const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
-  Object.assign(process.env, readVariables(), quiet);
+  Object.assign(process.env, readVariables(dirname(file)), quiet);
   console.log = console.info = () => {};
+  process.chdir(dirname(file)); // where drizzle-kit is run
   try {
     const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
@@ -131,23 +133,35 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   } finally {
     Object.assign(console, { log, info });
     restore();
+    process.chdir(cwd);
     for (const variable of Object.keys(process.env))
       if (!(variable in before)) delete process.env[variable];
     Object.assign(process.env, before);
   }
 }
 
+/** What is used of Bun, whose types an application on Node does not have. */
+interface BunPlugins {
+  plugin(plugin: {
+    name: string;
+    setup(build: {
+      module(
+        name: string,
+        load: () => { exports: object; loader: "object" },
+      ): unknown;
+    }): void;
+  }): unknown;
+}
+
 /** `defineConfig` answers what it is given: drizzle-kit need not be installed. */
 function provideDefineConfig(): () => void {
   const kit = { defineConfig: (config: object) => config };
-  if (process.versions.bun) {
-    Bun.plugin({
+  const { Bun: bun } = globalThis as { Bun?: BunPlugins };
+  if (bun) {
+    const load = () => ({ exports: kit, loader: "object" as const });
+    bun.plugin({
       name: "defineConfig",
-      setup: (build) =>
-        void build.module("drizzle-kit", () => ({
-          exports: kit,
-          loader: "object",
-        })),
+      setup: (build) => void build.module("drizzle-kit", load),
     });
     return () => {};
   }

@@ -172,7 +172,8 @@ export function isLost(error: unknown): boolean {
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
   // `await using` met an error in closing, after the one that counts.
-  if (thrown instanceof SuppressedError) return report(thrown.suppressed);
+  if (thrown.name === "SuppressedError" && "suppressed" in thrown)
+    return report(thrown.suppressed as Error);
   if (isCleaningUp()) return; // what it cleans up was in use
   // postgres.js writes to a socket that is gone; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {

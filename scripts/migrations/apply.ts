@@ -4,6 +4,7 @@ import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
+import { nameInFolders } from "./folders";
 import type { Migration } from "./journal";
 import { createTables, touchesRecords } from "./log";
 import {
@@ -89,7 +90,9 @@ export function toScript(
 }
 
 /** What a record holds: a migration's, or what was recorded before an edit. */
-export type Recorded = Pick<MigrationRecord, "hash" | "when">;
+export type Recorded = Pick<MigrationRecord, "hash" | "when" | "name"> & {
+  tag?: string;
+};
 
 /**
  * SQL that adds the record of a migration, unless its file has done so itself.
@@ -112,7 +115,32 @@ export function recordOf(migration: Migration, recorded: Recorded[]): string {
         where hash = ${quoteLiteral(hash)}
           and created_at is not distinct from ${when})`;
   });
-  return [...(isMeddling ? [createTables()] : []), ...inserts].join(";");
+  return [
+    ...(isMeddling ? [createTables()] : []),
+    ...inserts,
+    fillNames(entries),
+  ].join(";");
+}
+
+/** SQL for a table that drizzle-orm 1.0 has upgraded: it runs a migration again
+ * whose record has no name. */
+function fillNames(recorded: Recorded[]): string {
+  const { sql } = readProject().records;
+  const updates = recorded.map(({ tag, hash, when, name }) => {
+    const folder = tag ? nameInFolders({ tag, when }) : name;
+    return folder
+      ? `update ${sql} set name = ${quoteLiteral(folder)}
+      where name is null and hash = ${quoteLiteral(hash)} and created_at = ${when};`
+      : "";
+  });
+  return `do $name$ begin
+    if exists (
+      select from pg_catalog.pg_attribute
+      where attrelid = ${quoteLiteral(sql)}::regclass and attname = 'name' and not attisdropped
+    ) then
+      ${updates.join("\n      ")}
+    end if;
+  end $name$`;
 }
 
 async function proveRecorded(

@@ -9,6 +9,7 @@ import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
 import { toScript } from "./apply";
 import { compareCatalogs, describeDifference, readCatalog } from "./catalog";
+import { refuseElsewhere } from "./elsewhere";
 import { hashText, type Migration, nameDownFile } from "./journal";
 import { findDifferences, listMade, type Made } from "./ours";
 import { listPartial, type Plan, readPlan } from "./plan";
@@ -37,6 +38,7 @@ export async function checkDatabase(
   startServer: (major: number) => Promise<TemporaryServer | undefined>,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
+  await refuseElsewhere(sql, plan);
   const records = checkRecords(plan);
   const isComparable = plan.unknown.length === 0 && plan.partial.size === 0;
   const applied = plan.migrations.filter((m) => plan.applied.has(m));

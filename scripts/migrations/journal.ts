@@ -1,10 +1,11 @@
 // Reads drizzle's journal and the files that it names. Reads only.
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { root } from "../../src/env";
 import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
+import { listFolders, readStamp } from "./folders";
 
 /** An entry of the journal, with its file. */
 export interface Migration {
@@ -31,6 +32,8 @@ const CONFLICT = "a merge has left its conflict in it";
 export function readMigrations(
   folder = readProject().migrationsFolder,
 ): Migration[] {
+  const folders = listFolders(folder);
+  if (folders.length > 0) return readFolders(folder, folders);
   const journal = nameJournal(folder);
   const invalid = (message: string) =>
     failure(message, {
@@ -63,6 +66,15 @@ export function readMigrations(
   });
 }
 
+/** The same for the layout of drizzle-kit 1.0. */
+function readFolders(folder: string, names: string[]): Migration[] {
+  return names.map((tag, idx) => {
+    const file = relative(root, join(folder, tag, "migration.sql"));
+    const text = readMigrationFile(file, tag);
+    return { tag, idx, when: readStamp(tag), file, text, hash: hashText(text) };
+  });
+}
+
 function readMigrationFile(file: string, tag: string): string {
   try {
     return readFileSync(join(root, file), "utf8");
@@ -87,12 +99,18 @@ export function nameJournal(folder?: string): string {
 
 /** The path of a migration's SQL, from the project's root. */
 export function nameUpFile(tag: string): string {
-  return join(nameFolder(), `${tag}.sql`);
+  const file = isInFolder(tag) ? `${tag}/migration.sql` : `${tag}.sql`;
+  return join(nameFolder(), file);
 }
 
 /** The path of the SQL that takes a migration back, from the project's root. */
 export function nameDownFile(tag: string): string {
-  return join(nameFolder(), `${tag}.down.sql`);
+  const file = isInFolder(tag) ? `${tag}/down.sql` : `${tag}.down.sql`;
+  return join(nameFolder(), file);
+}
+
+function isInFolder(tag: string): boolean {
+  return existsSync(join(root, nameFolder(), tag, "migration.sql"));
 }
 
 /** As drizzle-orm hashes a file: sha256, in hex. */

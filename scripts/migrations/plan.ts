@@ -1,11 +1,19 @@
 // Compares the journal with the records in the database, and tells which
 // migrations are applied: by the set of records, never by the newest of them
 // (drizzle-orm#5769). Reads only.
+import { join } from "node:path";
 import type { Sql } from "postgres";
+import { root } from "../../src/env";
 import { readProject } from "../../src/project";
 import { hasTable } from "../lib/has-table";
 import { failure, note, refusal } from "../lib/report";
-import { hashText, type Migration, readMigrations } from "./journal";
+import { findLeftDownFiles, nameInFolders } from "./folders";
+import {
+  hashText,
+  type Migration,
+  nameFolder,
+  readMigrations,
+} from "./journal";
 import { type LogEntry, readLog } from "./log";
 import { hashStatements, splitStatements } from "./statements";
 
@@ -14,6 +22,8 @@ export interface MigrationRecord {
   id: number;
   hash: string;
   when: number;
+  /** The migration's folder, where drizzle-orm 1.0 has upgraded the table. */
+  name?: string | null;
 }
 
 /** Something to say about a migration that keeps nothing from running. */
@@ -49,8 +59,8 @@ export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
   const table = readProject().records.sql;
   if (!(await hasTable(sql, table))) return [];
   return await sql.unsafe<MigrationRecord[]>(`
-    select id, hash, created_at::float8 as when
-    from ${table} order by id`);
+    select id, hash, created_at::float8 as when, to_jsonb(record) ->> 'name' as name
+    from ${table} as record order by id`);
 }
 
 /**
@@ -119,10 +129,15 @@ export function planMigrations(
 function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
   const applied = new Map<Migration, MigrationRecord>();
   const left = new Set(records);
+  type Key = Omit<MigrationRecord, "id"> & { tag?: string };
+  const toSecond = (when: number) => Math.floor(when / 1000);
   const rounds = [
-    ({ when, hash }: { when: number; hash: string }) => `${when} ${hash}`,
-    ({ when }: { when: number }) => String(when),
-    ({ hash }: { hash: string }) => hash,
+    ({ name, tag = "", when }: Key) => name ?? nameInFolders({ tag, when }),
+    ({ when, hash }: Key) => `${when} ${hash}`,
+    ({ when }: Key) => String(when),
+    // `drizzle-kit up` keeps the seconds of a stamp only.
+    ({ when, hash }: Key) => `${toSecond(when)} ${hash}`,
+    ({ hash }: Key) => hash,
   ];
   for (const keyOf of rounds) {
     const byKey = Map.groupBy(left, keyOf);
@@ -146,8 +161,20 @@ export async function readPlan(sql: Sql): Promise<Plan> {
   ]);
   const plan = planMigrations(migrations, records, unfinished);
   // Only an edit takes more of the log to judge.
-  if (plan.modified.length === 0) return plan;
-  return planMigrations(migrations, records, await readLog(sql));
+  const whole =
+    plan.modified.length === 0
+      ? plan
+      : planMigrations(migrations, records, await readLog(sql));
+  return { ...whole, warnings: [...whole.warnings, ...warnOfDownFiles()] };
+}
+
+function warnOfDownFiles(): Warning[] {
+  const folder = nameFolder();
+  return findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) => ({
+    code: "down_left_behind",
+    tag,
+    message: `\`drizzle-kit up\` has left ${from} behind: \`git mv ${join(folder, from)} ${join(folder, to)}\``,
+  }));
 }
 
 /** Where a migration stands. */

@@ -1,0 +1,224 @@
+// bun run copy <folder> [command …]: copies commands into another application:
+// their programs, the files that these import, and the lines of package.json.
+// It overwrites nothing. Exits 2 where a file of that application would differ.
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+import { root } from "../src/env";
+import {
+  findPackageManager,
+  type Found,
+  nameInstall,
+  readFound,
+  readVariables,
+} from "./copying/application";
+import {
+  type Command,
+  findCommands,
+  findNeeds,
+  readPackage,
+} from "./copying/files";
+import { jsonFlag, misused, readOptions } from "./lib/options";
+import { note, print, printJson, refusal } from "./lib/report";
+
+const usage = `bun run copy <folder> [command …] [flags]
+
+Copies commands into the application of a folder; db:migrate and
+db:migrate:status where none is named.`;
+
+/** Those that run on Node as well; the others need Bun. */
+const ON_NODE = ["migrate", "status-migrations", "rollback", "baseline"];
+const TSX = "4.23.15";
+
+const { values, positionals } = readOptions(
+  usage,
+  {
+    into: {
+      type: "string",
+      value: "<folder>",
+      default: "",
+      help: "where to put the files in the application",
+    },
+    "dry-run": {
+      type: "boolean",
+      help: "show what would be copied and change nothing",
+    },
+    ...jsonFlag,
+  },
+  { allowPositionals: true },
+);
+const [target, ...names] = positionals;
+if (!target) throw misused("the folder of the application is missing");
+const application = resolve(target);
+const own = readPackage(application);
+const into = relative(application, resolve(application, values.into));
+if (into.startsWith(".."))
+  throw misused("--into names a folder outside of the application");
+const commands = findCommands(
+  names.length > 0 ? names : ["db:migrate", "db:migrate:status"],
+);
+const needs = findNeeds(commands.map(({ program }) => program));
+const manager = findPackageManager(application);
+const isOnBun = manager === "bun";
+const isDryRun = values["dry-run"] === true;
+
+const { found, variables, warning } = readApplication();
+const files = new Map(needs.files.map((file) => [place(file), adapt(file)]));
+if (!isOnBun && own.type !== "module")
+  files.set(
+    join(into, into ? "package.json" : "scripts/package.json"),
+    '{ "type": "module" }\n',
+  );
+refuseOverwriting();
+const scripts = Object.fromEntries(
+  commands.map((command) => [command.name, nameScript(command)]),
+);
+const packages = listPackages();
+
+for (const [file, text] of files) copyFile(file, text);
+addScripts();
+for (const install of packages) print(`Packages to add: ${install}`);
+if (warning) note(`Warning: ${warning}`);
+if (found) {
+  print(`Found: ${found.config}`);
+  print(`Found: ${found.count} migrations in ${found.migrations}`);
+  print(`Found: records in ${found.records}`);
+}
+for (const [part, name] of variables) print(`Found: ${part} in ${name}`);
+printJson({
+  files: [...files.keys()],
+  scripts,
+  packages,
+  config: found ?? null,
+  variables: Object.fromEntries(variables),
+});
+
+/** What cannot be read yet, such as a config whose packages are missing, is said. */
+function readApplication(): {
+  found?: Found;
+  variables: Map<string, string>;
+  warning?: string;
+} {
+  try {
+    const found = readFound(application);
+    return { found, variables: readVariables(application, found.config) };
+  } catch (error) {
+    return { variables: new Map(), warning: (error as Error).message };
+  }
+}
+
+/** Where a file goes; a compose file stays at the root, where its command looks. */
+function place(file: string): string {
+  return file.includes("/") ? join(into, file) : file;
+}
+
+/** The text of a file; of src/env.ts, with the root and the variables of the application. */
+function adapt(file: string): string {
+  const text = readFileSync(join(root, file), "utf8");
+  if (file !== "src/env.ts") return text;
+  const up = "dirname(".repeat(into === "" ? 0 : into.split("/").length);
+  return text
+    .replace("root = dirname(", `root = ${up}dirname(`)
+    .replace(
+      "import.meta.url))",
+      `import.meta.url))${")".repeat(up.length / 8)}`,
+    )
+    .replace(/^ {2}(\w+): \[((?:"\w+"(?:, )?)+)\]/gm, (line, part, list) => {
+      const name = variables.get(part);
+      return !name || list.includes(`"${name}"`)
+        ? line
+        : `  ${part}: [${list}, "${name}"]`;
+    });
+}
+
+function refuseOverwriting(): void {
+  const different = [...files].filter(([file, text]) => {
+    const path = join(application, file);
+    return existsSync(path) && readFileSync(path, "utf8") !== text;
+  });
+  const scriptsFolder = join(application, "scripts");
+  const isMixed =
+    files.has("scripts/package.json") &&
+    !existsSync(join(scriptsFolder, "package.json")) &&
+    existsSync(scriptsFolder) &&
+    readdirSync(scriptsFolder).some(
+      (name) => /\.[jt]s$/.test(name) && !files.has(`scripts/${name}`),
+    );
+  if (different.length === 0 && !isMixed) return;
+  throw refusal(
+    different.length > 0
+      ? `${application} has files of these names with other content`
+      : `scripts of ${application} has programs of its own, which are no ES modules`,
+    {
+      lines: different.map(([file]) => `  ${file}`),
+      hint: "put the files into a folder of their own: add `--into <folder>`, such as `--into db`",
+    },
+  );
+}
+
+function nameScript({ program, args }: Command): string {
+  const name = program.replace(/^scripts\/|\.ts$/g, "");
+  const runtime =
+    isOnBun || !ON_NODE.includes(name) ? "bun" : "node --import tsx";
+  return `${runtime} ${place(program)}${args}`;
+}
+
+function listPackages(): string[] {
+  const known = { ...own.dependencies, ...own.devDependencies };
+  const isOnNode = Object.values(scripts).some((script) =>
+    script.startsWith("node"),
+  );
+  const tsx = { name: "tsx", version: TSX, isForDevelopment: false };
+  const missing = [...needs.packages, ...(isOnNode ? [tsx] : [])].filter(
+    ({ name }) => !(name in known),
+  );
+  return [false, true].flatMap((isForDevelopment) => {
+    const some = missing
+      .filter((one) => one.isForDevelopment === isForDevelopment)
+      .map(({ name, version }) => `${name}@${version}`);
+    return some.length > 0
+      ? [nameInstall(manager, some, isForDevelopment)]
+      : [];
+  });
+}
+
+function copyFile(file: string, text: string): void {
+  const path = join(application, file);
+  if (existsSync(path)) return print(`Kept: ${file}`);
+  if (isDryRun) return print(`Would copy: ${file}`);
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, text);
+  print(`Copied: ${file}`);
+}
+
+/** Scripts of the same name stay as they are. */
+function addScripts(): void {
+  const merged = { ...scripts, ...own.scripts };
+  for (const [name, script] of Object.entries(scripts))
+    if (merged[name] === script)
+      print(
+        `${name in own.scripts ? "Kept" : isDryRun ? "Would add" : "Added"}: ${name}, ${script}`,
+      );
+    else print(`Kept: ${name}, ${merged[name]}; this one is \`${script}\``);
+  const added = Object.entries(scripts).filter(
+    ([name]) => !(name in own.scripts),
+  );
+  if (isDryRun || added.length === 0) return;
+  const { text } = own;
+  const indent = /^[\t ]+/m.exec(text)?.[0] ?? "  ";
+  const { scripts: before = {}, ...rest } = JSON.parse(text);
+  const after = { ...before, ...Object.fromEntries(added) };
+  const content =
+    "scripts" in JSON.parse(text)
+      ? { ...JSON.parse(text), scripts: after }
+      : { ...rest, scripts: after };
+  writeFileSync(
+    join(application, "package.json"),
+    JSON.stringify(content, null, indent) + (text.endsWith("\n") ? "\n" : ""),
+  );
+}

@@ -1,0 +1,87 @@
+// What an application has: its package manager, and what its drizzle.config.ts
+// and .env files say.
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { loadProject } from "../../src/project";
+
+const LOCKFILES = {
+  "bun.lock": "bun",
+  "bun.lockb": "bun",
+  "pnpm-lock.yaml": "pnpm",
+  "yarn.lock": "yarn",
+  "package-lock.json": "npm",
+} as const;
+
+export type PackageManager = (typeof LOCKFILES)[keyof typeof LOCKFILES];
+
+/** Where an application keeps what the commands look for; paths from its root. */
+export interface Found {
+  config: string;
+  migrations: string;
+  /** How many there are. */
+  count: number;
+  records: string;
+}
+
+/** By the lockfile that is nearest, in the folder or above it; npm without one. */
+export function findPackageManager(folder: string): PackageManager {
+  for (const [file, manager] of Object.entries(LOCKFILES))
+    if (existsSync(join(folder, file))) return manager;
+  return folder === dirname(folder)
+    ? "npm"
+    : findPackageManager(dirname(folder));
+}
+
+/** The command that adds packages. */
+export function nameInstall(
+  manager: PackageManager,
+  packages: string[],
+  isForDevelopment: boolean,
+): string {
+  const verb = manager === "npm" ? "install" : "add";
+  const flag = isForDevelopment
+    ? manager === "npm"
+      ? "--save-dev "
+      : "-D "
+    : "";
+  return `${manager} ${verb} ${flag}${packages.join(" ")}`;
+}
+
+/** @throws with exit code 2 what is wrong with its drizzle.config.ts. */
+export function readFound(folder: string): Found {
+  const { config, migrationsFolder, records } = loadProject(folder);
+  let count = 0;
+  try {
+    const journal = readFileSync(
+      join(migrationsFolder, "meta/_journal.json"),
+      "utf8",
+    );
+    count = JSON.parse(journal).entries.length;
+  } catch {
+    // none yet, or of another layout: db:migrate:status says more
+  }
+  return {
+    config,
+    migrations: relative(folder, migrationsFolder),
+    count,
+    records: records.sql,
+  };
+}
+
+/** A part of the address, such as `url`, and the variable that it is in. */
+export type Variables = Map<string, string>;
+
+/** The variables from which drizzle.config.ts takes its credentials. */
+export function readVariables(folder: string, config: string): Variables {
+  const text = readFileSync(join(folder, config), "utf8");
+  const parts = ["url", "host", "port", "database", "user", "password"];
+  return new Map(
+    parts.flatMap((part) => {
+      const use = new RegExp(
+        `\\b${part}\\s*:[^,\\n]*?\\benv(?:\\.|\\[["'])(\\w+)`,
+      );
+      const name = use.exec(text)?.[1];
+      return name ? [[part, name] as const] : [];
+    }),
+  );
+}

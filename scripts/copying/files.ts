@@ -1,0 +1,125 @@
+// Which files a command consists of: its program, and what that imports.
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { root } from "../../src/env";
+import { refusal } from "../lib/report";
+
+/** A command of package.json that is a program of `scripts/`. */
+export interface Command {
+  name: string;
+  /** The program, from the project's root. */
+  program: string;
+  /** What stands after the program in package.json. */
+  args: string;
+}
+
+/** @throws with exit code 2 for a name that is no command. */
+export function findCommands(names: string[]): Command[] {
+  const { scripts } = readPackage(root);
+  const commands = Object.entries(scripts).flatMap(([name, script]) => {
+    const [, program = "", args = ""] =
+      /^bun (scripts\/\S+)(.*)$/.exec(script) ?? [];
+    return program ? [{ name, program, args }] : [];
+  });
+  return names.map((name) => {
+    const found = commands.find((command) => command.name === name);
+    if (found) return found;
+    throw refusal(`there is no command ${name}`, {
+      hint: `the commands are ${commands.map((command) => command.name).join(", ")}`,
+    });
+  });
+}
+
+/** The files that programs need, themselves included, and the packages. */
+export interface Needs {
+  /** Paths from the project's root, sorted. */
+  files: string[];
+  /** Packages with the version of package.json, sorted. */
+  packages: { name: string; version: string; isForDevelopment: boolean }[];
+}
+
+/** Follows the imports of programs, types and dynamic ones included. */
+export function findNeeds(programs: string[]): Needs {
+  const files = new Set<string>();
+  const names = new Set<string>();
+  const visit = (file: string): void => {
+    if (files.has(file)) return;
+    files.add(file);
+    if (!file.endsWith(".ts")) return;
+    const text = readFileSync(join(root, file), "utf8");
+    for (const [, path = ""] of text.matchAll(
+      /\b(?:from|import\(?)\s*"([^"]+)"/g,
+    ))
+      if (path.endsWith("drizzle.config"))
+        continue; // the application's own
+      else if (path.startsWith(".")) visit(resolveImport(file, path));
+      else names.add(/^(@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? path);
+    for (const other of listNamed(file, text)) visit(other);
+  };
+  for (const program of programs) visit(program);
+
+  const { dependencies, devDependencies } = readPackage(root);
+  return {
+    files: [...files].sort(),
+    packages: [...names].sort().flatMap((name) => {
+      const version = dependencies[name] ?? devDependencies[name];
+      return version
+        ? [{ name, version, isForDevelopment: !(name in dependencies) }]
+        : [];
+    }),
+  };
+}
+
+function resolveImport(from: string, path: string): string {
+  const target = normalize(join(dirname(from), path));
+  const found = [`${target}.ts`, `${target}/index.ts`].find((file) =>
+    existsSync(join(root, file)),
+  );
+  if (!found) throw new Error(`${from} imports ${path}, which is not there`);
+  return found;
+}
+
+/** Files that a program names in a string: what it starts, reads or loads. */
+function listNamed(from: string, text: string): string[] {
+  const named = [
+    ...text.matchAll(/"([\w./-]+\.(?:ts|yml)|\.env\.example|\.\.\/[\w-]+)"/g),
+  ].map(([, path = ""]) => path);
+  return named.flatMap((path) => {
+    const isCompose = path.endsWith(".yml") || path === ".env.example";
+    const file = isCompose ? path : normalize(join(dirname(from), path));
+    if (!from.startsWith("scripts/") || !existsSync(join(root, file)))
+      return [];
+    if (isCompose || file.endsWith(".ts")) return [file];
+    if (!statSync(join(root, file)).isDirectory()) return [];
+    return readdirSync(join(root, file)).map((name) => `${file}/${name}`);
+  });
+}
+
+type Names = Record<string, string>;
+
+/** What package.json of a folder says, with nothing missing. */
+export function readPackage(folder: string): {
+  text: string;
+  type: string | undefined;
+  scripts: Names;
+  dependencies: Names;
+  devDependencies: Names;
+} {
+  const file = join(folder, "package.json");
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+    return {
+      scripts: {},
+      dependencies: {},
+      devDependencies: {},
+      type: undefined,
+      ...JSON.parse(text),
+      text,
+    };
+  } catch (error) {
+    throw refusal(`${file} cannot be read: ${(error as Error).message}`, {
+      hint: "name the folder of the application, where its package.json is",
+    });
+  }
+}

@@ -1,0 +1,61 @@
+// Looks for the records of migrations in another table than drizzle.config.ts
+// names. An application that exists may keep them there, and what it has applied
+// must not run a second time.
+import type { Sql } from "postgres";
+import { readProject } from "../../src/project";
+import { quoteLiteral } from "../lib/quote";
+import { refusal } from "../lib/report";
+import type { Plan } from "./plan";
+
+/** A table that holds records of ours. */
+export interface Elsewhere {
+  /** What is wrong, and the line that sets it right. */
+  message: string;
+  hint: string;
+}
+
+/**
+ * Looks in the schemas `public` and `drizzle` for a table with the columns of
+ * drizzle's and the hash of a migration that counts as pending.
+ */
+export async function findElsewhere(
+  sql: Sql,
+  { pending }: Plan,
+): Promise<Elsewhere | undefined> {
+  if (pending.length === 0) return undefined;
+  const { config, records } = readProject();
+  const tables = await sql.unsafe<
+    { schema: string; table: string; sql: string }[]
+  >(`
+    select nspname as schema, relname as table, format('%I.%I', nspname, relname) as sql
+    from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where nspname in ('public', 'drizzle') and relkind in ('r', 'p')
+      and (nspname, relname) <> (${quoteLiteral(records.schema)}, ${quoteLiteral(records.table)})
+      and has_table_privilege(pg_class.oid, 'select')
+      and 2 = (
+        select count(*) from pg_attribute
+        where attrelid = pg_class.oid and not attisdropped and (attname, atttypid)
+          in (('hash', 'text'::regtype), ('created_at', 'bigint'::regtype)))
+    order by 1, 2`);
+  const hashes = pending.map(({ hash }) => quoteLiteral(hash)).join(", ");
+  for (const { schema, table, sql: name } of tables) {
+    const [row] = await sql.unsafe<{ count: number }[]>(
+      `select count(distinct hash)::int as count from ${name} where hash in (${hashes})`,
+    );
+    if (row?.count)
+      return {
+        message: `${name} has records of ${row.count} of these migrations, and ${config} names ${records.sql}`,
+        hint: `set \`migrations: { schema: "${schema}", table: "${table}" }\` in \`${config}\``,
+      };
+  }
+}
+
+/** @throws with exit code 2 where records are in another table. */
+export async function refuseElsewhere(sql: Sql, plan: Plan): Promise<void> {
+  const found = await findElsewhere(sql, plan);
+  if (found)
+    throw refusal(found.message, {
+      code: "RECORDS_ELSEWHERE",
+      hint: found.hint,
+    });
+}

@@ -1,0 +1,59 @@
+// The layout of drizzle-kit 1.0: a folder for each migration, named by its time,
+// with migration.sql, snapshot.json and our down.sql; and no journal.
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+
+const FOLDER = /^\d{14}_/;
+
+/** Returns the names of the folders in their order; none where there is a journal. */
+export function listFolders(migrations: string): string[] {
+  if (existsSync(join(migrations, "meta/_journal.json"))) return [];
+  if (!existsSync(migrations)) return [];
+  return readdirSync(migrations)
+    .filter((name) => FOLDER.test(name))
+    .filter((name) => existsSync(join(migrations, name, "migration.sql")))
+    .sort((one, other) => one.localeCompare(other)); // as drizzle-orm does
+}
+
+/** Reads the time that a folder's name begins with, in milliseconds. */
+export function readStamp(name: string): number {
+  const [year = 0, month = 1, ...rest] = [4, 6, 8, 10, 12, 14].map((end) =>
+    Number(name.slice(end === 4 ? 0 : end - 2, end)),
+  );
+  return Date.UTC(year, month - 1, ...rest);
+}
+
+/**
+ * The folder that `drizzle-kit up` makes of a migration, and by which
+ * drizzle-orm 1.0 knows its record.
+ */
+export function nameInFolders({
+  tag,
+  when,
+}: {
+  tag: string;
+  when: number;
+}): string {
+  if (FOLDER.test(tag) && readStamp(tag) === when) return tag;
+  const stamp = new Date(when).toISOString().replace(/\D/g, "").slice(0, 14);
+  return `${stamp}_${tag.split("_").slice(1).join("_")}`;
+}
+
+/** Returns the moves of down files that `drizzle-kit up` has left where they were. */
+export function findLeftDownFiles(
+  migrations: string,
+): { tag: string; from: string; to: string }[] {
+  const folders = listFolders(migrations);
+  if (folders.length === 0) return [];
+  return readdirSync(migrations)
+    .filter((name) => name.endsWith(".down.sql"))
+    .flatMap((name) => {
+      const title = name.replace(/^[^_]*_|\.down\.sql$/g, "");
+      const [tag, ...others] = folders.filter(
+        (folder) => folder.slice(15) === title,
+      );
+      return tag && others.length === 0
+        ? [{ tag, from: name, to: join(tag, "down.sql") }]
+        : [];
+    });
+}

@@ -1,0 +1,191 @@
+// bun run copy: into an empty application, and into those of other kinds.
+import { describe, expect } from "bun:test";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { root } from "../../src/env";
+import { run as runCommand } from "../lib/command";
+import { test } from "../lib/test";
+
+/** An application in a folder of its own, with these files. */
+function makeApplication(files: Record<string, string>) {
+  const folder = mkdtempSync(join(tmpdir(), "starter-application-"));
+  for (const [file, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(folder, file)), { recursive: true });
+    writeFileSync(join(folder, file), text);
+  }
+  symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
+  return {
+    folder,
+    copy: (args = "") => runCommand(`copy ${folder} ${args}`.trim()),
+    read: (file: string) => readFileSync(join(folder, file), "utf8"),
+    list: () =>
+      readdirSync(folder, { recursive: true, encoding: "utf8" })
+        .filter((file) => !file.startsWith("node_modules") && /\./.test(file))
+        .sort(),
+    [Symbol.dispose]: () => rmSync(folder, { recursive: true }),
+  };
+}
+
+const config = `
+  import { defineConfig } from "drizzle-kit";
+  import "dotenv/config";
+  if (!process.env.APP_DB_URL) throw new Error("APP_DB_URL is missing");
+  export default defineConfig({
+    dialect: "postgresql", schema: ["./lib/tables", "./lib/more/*.ts"], out: "./lib/migrations",
+    casing: "snake_case", migrations: { schema: "records", table: "My migrations" },
+    dbCredentials: { url: process.env.APP_DB_URL },
+  });`;
+const tables = {
+  "lib/tables/people.ts":
+    'import { integer, pgTable, text } from "drizzle-orm/pg-core";\nexport const people = pgTable("people", { id: integer().primaryKey(), fullName: text() });\n',
+  "lib/tables/notes.md": "not a table",
+  "lib/more/pets.ts":
+    'import { integer, pgTable } from "drizzle-orm/pg-core";\nimport { people } from "../tables/people";\nexport const pets = pgTable("pets", { id: integer().primaryKey(), ownerId: integer().references(() => people.id) });\n',
+};
+
+describe("copy", () => {
+  test("copies every command into an application with places of its own, where they work", async ({
+    url,
+    sql,
+  }) => {
+    using application = makeApplication({
+      "package.json":
+        '{\n\t"name": "theirs",\n\t"scripts": { "dev": "next dev" }\n}',
+      "bun.lock": "",
+      "drizzle.config.ts": config,
+      ".env": `APP_DB_URL=${url}\n`,
+      ...tables,
+    });
+    const { scripts } = JSON.parse(
+      readFileSync(join(root, "package.json"), "utf8"),
+    );
+    const commands = Object.keys(scripts).filter((name) =>
+      name.startsWith("db:"),
+    );
+    const run = (command: string) =>
+      runCommand(command, {}, application.folder);
+
+    const copied = await application.copy(
+      `${commands.join(" ")} --into tools/db`,
+    );
+    const generated = await run("db:generate first");
+    const [tag = ""] = application
+      .list()
+      .filter((file) => file.endsWith("_first.sql"));
+    const outcomes = [];
+    for (const command of [
+      "db:migrate",
+      "db:migrate:status",
+      "db:check",
+      "db:rollback",
+      "db:migrate",
+      "db:status",
+    ])
+      outcomes.push({ command, exitCode: (await run(command)).exitCode });
+
+    expect(copied).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(copied.stdout).toEndWith(
+      [
+        "Found: drizzle.config.ts",
+        "Found: 0 migrations in lib/migrations",
+        'Found: records in "records"."My migrations"',
+        "Found: url in APP_DB_URL",
+        "",
+      ].join("\n"),
+    );
+    expect(application.read("package.json")).toStartWith(
+      '{\n\t"name": "theirs",\n\t"scripts": {\n\t\t"dev": "next dev",\n\t\t"db:',
+    );
+    expect(generated).toMatchObject({ exitCode: 0 });
+    expect(tag).toBe("lib/migrations/0000_first.sql");
+    expect(application.read(tag)).toContain('"full_name" text');
+    expect(application.read(tag)).toContain('"owner_id" integer');
+    expect(outcomes).toEqual(
+      outcomes.map(({ command }) => ({ command, exitCode: 0 })),
+    );
+    const [row] = await sql`
+      select count(*)::int as count, to_regclass('drizzle.__drizzle_migrations') as other
+      from "records"."My migrations"`;
+    expect(row).toEqual({ count: 1, other: null });
+  });
+
+  test("copies what the commands import and nothing else, and overwrites nothing", async () => {
+    const own = {
+      "package.json":
+        '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate"\n    }\n}\n',
+    };
+    using application = makeApplication({
+      ...own,
+      "pnpm-lock.yaml": "",
+      "src/env.ts": "export {};",
+    });
+    const before = application.list();
+
+    const refused = await application.copy();
+    const tried = await application.copy("--into db --dry-run");
+    const untouched = application.list();
+    const copied = await application.copy("--into db");
+    const again = await application.copy("--into db");
+
+    expect(refused).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr: [
+        `Error: ${application.folder} has files of these names with other content`,
+        "  src/env.ts",
+        "Hint: put the files into a folder of their own: add `--into <folder>`, such as `--into db`",
+        "",
+      ].join("\n"),
+    });
+    expect(tried.stdout).toStartWith("Would copy: db/scripts/");
+    expect(untouched).toEqual(before);
+    expect(copied.exitCode).toBe(0);
+    expect(copied.stdout).toContain(
+      [
+        "Kept: db:migrate, drizzle-kit migrate; this one is `node --import tsx db/scripts/migrate.ts`",
+        "Added: db:migrate:status, node --import tsx db/scripts/status-migrations.ts",
+        "Packages to add: pnpm add dotenv@",
+      ].join("\n"),
+    );
+    expect(copied.stderr).toBe(
+      `Warning: there is no drizzle.config.ts in ${application.folder}\n`,
+    );
+    const files = application.list().filter((file) => file.endsWith(".ts"));
+    expect(files).toContain("db/scripts/migrations/apply.ts");
+    expect(
+      files.filter((file) =>
+        /\/(schema|server|backups|seeds|infrastructure)\//.test(file),
+      ),
+    ).toEqual([]);
+    expect(application.read("db/package.json")).toBe('{ "type": "module" }\n');
+    expect(application.read("package.json")).toStartWith(
+      '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
+    );
+    expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
+  });
+
+  test("refuses a command or a folder that there is not", async () => {
+    const command = await runCommand("copy . db:nothing");
+    const folder = await runCommand("copy /nowhere");
+    const none = await runCommand("copy");
+
+    expect(command).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining("there is no command db:nothing"),
+    });
+    expect(folder).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining("/nowhere/package.json cannot be read"),
+    });
+    expect(none.exitCode).toBe(2);
+  });
+});
