@@ -16,7 +16,7 @@ readOptions(usage, {
 });
 
 const env = readEnv();
-await using sql = await openConnection(env.direct, "db:migrate:status");
+await using sql = await openConnection(env.direct, "db:migrate:status", "any");
 const plan = await readPlan(sql);
 const log = await readLog(sql);
 const known = plan.migrations.map((migration) => {

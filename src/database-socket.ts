@@ -198,7 +198,10 @@ export async function openSocket(
   if (!tls) return socket;
 
   if (sslnegotiation !== "direct" && !(await askForTls(socket))) {
-    if (address.sslmode === "prefer") return socket;
+    if (address.sslmode === "prefer") {
+      way.tls = false; // it is what was agreed on
+      return socket;
+    }
     throw Object.assign(coded("NO_TLS", "it has no TLS"), { isTls: true });
   }
   const encrypted = startTls({ socket, ...tls });

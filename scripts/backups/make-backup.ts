@@ -49,6 +49,7 @@ export async function makeBackup(
   const { tools, serverVersion } = await findPostgresTools(
     ["pg_dump", "pg_restore"],
     env,
+    "prefer-primary",
   );
   const createdAt = new Date().toISOString();
   const path = nameArchive(folder, database, createdAt);
@@ -97,7 +98,7 @@ async function dump(
   partial: string,
   readHead: (sql: Sql) => Promise<string | null>,
 ) {
-  await using sql = await openConnection(address, "db:backup");
+  await using sql = await openConnection(address, "db:backup", "prefer-primary");
   await sql.unsafe(patient);
   await sql.unsafe("begin isolation level repeatable read, read only");
   const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
@@ -132,7 +133,7 @@ async function endSession(
   address: DatabaseAddress,
   application: string,
 ): Promise<void> {
-  await using sql = await openConnection(address, "db:backup");
+  await using sql = await openConnection(address, "db:backup", "prefer-primary");
   await sql`
     select pg_terminate_backend(pid) from pg_stat_activity
     where application_name = ${application}`;
