@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { openConnection } from "../../scripts/lib/connection";
+import { isPooled } from "../../scripts/lib/pooler";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { parseDatabaseUrl } from "../../src/database-url";
 import { clusterAddress, copyCluster } from "../lib/cluster";
@@ -180,10 +181,11 @@ describe("a server that does not let us in", () => {
           DB_ENGINE: "external",
         });
         const address = parseDatabaseUrl(url, "DATABASE_URL");
-        await using _first = await openConnection(address, "tests");
+        await using first = await openConnection(address, "tests");
         const { message, hint } = await refuse(url);
 
         expect(tested.stdout).toStartWith("Connected: ");
+        expect(await isPooled(first, address)).toBe(false);
         expect(message).toContain(`too many connections for role "${role}"`);
         expect(hint).toContain(`ALTER ROLE "${role}" CONNECTION LIMIT`);
       } finally {
