@@ -41,7 +41,11 @@ if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 
 async function checkServer(): Promise<void> {
   const { checkDatabase } = await import("./migrations/check-database");
-  await using sql = await openConnection(env.direct, "db:check");
+  await using sql = await openConnection(
+    env.direct,
+    "db:check",
+    "prefer-primary",
+  );
   problems.push(
     ...(await checkDatabase(sql, env.direct, env.test, startTemporaryServer)),
   );

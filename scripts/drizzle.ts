@@ -10,8 +10,9 @@ import {
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { spawn } from "bun";
+import { formatDatabaseUrl } from "../src/database-url";
 import { readEnv, root } from "../src/env";
-import { openConnection } from "./lib/connection";
+import { openConnection, reachedAddress } from "./lib/connection";
 import { readOptions } from "./lib/options";
 import { failure, print, printJson, refusal } from "./lib/report";
 
@@ -82,7 +83,11 @@ async function serveStudio(): Promise<void> {
 }
 
 async function checkServer(): Promise<void> {
-  await using _sql = await openConnection(readEnv().direct, `db:${verb}`);
+  await using _sql = await openConnection(
+    readEnv().direct,
+    `db:${verb}`,
+    "prefer-primary",
+  );
 }
 
 /** Its output is empty where it was let speak for itself. */
@@ -97,6 +102,7 @@ async function runDrizzleKit(
     [process.execPath, join(program, "..", "bin.cjs"), ...args],
     {
       cwd: root,
+      env: { ...process.env, ...nameServerReached() },
       stdio:
         io === "inherit"
           ? ["inherit", "inherit", "inherit"]
@@ -109,6 +115,14 @@ async function runDrizzleKit(
     readStream(child.stderr),
   ]);
   return { exitCode: await child.exited, output: output.join("") };
+}
+
+/** drizzle-kit knows a single host, and not what sslmode=prefer leaves open. */
+function nameServerReached() {
+  const address = reachedAddress(readEnv().direct);
+  const url = formatDatabaseUrl(address);
+  const { options: PGOPTIONS } = address.parameters;
+  return { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url, PGOPTIONS };
 }
 
 async function readStream(stream: ReadableStream | undefined): Promise<string> {

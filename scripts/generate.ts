@@ -269,7 +269,7 @@ async function choosePending({ older, newer }: Fork): Promise<Migration> {
 /** Where no server answers, that is said. */
 async function readApplied(newer: Migration): Promise<Set<Migration>> {
   const { direct } = readEnv();
-  await using sql = await openConnection(direct, "db:generate").catch(
+  await using sql = await openConnection(direct, "db:generate", "any").catch(
     ({ message }: Error) => {
       note(`Warning: whether ${newer.tag} is applied is not known: ${message}`);
       return undefined;

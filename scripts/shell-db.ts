@@ -14,7 +14,7 @@ Opens psql on the database.`;
 readOptions(usage, {}, { strict: false });
 
 const env = readEnv();
-const { tools } = await findPostgresTools(["psql"], env);
+const { tools } = await findPostgresTools(["psql"], env, "prefer-primary");
 
 // Ctrl-C is psql's: it cancels the query.
 process.removeAllListeners("SIGINT");

@@ -3,13 +3,14 @@
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { formatBytes, listBackups } from "./backups/folder";
-import { openConnection } from "./lib/connection";
+import { openConnection, reachedAddress } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { nameHolder, readLockHolder } from "./lib/lock";
 import { jsonFlag, readOptions } from "./lib/options";
 import { readIdentity } from "./lib/own-server";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
+import { nameReplication, readReplication } from "./lib/replication";
 import { advise, note, print, printJson } from "./lib/report";
 import { readPlan } from "./migrations/plan";
 import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
@@ -28,9 +29,16 @@ const address = env.direct;
 await using sql = await openConnection(
   { ...address, guard: undefined },
   "db:status",
+  "any",
 ).catch(reportUnreachable);
+const { host, port } = reachedAddress(address);
 const server = await readServer(sql);
-const engine = await findEngine(env, address, await readIdentity(sql));
+const engine = await findEngine(
+  env,
+  reachedAddress(address),
+  await readIdentity(sql),
+);
+const replication = await readReplication(sql);
 const pooled = await isPooled(sql, address);
 const environment = (await isStamped(sql)) ? "production" : null;
 const migrations = await countMigrations(sql);
@@ -40,10 +48,11 @@ const lastBackup = findLastBackup(server.systemIdentifier);
 const { serverVersion, tls, sizeBytes, connections } = server;
 printRows({
   Engine: engine,
-  Server: `PostgreSQL ${serverVersion} on ${nameServer(address)}`,
+  Server: `PostgreSQL ${serverVersion} on ${nameServer(reachedAddress(address))}`,
+  Role: nameReplication(replication),
   Database: `${address.database}, ${formatBytes(sizeBytes)}`,
   User: address.user,
-  TLS: tls ? "on" : "off",
+  TLS: nameTls(tls),
   Pooler: pooled ? "a transaction pooler" : "none seen",
   Connections: `${connections.used} of ${connections.max}`,
   Stamp: environment ?? "none",
@@ -53,12 +62,17 @@ printRows({
 });
 if (migrations.problems > 0)
   advise("`bun run db:migrate:status` names the problems");
+if (pooled && address.parameters.options)
+  note(
+    `Warning: options in ${address.variable} is for a session, and a transaction pooler has none: set it for the role, \`alter role … set …\``,
+  );
 printJson({
   engine,
   running: true,
   reachable: true,
-  host: address.host,
-  port: address.port,
+  host,
+  port,
+  ...replication,
   database: address.database,
   user: address.user,
   serverVersion,
@@ -91,6 +105,8 @@ async function reportUnreachable(error: Error): Promise<never> {
       port,
       database,
       user,
+      role: null,
+      lagSeconds: null,
       serverVersion: null,
       tls: null,
       pooled: null,
@@ -132,6 +148,12 @@ async function readServer(sql: Sql) {
   };
 }
 
+/** postgres.js has no channel binding. */
+function nameTls(tls: boolean): string {
+  const isAsked = address.settings?.channel_binding === "require";
+  return `${tls ? "on" : "off"}${isAsked ? ", without the channel binding that is required" : ""}`;
+}
+
 /** A journal that cannot be read is one problem of the many it may hide. */
 async function countMigrations(sql: Sql) {
   try {
@@ -149,8 +171,10 @@ async function countMigrations(sql: Sql) {
   }
 }
 
-/** The newest dump in the folder of BACKUP_DIR; null where there is none. */
-/** The newest that its manifest does not call another database's. */
+/**
+ * The newest backup in BACKUP_DIR that its manifest does not call another
+ * database's; null where there is none.
+ */
 function findLastBackup(
   systemIdentifier?: string,
 ): { file: string; at: string } | null {

@@ -17,7 +17,7 @@ readOptions(usage, {
 });
 
 const env = readEnv();
-await using sql = await openConnection(env.direct, "db:migrate:status");
+await using sql = await openConnection(env.direct, "db:migrate:status", "any");
 const plan = await readPlan(sql);
 const elsewhere = await findElsewhere(sql, plan);
 const log = await readLog(sql);

@@ -5,9 +5,10 @@ import { sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 import { readEnv } from "../src/env";
 import { counted } from "../src/infrastructure/database/counted";
-import { openConnection } from "./lib/connection";
+import { openConnection, reachedAddress } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
+import { nameReplication, readReplication } from "./lib/replication";
 import { advise, FINDINGS, print, printJson } from "./lib/report";
 import { readSchemaState } from "./migrations/schema-state";
 
@@ -22,10 +23,10 @@ readOptions(usage, {
 const { database: address } = readEnv();
 // Only now: it reads the environment as well, and would fail in its own way.
 const { closeDatabase, db } = await import("../src/infrastructure/database");
-// Asked first, for it gives up where the application's client tries for ever.
-await using connection = await openConnection(address, "db:test").catch(
-  unreachable,
-);
+// Asked first, and closed: it says why it cannot connect, and a role may be
+// allowed a single connection.
+const { pending, interrupted, replication } =
+  await inspect().catch(unreachable);
 await using _client = { [Symbol.asyncDispose]: closeDatabase };
 const [server] = await db.execute<{ version: string }>(
   sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
@@ -33,12 +34,11 @@ const [server] = await db.execute<{ version: string }>(
 const start = performance.now();
 await db.execute(sql`select 1`);
 const latencyMs = Math.round((performance.now() - start) * 10) / 10;
-const { pending, interrupted } = await readSchemaState(connection);
 const counts = await countTables();
 
 const serverVersion = server?.version ?? null;
 print(
-  `Connected: ${address.database} on ${nameServer(address)}, PostgreSQL ${serverVersion}, ${latencyMs} ms a query`,
+  `Connected: ${address.database} on ${nameServer(reachedAddress(address))} (${nameReplication(replication)}), PostgreSQL ${serverVersion}, ${latencyMs} ms a query`,
 );
 print(
   `Counted: ${Object.entries(counts)
@@ -50,11 +50,28 @@ print(
     ? `Pending: ${pending.join(", ")}`
     : "Compared: no migration is pending",
 );
-printJson({ connected: true, latencyMs, serverVersion, counts, pending });
+printJson({
+  connected: true,
+  latencyMs,
+  serverVersion,
+  ...replication,
+  counts,
+  pending,
+});
 if (pending.length > 0) {
   for (const { message } of interrupted) print(`Interrupted: ${message}`);
   advise(interrupted[0]?.hint ?? "run `bun run db:migrate`");
   process.exitCode = FINDINGS;
+}
+
+/** On the server that the client takes: of several, the one that takes writes. */
+async function inspect() {
+  const wanted = address.otherHosts?.length ? "primary" : "any";
+  await using connection = await openConnection(address, "db:test", wanted);
+  return {
+    ...(await readSchemaState(connection)),
+    replication: await readReplication(connection),
+  };
 }
 
 async function countTables(): Promise<Record<string, number | null>> {
@@ -81,6 +98,8 @@ function unreachable(error: Error): never {
     connected: false,
     latencyMs: null,
     serverVersion: null,
+    role: null,
+    lagSeconds: null,
     counts: null,
     pending: null,
   };

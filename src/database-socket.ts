@@ -81,8 +81,11 @@ export async function openSession<Session extends { role: Role }>(
     for (const host of hosts) {
       const found = await openOn(host, wish);
       if (found) return found;
-      if (refusals.some(({ error }) => !leadsOn(error))) break;
+      const last = refusals.at(-1);
+      if (last && !leadsOn(last.error)) break;
     }
+    // Others than preferred would do, where there are any.
+    if (!refusals.some(({ error }) => error.code === "UNSUITABLE")) break;
   }
   throw Object.assign(refusals.at(-1)?.error ?? new Error("no host"), {
     refusals,
@@ -198,7 +201,10 @@ export async function openSocket(
   if (!tls) return socket;
 
   if (sslnegotiation !== "direct" && !(await askForTls(socket))) {
-    if (address.sslmode === "prefer") return socket;
+    if (address.sslmode === "prefer") {
+      way.tls = false; // it is what was agreed on
+      return socket;
+    }
     throw Object.assign(coded("NO_TLS", "it has no TLS"), { isTls: true });
   }
   const encrypted = startTls({ socket, ...tls });

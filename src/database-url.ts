@@ -257,6 +257,26 @@ export function parseDatabaseUrl(
   };
 }
 
+/** The address as a connection string, which holds the password: never print it. */
+export function formatDatabaseUrl(address: DatabaseAddress): string {
+  const { user, password, database, sslmode, sslrootcert } = address;
+  const hosts = hostsOf(address).map(({ host, port }) =>
+    host.includes(":")
+      ? `[${host}]:${port}`
+      : `${encodeURIComponent(host)}:${port}`,
+  );
+  const query = Object.entries({
+    sslmode,
+    ...(sslrootcert && { sslrootcert }),
+    ...address.settings,
+    ...address.parameters,
+  }).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+  const [login, secret, path] = [user, password, database].map(
+    encodeURIComponent,
+  );
+  return `postgres://${login}:${secret}@${hosts}/${path}?${query.join("&")}`;
+}
+
 /**
  * Pairs a list of hosts with a list of ports: one port for each, or one for all.
  *

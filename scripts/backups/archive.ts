@@ -305,14 +305,13 @@ async function* leaveOut(
   };
   const lines = [
     "^SET transaction_timeout = 0;$",
-    ...extensions
-      .flatMap((name) => {
-        const escaped = RegExp.escape(name);
-        return [
-          `^CREATE EXTENSION IF NOT EXISTS ${escaped} [^;]*;$`,
-          `^COMMENT ON EXTENSION ${escaped} IS '(?:[^']|'')*';$`,
-        ];
-      }),
+    ...extensions.flatMap((name) => {
+      const escaped = RegExp.escape(name);
+      return [
+        `^CREATE EXTENSION IF NOT EXISTS ${escaped} [^;]*;$`,
+        `^COMMENT ON EXTENSION ${escaped} IS '(?:[^']|'')*';$`,
+      ];
+    }),
   ];
   for await (const chunk of stream) {
     if (head === undefined) {

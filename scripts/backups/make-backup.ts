@@ -9,7 +9,10 @@ import { readProject } from "../../src/project";
 import { openConnection, patient } from "../lib/connection";
 import { onInterrupt } from "../lib/interrupt";
 import { failure, withProgress } from "../lib/report";
-import { findPostgresTools, type PostgresTool } from "../server/client-programs";
+import {
+  findPostgresTools,
+  type PostgresTool,
+} from "../server/client-programs";
 import {
   type CopiedRows,
   countArchived,
@@ -50,6 +53,7 @@ export async function makeBackup(
   const { tools, serverVersion } = await findPostgresTools(
     ["pg_dump", "pg_restore"],
     env,
+    "prefer-primary",
   );
   const createdAt = new Date().toISOString();
   const path = nameArchive(folder, database, createdAt);
@@ -98,7 +102,11 @@ async function dump(
   partial: string,
   readHead: (sql: Sql) => Promise<string | null>,
 ) {
-  await using sql = await openConnection(address, "db:backup");
+  await using sql = await openConnection(
+    address,
+    "db:backup",
+    "prefer-primary",
+  );
   await sql.unsafe(patient);
   await sql.unsafe("begin isolation level repeatable read, read only");
   const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
@@ -108,8 +116,7 @@ async function dump(
   const tables = await listTables(sql);
   const { records } = readProject();
   const hasRecords = tables.some(
-    ({ schema, table }) =>
-      schema === records.schema && table === records.table,
+    ({ schema, table }) => schema === records.schema && table === records.table,
   );
   // An error would end the snapshot, and a lock would be held all the time.
   await sql.unsafe("savepoint head");
@@ -133,7 +140,11 @@ async function endSession(
   address: DatabaseAddress,
   application: string,
 ): Promise<void> {
-  await using sql = await openConnection(address, "db:backup");
+  await using sql = await openConnection(
+    address,
+    "db:backup",
+    "prefer-primary",
+  );
   await sql`
     select pg_terminate_backend(pid) from pg_stat_activity
     where application_name = ${application}`;

@@ -10,7 +10,14 @@ import { openConnection, patient } from "../lib/connection";
 import { withMigrationLock } from "../lib/lock";
 import { requireDirect } from "../lib/pooler";
 import { quoteIdentifier } from "../lib/quote";
-import { advise, failure, type FailureFields, isLost, note, refusal } from "../lib/report";
+import {
+  advise,
+  failure,
+  type FailureFields,
+  isLost,
+  note,
+  refusal,
+} from "../lib/report";
 import {
   beside,
   databaseExists,
@@ -49,12 +56,7 @@ export async function withSwapLock<T>(
   await requireOwner(server, database);
   const digest = createHash("sha256").update(`swap ${database}`).digest();
   const key = String(digest.readBigInt64BE());
-  return await withMigrationLock(
-    server,
-    waitSeconds,
-    () => work(server),
-    key,
-  );
+  return await withMigrationLock(server, waitSeconds, () => work(server), key);
 }
 
 /**

@@ -47,11 +47,17 @@ export const patient = `
  */
 const reached = new Map<string, Way>();
 
-/** The address of the one server that this process has reached, else the address. */
+/**
+ * The address of the one server that this process has reached, encrypted as that
+ * was; the address itself before.
+ */
 export function reachedAddress(address: DatabaseAddress): DatabaseAddress {
   const way = reached.get(nameServer(address));
   if (!way) return address;
-  return { ...address, host: way.host, port: way.port, otherHosts: [] };
+  const { host, port, tls } = way;
+  const isOpen = ["allow", "prefer"].includes(address.sslmode);
+  const sslmode = isOpen ? (tls ? "require" : "disable") : address.sslmode;
+  return { ...address, host, port, otherHosts: [], sslmode };
 }
 
 /**

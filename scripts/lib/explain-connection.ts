@@ -159,7 +159,9 @@ function explainRefusal(
     case "53300": // too_many_connections, of the server, a database or a role
       return explain(
         `the server on ${server} takes no more connections: ${error.message}`,
-        "try again when other sessions have ended, or raise the limit; `bun run db:status` counts them",
+        error.message.includes("for role")
+          ? `try again when its other sessions have ended, or raise its limit: \`ALTER ROLE "${user}" CONNECTION LIMIT 5\``
+          : "try again when other sessions have ended; `bun run db:status` counts them",
       );
     case "08P01": // protocol_violation: how pgbouncer refuses
       if (!/unsupported startup parameter/.test(error.message)) break;

@@ -1,7 +1,7 @@
 // Which databases are protected, and the stamp by which a database is known as
 // production.
 import type { Sql } from "postgres";
-import { type DatabaseAddress, isLocal } from "../../src/database-url";
+import { type DatabaseAddress, hostsOf, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { hasTable } from "./has-table";
 import { failure } from "./report";
@@ -101,5 +101,6 @@ export function nameReason(
 ): string {
   if (protection.isStamped) return "it is stamped production";
   if (protection.isProduction) return "NODE_ENV is production";
-  return `it is on ${address.host}`;
+  const remote = hostsOf(address).find((server) => !isLocal(server));
+  return `it is on ${remote?.host}`;
 }

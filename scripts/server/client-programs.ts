@@ -4,10 +4,12 @@
 import { existsSync, globSync } from "node:fs";
 import { join } from "node:path";
 import { spawnSync } from "bun";
+import { connectSeconds, type Wanted } from "../../src/database-socket";
+import { findSystemAuthorities } from "../../src/database-tls";
 import { type DatabaseAddress, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
-import { openConnection } from "../lib/connection";
-import { failure, note } from "../lib/report";
+import { openConnection, reachedAddress } from "../lib/connection";
+import { failure, note, refusal } from "../lib/report";
 import { composeCommand } from "./compose";
 
 /** A command line, to which arguments may be added, and its environment. */
@@ -43,31 +45,43 @@ const FOLDERS = [
  * of its version, else newer ones. Only pg_dump has to be as new as the server;
  * without it older ones are taken, too, and psql's age is said.
  *
+ * @param wanted which of several servers. The programs are given the one that
+ * this process has reached, for they have to work on the same.
  * @returns them, and the server's version, such as `18.4`.
- * @throws when it cannot be reached, or there are none, with what to install.
+ * @throws when it cannot be reached, or there are none, with what to install;
+ * with exit code 2 when they do not know a parameter of the address.
  */
 export async function findPostgresTools<P extends Program>(
   programs: P[],
   env: Env,
+  wanted: Wanted = "primary",
 ): Promise<{ tools: Tools<P>; serverVersion: string }> {
-  const serverVersion = await readVersion(env.direct);
+  const serverVersion = await readVersion(env.direct, wanted);
   const major = Number.parseInt(serverVersion, 10);
-  const found = findOnMachine(programs, env.direct, major);
+  const address = reachedAddress(env.direct);
+  const parameter = findNewParameter(address);
   const tools =
-    found ??
+    findOnMachine(programs, address, Math.max(major, parameter?.major ?? 0)) ??
     (await findInContainer(programs, env)) ??
     (programs.includes("pg_dump" as P)
       ? undefined
-      : findOnMachine(programs, env.direct, major, true));
+      : findOnMachine(programs, address, major, parameter?.major ?? 0));
   if (tools) {
-    const psql: PostgresTool | undefined = (tools as Partial<Tools<Program>>)
-      .psql;
+    const { psql } = tools as Partial<Tools<Program>>;
     if (psql && psql.major < major)
       note(
         `Warning: psql is version ${psql.major}, and the server is PostgreSQL ${major}: some of its \\ commands may fail`,
       );
     return { tools, serverVersion };
   }
+  if (parameter && findOnMachine(programs, address, major, 0))
+    throw refusal(
+      `${parameter.name} in ${address.variable} requires client programs of version ${parameter.major}, and ${programs[0]} is version ${readMajor(programs[0] ?? "")}`,
+      {
+        code: "CONFIGURATION",
+        hint: `leave \`${parameter.name}\` out, or install PostgreSQL's client programs, version ${parameter.major} or newer`,
+      },
+    );
   const own = programs.flatMap((program) => {
     const version = readMajor(program);
     if (version === undefined) return [`${program} is not installed`];
@@ -84,7 +98,7 @@ export async function findPostgresTools<P extends Program>(
  */
 export async function findArchiveReader(env: Env): Promise<PostgresTool> {
   try {
-    const { tools } = await findPostgresTools(["pg_restore"], env);
+    const { tools } = await findPostgresTools(["pg_restore"], env, "any");
     return tools.pg_restore;
   } catch (error) {
     const own = findOnMachine(["pg_restore"], env.direct, 0);
@@ -93,19 +107,22 @@ export async function findArchiveReader(env: Env): Promise<PostgresTool> {
   }
 }
 
-async function readVersion(address: DatabaseAddress): Promise<string> {
-  await using sql = await openConnection(address, "db:probe");
+async function readVersion(
+  address: DatabaseAddress,
+  wanted: Wanted,
+): Promise<string> {
+  await using sql = await openConnection(address, "db:probe", wanted);
   const [row] = await sql<{ version: string }[]>`
     select split_part(current_setting('server_version'), ' ', 1) as version`;
   return row?.version ?? "";
 }
 
-/** Those of the version, else the next newer; or, where `isOlderFine`, the newest. */
+/** Those of the version, else the next newer, else the newest; none below `least`. */
 function findOnMachine<P extends Program>(
   programs: P[],
   address: DatabaseAddress,
   major: number,
-  isOlderFine = false,
+  least = major,
 ): Tools<P> | undefined {
   const oldest = (folder: string) =>
     Math.min(
@@ -122,7 +139,7 @@ function findOnMachine<P extends Program>(
           : other.major > best.major;
       if (isBetter) best = other;
     }
-  if (best.major < (isOlderFine ? 0 : major)) return undefined;
+  if (best.major < least) return undefined;
   return gather(programs, (program) => ({
     command: [join(best.folder, program)],
     variables: {
@@ -130,7 +147,7 @@ function findOnMachine<P extends Program>(
       // Its messages are read; psql takes the encoding from its locale.
       ...(program !== "psql" && { LC_ALL: "C" }),
     },
-    login: nameDatabase,
+    login: (...names) => nameDatabase(address, ...names),
     major: best.major,
   }));
 }
@@ -154,10 +171,10 @@ async function findInContainer<P extends Program>(
     ],
     { env: psql.variables, stdin: "ignore", timeout: ANSWER_MS },
   );
-  await using sql = await openConnection(address, "db:probe");
+  await using sql = await openConnection(address, "db:probe", "any");
   const [cluster] = await sql.unsafe<{ id: string }[]>(text);
   if (stdout.toString().trim() !== cluster?.id) return undefined;
-  const own = await readVersion(address);
+  const own = await readVersion(address, "any");
   return gather(programs, (program) => ({
     ...nameInContainer(program, env),
     major: Number.parseInt(own, 10),
@@ -184,20 +201,32 @@ function nameInContainer(
     login: (database, application) => [
       "--username",
       user,
-      ...nameDatabase(database, application),
+      ...nameDatabase(env.direct, database, application),
     ],
   };
 }
 
-/** So that a network that is gone is noticed within a minute, and not in hours. */
-const KEEPALIVE =
-  "connect_timeout=10 keepalives_idle=30 keepalives_interval=10 keepalives_count=3 tcp_user_timeout=60000";
-
-/** As a connection string, for a name may look like one. */
-function nameDatabase(database: string, application?: string): string[] {
+/**
+ * Connects by a connection string, for a name may look like one. A network that
+ * is gone is noticed within a minute, and not in hours.
+ */
+function nameDatabase(
+  address: DatabaseAddress,
+  database: string,
+  application?: string,
+): string[] {
+  const { settings = {} } = address;
   const quote = (text: string) => `'${text.replace(/['\\]/g, "\\$&")}'`;
-  const words = [`dbname=${quote(database)}`, KEEPALIVE];
-  if (application) words.push(`application_name=${quote(application)}`);
+  const words = Object.entries({
+    dbname: database,
+    connect_timeout: String(connectSeconds(address)),
+    keepalives: settings.keepalives ?? "1",
+    keepalives_idle: settings.keepalives_idle ?? "30",
+    keepalives_interval: settings.keepalives_interval ?? "10",
+    keepalives_count: settings.keepalives_count ?? "3",
+    tcp_user_timeout: settings.tcp_user_timeout ?? "60000",
+    ...(application && { application_name: application }),
+  }).map(([name, value]) => `${name}=${quote(value)}`);
   return ["--dbname", words.join(" ")];
 }
 
@@ -211,31 +240,45 @@ function readMajor(program: string): number | undefined {
   }
 }
 
-/** https://www.postgresql.org/docs/current/libpq-envars.html */
+/** libpq takes what is named and is not there as if it had not been named. */
+const NOWHERE = "/nonexistent";
+
+/**
+ * The address in libpq's variables. What is not in it is not looked for in the
+ * files of the user's home either.
+ * https://www.postgresql.org/docs/current/libpq-envars.html
+ */
 function libpqVariables(address: DatabaseAddress) {
-  const { host, port, user, password, database, sslmode, parameters } = address;
+  const { sslmode, sslrootcert, settings = {}, parameters } = address;
   const isVerified = sslmode.startsWith("verify");
   return {
     ...process.env,
-    PGHOST: host,
-    PGPORT: String(port),
-    PGUSER: user,
-    PGPASSWORD: password,
-    PGDATABASE: database,
+    PGHOST: address.host,
+    PGPORT: String(address.port),
+    PGUSER: address.user,
+    PGPASSWORD: address.password,
+    PGPASSFILE: NOWHERE,
+    PGDATABASE: address.database,
     PGSSLMODE: sslmode,
     PGSSLROOTCERT:
-      address.sslrootcert ?? (isVerified ? findSystemAuthorities() : undefined),
+      sslrootcert ??
+      (isVerified ? (findSystemAuthorities() ?? "system") : NOWHERE),
+    PGSSLCERT: settings.sslcert ?? NOWHERE,
+    PGSSLKEY: settings.sslkey ?? NOWHERE,
+    PGSSLNEGOTIATION: settings.sslnegotiation,
+    PGSSLMINPROTOCOLVERSION: settings.ssl_min_protocol_version,
+    PGSSLMAXPROTOCOLVERSION: settings.ssl_max_protocol_version,
+    PGCHANNELBINDING: settings.channel_binding,
+    PGGSSENCMODE: "disable",
     PGAPPNAME: parameters.application_name,
     PGOPTIONS: parameters.options,
   };
 }
 
-/** Before version 16, libpq does not know the system's authorities by itself. */
-function findSystemAuthorities(): string {
-  const files = [
-    "/etc/ssl/certs/ca-certificates.crt", // Debian, Alpine
-    "/etc/pki/tls/certs/ca-bundle.crt", // Fedora
-    "/etc/ssl/cert.pem", // macOS
-  ];
-  return files.find((file) => existsSync(file)) ?? "system";
+/** A parameter of the address that only newer client programs know. */
+function findNewParameter({ sslrootcert, settings }: DatabaseAddress) {
+  if (settings?.sslnegotiation === "direct")
+    return { name: "sslnegotiation=direct", major: 17 };
+  if (sslrootcert === "system")
+    return { name: "sslrootcert=system", major: 16 };
 }

@@ -1,29 +1,53 @@
-// What a command says when the server cannot be reached: at once, or within ten
-// seconds, never with a stack trace, never with the password. And what each
-// sslmode does, against a server with a certificate.
-import { afterAll, beforeAll, describe, expect } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+// How a server is reached, and what is said when it cannot be: never with a
+// stack trace, never with the password. What each parameter of TLS and of
+// several hosts does, against a primary with a certificate and its standby.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
+import { openConnection } from "../../scripts/lib/connection";
+import { isPooled } from "../../scripts/lib/pooler";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
+import { parseDatabaseUrl } from "../../src/database-url";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { type Outcome, run, urlOf } from "../lib/command";
 import { useDatabase } from "../lib/database";
 import { findFreePort, listen } from "../lib/ports";
 
-const { database, test } = useDatabase("empty");
+const TIMEOUT_MS = 60_000;
+const { database, test: databaseTest } = useDatabase("empty");
 const login = "postgres://someone:secret@127.0.0.1";
+
+/** Opens a connection as commands do, and asks it one thing. */
+async function ask(
+  url: string,
+  question: string,
+  wanted?: Parameters<typeof openConnection>[2],
+): Promise<unknown> {
+  const address = parseDatabaseUrl(url, "DATABASE_URL");
+  await using sql = await openConnection(address, "tests", wanted);
+  const [row] = await sql.unsafe(`select ${question} as answer`);
+  return row?.answer;
+}
+
+/** What opening a connection fails with; not with the password. */
+async function refuse(url: string): Promise<Error & { hint?: string }> {
+  const error: Error & { hint?: string } = await ask(url, "1").then(
+    () => new Error("it connected"),
+    (error: Error) => error,
+  );
+  expect(error.message + error.hint).not.toContain("secret");
+  return error;
+}
 
 /** Runs a command against a URL; asserts what holds for every failure. */
 async function fail(command: string, url: string): Promise<Outcome> {
-  const start = Date.now();
   const outcome = await run(command, {
     DATABASE_URL: url,
     DB_ENGINE: "external",
   });
-  expect(Date.now() - start).toBeLessThan(30_000);
   expect(outcome.exitCode).toBe(1);
   expect(outcome.stdout + outcome.stderr).not.toContain("secret");
   expect(outcome.stderr).not.toMatch(/^ +at /m);
@@ -31,58 +55,44 @@ async function fail(command: string, url: string): Promise<Outcome> {
 }
 
 describe.concurrent("an unreachable server", () => {
-  const commands = [
-    "db:migrate",
-    "db:migrate:status",
-    "db:seed",
-    "db:test",
-    "db:reset",
-    "db:push",
-    "db:pull",
-    "db:shell",
-    "db:studio",
-    "db:start",
-  ];
-  for (const command of commands)
-    test(`${command} says that nothing listens`, async () => {
-      const port = await findFreePort();
+  for (const command of ["db:migrate", "db:shell", "db:studio", "db:start"])
+    test(
+      `${command} says that nothing listens`,
+      async () => {
+        const port = await findFreePort();
 
-      const { stderr } = await fail(command, `${login}:${port}/app`);
+        const { stderr } = await fail(command, `${login}:${port}/app`);
 
-      expect(stderr).toStartWith(
-        `Error: nothing listens on 127.0.0.1:${port}\nHint: `,
-      );
-    });
-
-  test("db:status and db:test print their document with the error in it", async () => {
-    const url = `${login}:${await findFreePort()}/app`;
-
-    const status = JSON.parse((await fail("db:status --json", url)).stdout);
-    const tested = JSON.parse((await fail("db:test --json", url)).stdout);
-
-    expect(status).toMatchObject({
-      reachable: false,
-      error: { code: "UNREACHABLE" },
-    });
-    expect(tested).toMatchObject({
-      connected: false,
-      error: { code: "UNREACHABLE" },
-    });
-  });
-
-  test("a host name that does not exist is named", async () => {
-    const { stderr } = await fail(
-      "db:migrate",
-      "postgres://u:secret@nowhere.invalid/app",
+        expect(stderr).toStartWith(
+          `Error: nothing listens on 127.0.0.1:${port}\nHint: `,
+        );
+      },
+      TIMEOUT_MS,
     );
 
-    expect(stderr).toStartWith(
-      "Error: the host name nowhere.invalid cannot be resolved\n",
-    );
-  });
-});
+  test(
+    "db:status and db:test print their document with the error in it",
+    async () => {
+      const url = `${login}:${await findFreePort()}/app`;
 
-describe.concurrent("a port that is not PostgreSQL's", () => {
+      const [status, tested] = await Promise.all([
+        fail("db:status --json", url),
+        fail("db:test --json", url),
+      ]);
+
+      expect(JSON.parse(status.stdout)).toMatchObject({
+        reachable: false,
+        role: null,
+        error: { code: "UNREACHABLE" },
+      });
+      expect(JSON.parse(tested.stdout)).toMatchObject({
+        connected: false,
+        error: { code: "UNREACHABLE" },
+      });
+    },
+    TIMEOUT_MS,
+  );
+
   const kinds = {
     "accepts and closes": (socket: Socket) => socket.end(),
     "answers as HTTP": (socket: Socket) =>
@@ -90,41 +100,55 @@ describe.concurrent("a port that is not PostgreSQL's", () => {
     "resets connections": (socket: Socket) => socket.resetAndDestroy(),
   };
   for (const [kind, onConnection] of Object.entries(kinds))
-    test(`db:migrate and db:start give up where it ${kind}`, async () => {
-      const { port, close } = await listen(onConnection);
+    for (const sslmode of ["prefer", "disable"])
+      test(
+        `a port that ${kind} is not PostgreSQL, also with sslmode=${sslmode}`,
+        async () => {
+          const { port, close } = await listen(onConnection);
+          const url = `${login}:${port}/app?sslmode=${sslmode}&connect_timeout=5`;
 
-      const migrated = await fail("db:migrate", `${login}:${port}/app`);
-      const started = await fail("db:start", `${login}:${port}/app`);
+          const { message } = await refuse(url);
+          await close();
+
+          expect(message).toBe(
+            `127.0.0.1:${port} closed the connection without answering as PostgreSQL`,
+          );
+        },
+        TIMEOUT_MS,
+      );
+
+  test(
+    "a server that is stopped or slow is not called another program",
+    async () => {
+      const { port, close } = await listen(() => {});
+      const url = `${login}:${port}/app?connect_timeout=1`;
+
+      const migrated = await fail("db:migrate", url);
+      const started = await fail("db:start", url);
       await close();
 
-      expect(migrated.stderr).toStartWith(
-        `Error: 127.0.0.1:${port} closed the connection without answering as PostgreSQL\n`,
-      );
-      expect(started.stderr).toStartWith(
-        `Error: 127.0.0.1:${port} is taken by another program, which does not answer as PostgreSQL\nHint: free the port`,
-      );
-    });
+      const message = `Error: 127.0.0.1:${port} did not answer within 1 seconds\n`;
+      expect(migrated.stderr).toStartWith(message);
+      expect(started.stderr).toStartWith(message);
+    },
+    TIMEOUT_MS,
+  );
 
-  test("db:migrate gives up where it accepts and says nothing", async () => {
-    const { port, close } = await listen(() => {});
+  test("a host name that does not exist is named", async () => {
+    const { message } = await refuse("postgres://u:secret@nowhere.invalid/app");
 
-    const { stderr } = await fail("db:migrate", `${login}:${port}/app`);
-    await close();
-
-    expect(stderr).toStartWith(
-      `Error: 127.0.0.1:${port} did not answer within 10 seconds\n`,
-    );
+    expect(message).toBe("the host name nowhere.invalid cannot be resolved");
   });
 });
 
-describe.concurrent("a server that does not let us in", () => {
-  test("a wrong password is said to be wrong, and not shown", async () => {
+describe("a server that does not let us in", () => {
+  databaseTest("a wrong password is wrong, and not shown", async () => {
     const url = urlOf({ ...database.address, password: "secret" });
 
-    const { stderr } = await fail("db:migrate", url);
+    const { message } = await refuse(url);
     const started = await fail("db:start", url);
 
-    expect(stderr).toContain(
+    expect(message).toContain(
       `does not accept this password for user "${database.address.user}"`,
     );
     // The server may be this clone's own, in Docker, or somebody else's.
@@ -134,138 +158,347 @@ describe.concurrent("a server that does not let us in", () => {
     expect(started.stderr).toContain("in `.env.local`");
   });
 
-  test("a database that is not there is named", async () => {
-    const { stderr } = await fail(
-      "db:migrate",
-      urlOf({ ...database.address, database: "nowhere" }),
-    );
+  databaseTest("a database that is not there is named", async () => {
+    const nowhere = { ...database.address, database: "nowhere" };
 
-    expect(stderr).toStartWith('Error: there is no database "nowhere" on ');
-    expect(stderr).toContain("`bun run db:start`");
+    const { message, hint } = await refuse(urlOf(nowhere));
+
+    expect(message).toStartWith('there is no database "nowhere" on ');
+    expect(hint).toContain("`bun run db:start`");
   });
 
-  test("parameters that only other clients know are left out", async () => {
-    const url = `${database.url}&channel_binding=require&pgbouncer=true&schema=public&connection_limit=5&pool_timeout=5&uselibpqcompat=true`;
+  databaseTest(
+    "a role that may connect once can, and its limit is named",
+    async () => {
+      const role = `once_${crypto.randomUUID().slice(0, 8)}`;
+      await database.sql.unsafe(
+        `create role ${role} login password 'p' connection limit 1`,
+      );
+      const url = urlOf({ ...database.address, user: role, password: "p" });
+      try {
+        const tested = await run("db:test", {
+          DATABASE_URL: url,
+          DB_ENGINE: "external",
+        });
+        const address = parseDatabaseUrl(url, "DATABASE_URL");
+        await using first = await openConnection(address, "tests");
+        const { message, hint } = await refuse(url);
 
-    const { exitCode } = await run("db:migrate:status", { DATABASE_URL: url });
+        expect(tested.stdout).toStartWith("Connected: ");
+        expect(await isPooled(first, address)).toBe(false);
+        expect(message).toContain(`too many connections for role "${role}"`);
+        expect(hint).toContain(`ALTER ROLE "${role}" CONNECTION LIMIT`);
+      } finally {
+        await database.sql.unsafe(`drop role ${role}`);
+      }
+    },
+  );
 
-    expect(exitCode).toBe(3); // pending, hence read
-  });
-
-  test("a script ends when its server process is ended under it", async () => {
-    const waiting = run("db:migrate", { DATABASE_URL: database.url });
-    await database.sql.begin(async (transaction) => {
-      await transaction`select pg_advisory_xact_lock(28273295023041637)`;
-      let ended = 0;
-      while (ended === 0)
-        ended = (
-          await database.sql`
+  databaseTest(
+    "a script ends when its server process is ended under it",
+    async () => {
+      const { outcome } = await database.sql.begin(async (transaction) => {
+        await transaction`select pg_advisory_xact_lock(28273295023041637)`;
+        const outcome = run("db:migrate", { DATABASE_URL: database.url });
+        let ended = 0;
+        while (ended === 0)
+          ended = (
+            await database.sql`
             select pg_terminate_backend(pid) from pg_stat_activity
             where application_name = 'db:migrate' and datname = ${database.name}
               and query like '%pg_try_advisory_lock%'`
-        ).count;
-    });
+          ).count;
+        return { outcome };
+      });
 
-    const { exitCode, stderr } = await waiting;
+      const { exitCode, stderr } = await outcome;
 
-    expect(exitCode).toBe(1);
-    expect(stderr).toStartWith(
-      "Error: the session was ended before it had the lock, and nothing was changed\nHint: ",
-    );
-    expect(stderr).not.toMatch(/^ +at /m);
-  });
+      expect(exitCode).toBe(1);
+      expect(stderr).toStartWith(
+        "Error: the session was ended before it had the lock, and nothing was changed\nHint: ",
+      );
+      expect(stderr).not.toMatch(/^ +at /m);
+    },
+  );
 
-  test("require against a server without TLS is refused", async () => {
-    const { stderr } = await fail(
-      "db:migrate",
-      `${database.url.replace(/\?.*/, "")}?sslmode=require`,
-    );
+  databaseTest("require against a server without TLS is refused", async () => {
+    const url = urlOf({ ...database.address, sslmode: "require" });
 
-    expect(stderr).toContain("has no TLS, which sslmode=require requires");
+    const { message } = await refuse(url);
+
+    expect(message).toEndWith("has no TLS, which sslmode=require requires");
   });
 });
 
-// A server with a certificate of its own.
-const dataDir = mkdtempSync(join(tmpdir(), "starter-tls-"));
-const authority = join(dataDir, "authority.pem");
-let port: number;
+// A primary with a certificate of its own, and a standby of it.
+const folder = mkdtempSync(join(tmpdir(), "starter-tls-"));
+const [primary, standby] = [join(folder, "primary"), join(folder, "standby")];
+let ports: Record<"primary" | "standby" | "silent", number>;
 
 const hasOpenssl = Bun.which("openssl") !== null;
 beforeAll(async () => {
   if (!hasOpenssl) return;
-  for (const command of [
-    "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=Authority -keyout authority.key -out authority.pem",
-    "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout server.key -out server.csr",
-    "x509 -req -in server.csr -days 2 -CA authority.pem -CAkey authority.key -CAcreateserial -copy_extensions copy -out server.pem",
-  ])
-    await $`openssl ${{ raw: command }}`.cwd(dataDir).quiet();
-  chmodSync(join(dataDir, "server.key"), 0o600);
-  port = await findFreePort();
-  await copyCluster(dataDir);
-  await startEmbedded(dataDir, clusterAddress(port), [
-    "ssl=on",
-    `ssl_cert_file=${dataDir}/server.pem`,
-    `ssl_key_file=${dataDir}/server.key`,
-  ]);
-}, 30_000);
+  ports = {
+    primary: await findFreePort(),
+    standby: await findFreePort(),
+    silent: await findFreePort(),
+  };
+  await makeCertificates();
+  for (const dataDir of [primary, standby]) {
+    await copyCluster(dataDir);
+    // Whom it lets in shows whether a connection was encrypted.
+    writeFileSync(
+      join(dataDir, "postgres/pg_hba.conf"),
+      `hostssl all only_cert all cert
+hostssl all only_tls all trust
+hostnossl all only_plain all trust
+host all postgres all scram-sha-256
+host replication postgres all scram-sha-256
+`,
+    );
+  }
+  writeFileSync(join(standby, "postgres/standby.signal"), "");
+  writeFileSync(
+    join(standby, "postgres/postgresql.auto.conf"),
+    `primary_conninfo = 'host=127.0.0.1 port=${ports.primary} user=postgres password=postgres'\n`,
+  );
+  const tls = ["ssl=on", "ssl_cert_file", "ssl_key_file", "ssl_ca_file"];
+  const files = ["", "server.pem", "server.key", "authority.pem"];
+  const settings = tls.map((name, index) =>
+    index === 0 ? name : `${name}=${folder}/${files[index]}`,
+  );
+  await startEmbedded(primary, clusterAddress(ports.primary), settings);
+  await startEmbedded(standby, clusterAddress(ports.standby), settings);
+  const url = urlOf(clusterAddress(ports.primary));
+  await using sql = await openConnection(parseDatabaseUrl(url, "X"), "tests");
+  for (const role of ["only_cert", "only_tls", "only_plain"])
+    await sql.unsafe(`create role ${role} login`);
+}, TIMEOUT_MS);
 afterAll(async () => {
-  await stopEmbedded(dataDir);
-  rmSync(dataDir, { recursive: true, force: true });
-}, 60_000);
+  for (const dataDir of [standby, primary]) await stopEmbedded(dataDir);
+  rmSync(folder, { recursive: true, force: true });
+}, TIMEOUT_MS);
+
+async function makeCertificates(): Promise<void> {
+  const key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+  const sign =
+    "-days 2 -CA authority.pem -CAkey authority.key -CAcreateserial -copy_extensions copy";
+  for (const command of [
+    `req -x509 ${key} -days 2 -subj /CN=Authority -keyout authority.key -out authority.pem`,
+    `req -x509 ${key} -days 2 -subj /CN=Other -keyout other.key -out other.pem`,
+    `req ${key} -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout server.key -out server.csr`,
+    `x509 -req -in server.csr ${sign} -out server.pem`,
+    `req ${key} -subj /CN=only_cert -keyout client.key -out client.csr`,
+    `x509 -req -in client.csr ${sign} -out client.pem`,
+  ])
+    await $`openssl ${{ raw: command }}`.cwd(folder).quiet();
+  for (const name of ["server.key", "client.key"])
+    chmodSync(join(folder, name), 0o600);
+}
+
+const TLS =
+  "(select ssl from pg_stat_ssl where pid = pg_catalog.pg_backend_pid())";
+type Verdict = "tls" | "plain" | "fails";
+const psql = Bun.which("psql");
 
 if (!hasOpenssl)
   console.warn("Left out: TLS, for there is no openssl to make certificates");
-else
-  describe.concurrent("sslmode", () => {
-    const runWith = (command: string, query: string, host = "localhost") =>
-      run(command, {
-        DATABASE_URL: `postgres://postgres:postgres@${host}:${port}/postgres${query}`,
-        DB_ENGINE: "external",
-      });
-
-    const encryption: [query: string, tls: boolean][] = [
-      ["", true],
-      ["?sslmode=disable", false],
-      ["?sslmode=prefer", true],
-      ["?sslmode=require", true],
-      ["?ssl=true", true],
-    ];
-    for (const [query, tls] of encryption)
-      test(`${query || "nothing"} ${tls ? "encrypts" : "does not encrypt"}`, async () => {
-        const { stdout } = await runWith("db:status --json", query);
-
-        expect(JSON.parse(stdout)).toMatchObject({ reachable: true, tls });
-      });
-
-    // db:test goes by the application's client as well as by the scripts' own.
-    const root = `sslrootcert=${authority}`;
-    const trust: [query: string, host: string, connected: boolean][] = [
-      ["?sslmode=verify-ca", "localhost", false],
-      ["?sslmode=verify-full", "localhost", false],
-      [`?sslmode=verify-ca&${root}`, "localhost", true],
-      [`?sslmode=verify-full&${root}`, "localhost", true],
+else {
+  describe.concurrent("TLS", () => {
+    const right = "sslrootcert=authority.pem";
+    const wrong = "sslrootcert=other.pem";
+    const client = "sslcert=client.pem&sslkey=client.key";
+    const verdicts: [user: string, query: string, verdict: Verdict][] = [
+      ["postgres", "", "tls"],
+      ["postgres", "sslmode=disable", "plain"],
+      ["postgres", "sslmode=allow", "plain"],
+      ["postgres", "ssl=true", "tls"],
+      ["only_tls", "sslmode=disable", "fails"],
+      ["only_tls", "sslmode=allow", "tls"],
+      ["only_plain", "sslmode=prefer", "plain"],
+      ["only_plain", "sslmode=require", "fails"],
+      // An authority that is named is asked, and prefer then goes on without TLS.
+      ["postgres", `sslmode=prefer&${wrong}`, "plain"],
+      ["only_tls", `sslmode=prefer&${wrong}`, "fails"],
+      ["only_tls", `sslmode=allow&${wrong}`, "fails"],
+      ["postgres", `sslmode=require&${wrong}`, "fails"],
+      ["postgres", `sslmode=require&${right}`, "tls"],
+      ["postgres", `sslmode=verify-ca&${wrong}`, "fails"],
+      ["postgres", `sslmode=verify-ca&${right}`, "tls"],
+      ["postgres", `sslmode=verify-full&${right}`, "tls"],
       // The certificate is for localhost.
-      [`?sslmode=verify-ca&${root}`, "127.0.0.1", true],
-      [`?sslmode=verify-full&${root}`, "127.0.0.1", false],
+      ["postgres", `sslmode=verify-ca&${right}&host=127.0.0.1`, "tls"],
+      ["postgres", `sslmode=verify-full&${right}&host=127.0.0.1`, "fails"],
+      ["only_cert", "sslmode=require", "fails"],
+      ["only_cert", `sslmode=require&${client}`, "tls"],
+      ["only_cert", `sslmode=verify-full&${right}&${client}`, "tls"],
+      ["postgres", "sslmode=require&ssl_max_protocol_version=TLSv1.1", "fails"],
+      ["postgres", "sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls"],
     ];
-    for (const [query, host, connected] of trust)
-      test(`${query.replace(authority, "…")} ${connected ? "trusts" : "does not trust"} ${host}`, async () => {
-        const { stdout } = await runWith("db:test --json", query, host);
+    for (const [user, query, verdict] of verdicts)
+      test(
+        `${user} ${query || "by default"}: ${verdict}, as psql says`,
+        async () => {
+          const files = query.replace(/=(\w+\.(pem|key))/g, `=${folder}/$1`);
+          const url = `postgres://${user}:postgres@localhost:${ports.primary}/postgres?${files}`;
 
-        const document = JSON.parse(stdout);
-        expect(document.connected).toBe(connected);
-        if (!connected)
-          expect(document.error.message).toContain("is not trusted");
+          const ours = await ask(url, TLS).catch(() => "fails");
+          const theirs =
+            psql &&
+            (await $`${psql} -XAtc ${`select ${TLS}`} ${url}`
+              .env({ PATH: process.env.PATH ?? "", HOME: folder })
+              .nothrow()
+              .quiet());
+
+          expect(ours === true ? "tls" : ours || "plain").toBe(verdict);
+          if (theirs)
+            expect(theirs.stdout.toString().trim() || "fails").toBe(
+              { tls: "t", plain: "f", fails: "fails" }[verdict],
+            );
+        },
+        TIMEOUT_MS,
+      );
+
+    test("a file that is not there, and a key that others can read, are refused", async () => {
+      const url = `postgres://postgres@localhost:${ports.primary}/postgres`;
+      chmodSync(join(folder, "other.key"), 0o644);
+      const pair = `sslcert=${folder}/other.pem&sslkey=${folder}/other.key`;
+
+      const missing = await refuse(
+        `${url}?sslmode=require&sslrootcert=/nowhere.pem`,
+      );
+      const open = await refuse(`${url}?${pair}`);
+
+      expect(missing).toMatchObject({
+        exitCode: 2,
+        message: expect.stringContaining("the sslrootcert of DATABASE_URL"),
+      });
+      expect(open).toMatchObject({
+        exitCode: 2,
+        message: "the sslkey of DATABASE_URL can be read by others",
+      });
+    });
+
+    test(
+      "the system's authorities are asked where none is named, also by psql",
+      async () => {
+        const url = `postgres://postgres:postgres@localhost:${ports.primary}/postgres`;
+        const verified = { DATABASE_URL: `${url}?sslmode=verify-full` };
+        const own = { SSL_CERT_FILE: join(folder, "authority.pem") };
+
+        const refused = await fail("db:status", `${url}?sslrootcert=system`);
+        const trusted = await run("db:status", { ...verified, ...own });
+
+        expect(refused.stderr).toContain("is not trusted");
+        expect(trusted.exitCode).toBe(0);
+      },
+      TIMEOUT_MS,
+    );
+
+    test(
+      "what psql and pg_dump can and this cannot is said once",
+      async () => {
+        const DATABASE_URL = `postgres://postgres:postgres@localhost:${ports.primary}/postgres?sslmode=require&channel_binding=require`;
+
+        const { stdout, stderr, exitCode } = await run("db:status", {
+          DATABASE_URL,
+        });
+
+        expect(exitCode).toBe(0);
+        expect(stderr.match(/channel_binding=require/g)).toHaveLength(1);
+        expect(stdout).toContain("without the channel binding");
+      },
+      TIMEOUT_MS,
+    );
+  });
+
+  describe("several hosts", () => {
+    /** The port of the host that is taken of a list of them. */
+    const take = (
+      names: (keyof typeof ports)[],
+      query = "",
+      wanted?: Parameters<typeof openConnection>[2],
+    ) => {
+      const hosts = names.map((name) => `localhost:${ports[name]}`).join();
+      return ask(
+        `postgres://postgres:postgres@${hosts}/postgres?${query}`,
+        "current_setting('port')::int",
+        wanted,
+      );
+    };
+
+    test("the first that answers and suits is taken", async () => {
+      expect(await take(["silent", "standby", "primary"])).toBe(ports.primary);
+      const reading = ["silent", "standby"] as const;
+      expect(await take([...reading], "", "any")).toBe(ports.standby);
+      expect(await take([...reading, "silent"], "", "prefer-primary")).toBe(
+        ports.standby,
+      );
+      expect(
+        await take(["standby", "primary"], "load_balance_hosts=random"),
+      ).toBe(ports.primary);
+    });
+
+    const attributes = {
+      any: "standby",
+      "read-write": "primary",
+      "read-only": "standby",
+      primary: "primary",
+      standby: "standby",
+      "prefer-standby": "standby",
+    } as const;
+    for (const [index, [attrs, name]] of Object.entries(attributes).entries())
+      test(`target_session_attrs=${attrs} takes the ${name}`, async () => {
+        // Each its own list: a process stays with what it has reached of one.
+        const silent = Array<"silent">(index + 2).fill("silent");
+
+        const port = await take(
+          [...silent, "standby", "primary"],
+          `target_session_attrs=${attrs}`,
+        );
+
+        expect(port).toBe(ports[name]);
       });
 
-    test("a file of authorities that is not there is refused", async () => {
-      const query = "?sslmode=verify-full&sslrootcert=/nowhere.pem";
+    test("why each host was not taken is said", async () => {
+      const hosts = `localhost:${ports.silent},localhost:${ports.standby}`;
 
-      const { exitCode, stderr } = await runWith("db:migrate", query);
+      const { message } = await refuse(
+        `postgres://postgres:postgres@${hosts}/postgres`,
+      );
 
-      expect(exitCode).toBe(2);
-      expect(stderr).toStartWith(
-        "Error: the sslrootcert of DATABASE_URL cannot be read",
+      expect(message).toBe(
+        `nothing listens on localhost:${ports.silent}; localhost:${ports.standby} is a standby, and this requires a primary`,
       );
     });
+
+    test(
+      "db:status tells a standby, and how far it is behind; what writes takes the one that is promoted",
+      async () => {
+        const variables = {
+          DATABASE_URL: `postgres://postgres:postgres@localhost:${ports.standby},localhost:${ports.primary}/postgres`,
+          DB_ENGINE: "external",
+        };
+
+        const before = await run("db:status --json", variables);
+        await stopEmbedded(primary);
+        await ask(urlOf(clusterAddress(ports.standby)), "pg_promote()", "any");
+        const migrated = await run("db:migrate", variables);
+        const after = await run("db:status --json", variables);
+
+        expect(JSON.parse(before.stdout)).toMatchObject({
+          port: ports.standby,
+          role: "standby",
+          lagSeconds: expect.any(Number),
+        });
+        expect(migrated.exitCode).toBe(0);
+        expect(JSON.parse(after.stdout)).toMatchObject({
+          port: ports.standby,
+          role: "primary",
+          lagSeconds: null,
+        });
+      },
+      TIMEOUT_MS,
+    );
   });
+}

@@ -5,7 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import postgres from "postgres";
+import { openConnection } from "../../scripts/lib/connection";
+import { isPooled } from "../../scripts/lib/pooler";
 import { probe } from "../../scripts/lib/probe";
+import { parseDatabaseUrl } from "../../src/database-url";
 import { urlOf } from "../lib/command";
 import type { TestDatabase } from "../lib/database";
 import { test } from "../lib/test";
@@ -88,42 +91,54 @@ else {
     },
   );
 
-  test(
-    "a pooler is known with many connections to the server, and with a single one",
-    "empty",
-    async (database) => {
-      const migrate = (url: string) =>
-        database.run("db:migrate", { DATABASE_URL_UNPOOLED: url });
-      await withPgbouncer(
-        database,
-        async (url) => {
-          const sql = postgres(url, { max: 3, prepare: false });
-          await sql.begin(() =>
-            sql.begin(() => sql.begin((last) => last`select 1`)),
-          );
+  test("a pooler is known with many connections to the server, and with a single one", async (database) => {
+    const ask = async (url: string) => {
+      const address = parseDatabaseUrl(`${url}&connect_timeout=1`, "X");
+      await using sql = await openConnection(address, "tests");
+      return await isPooled(sql, address);
+    };
+    await withPgbouncer(
+      database,
+      async (url) => {
+        const sql = postgres(url, { max: 3, prepare: false });
+        await sql.begin(() =>
+          sql.begin(() => sql.begin((last) => last`select 1`)),
+        );
 
-          const { exitCode, stderr } = await migrate(url);
-          await sql.end();
+        expect(await ask(url)).toBe(true);
+        await sql.end();
+      },
+      "pool_mode = transaction\nserver_round_robin = 1",
+    );
+    await withPgbouncer(
+      database,
+      async (url) => expect(await ask(url)).toBe(false),
+      "pool_mode = session",
+    );
+    await withPgbouncer(
+      database,
+      async (url) =>
+        await expect(ask(url)).rejects.toThrow(
+          "gave no second connection within 1 seconds",
+        ),
+      "pool_mode = session\ndefault_pool_size = 1",
+    );
+  });
 
-          expect(stderr).toContain("is a transaction pooler");
-          expect(exitCode).toBe(2);
-        },
-        "pool_mode = transaction\nserver_round_robin = 1",
-      );
-      await withPgbouncer(
-        database,
-        async (url) => {
-          const { exitCode, stderr } = await migrate(url);
+  test("a session's options are refused by name", async (database) => {
+    await withPgbouncer(database, async (url) => {
+      const address = parseDatabaseUrl(`${url}&options=-c%20a.b%3Dc`, "X");
 
-          expect(stderr).toContain(
-            "gave no second connection within 10 seconds\n",
-          );
-          expect(exitCode).toBe(2);
-        },
-        "pool_mode = session\ndefault_pool_size = 1",
-      );
-    },
-  );
+      const opened = openConnection(address, "tests");
+
+      await expect(opened).rejects.toMatchObject({
+        message: expect.stringContaining(
+          "refuses: unsupported startup parameter: options",
+        ),
+        hint: "leave `options` out of `X` and set it for the role: `alter role … set …`",
+      });
+    });
+  });
 
   test("the application and the seeds work", "migrated", async (database) => {
     await withPgbouncer(database, async (url) => {

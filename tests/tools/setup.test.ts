@@ -56,7 +56,7 @@ test("makes a working database, and finds nothing to do the second time", async 
     "Created: database app",
     ...ownMigrations.map(({ tag }) => `Applied: ${tag} (…)`),
     "Seeded: dev (users 1, tenants 1, tenant_members 1, builds 3)",
-    `Connected: app on localhost:${port}, …, … a query`,
+    `Connected: app on localhost:${port} (primary), …, … a query`,
     "Counted: users 1, tenants 1, memberships 1",
     "Compared: no migration is pending",
     "",

@@ -1,0 +1,183 @@
+// What an archive asks of the server that it is restored on, and what a dump asks
+// of the role that makes it.
+import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
+import { quoteIdentifier } from "../lib/quote";
+import { note, refusal } from "../lib/report";
+import type { PostgresTool } from "../server/client-programs";
+import { readSchema, restoreArchive, type RestoreOptions } from "./archive";
+
+const ROLE = '"(?:[^"]|"")+"|[^\\s",;]+';
+const ROLES = `(?:${ROLE})(?:, (?:${ROLE}))*`;
+/** As pg_dump writes them, each on a line of its own. */
+const OWNERS = [
+  `^ALTER [^;\\n]* OWNER TO (${ROLE});$`,
+  `^ALTER DEFAULT PRIVILEGES FOR ROLE (${ROLE}) `,
+];
+const GRANTEES = [
+  `^(?:GRANT|ALTER DEFAULT PRIVILEGES)\\b[^;\\n]* TO (${ROLES})(?: WITH GRANT OPTION)?(?: GRANTED BY [^;]*)?;$`,
+  `^(?:REVOKE|ALTER DEFAULT PRIVILEGES)\\b[^;\\n]* FROM (${ROLES});$`,
+];
+const POLICIES = [
+  `^CREATE POLICY [^;\\n]* TO (${ROLES})(?: USING| WITH CHECK|;)`,
+];
+const NO_ROLE = /^(PUBLIC|CURRENT_USER|SESSION_USER)$/;
+
+/**
+ * Looks for roles that an archive names and the server does not have.
+ *
+ * @param isWithoutOwner the restoring role is to own everything.
+ * @returns how it can be restored.
+ * @throws with exit code 2 and the roles where it cannot.
+ */
+export async function planRestore(
+  tool: PostgresTool,
+  psql: PostgresTool,
+  path: string,
+  server: Sql,
+  isWithoutOwner: boolean,
+): Promise<RestoreOptions> {
+  // A function's body may have such lines, too.
+  const schema = (await readSchema(tool, path)).replace(
+    /\$(\w*)\$[^]*?\$\1\$/g,
+    "",
+  );
+  const roles = await server<{ name: string; mine: boolean }[]>`
+    select rolname as name, pg_has_role(rolname, 'MEMBER') as mine from pg_roles`;
+  const known = new Map(roles.map(({ name, mine }) => [name, mine]));
+  const owners = listRoles(schema, OWNERS).filter((name) => !known.get(name));
+  const [granted, allowed] = [GRANTEES, POLICIES].map((patterns) =>
+    listRoles(schema, patterns).filter((name) => !known.has(name)),
+  ) as [string[], string[]];
+  const absent = [...owners, ...granted, ...allowed].filter(
+    (name, index, all) => !known.has(name) && all.indexOf(name) === index,
+  );
+  const foreign = owners.filter((name) => known.has(name));
+  if (isWithoutOwner ? allowed.length > 0 : absent.length + owners.length > 0) {
+    const make = absent.map((name) => `CREATE ROLE ${quoteIdentifier(name)}`);
+    const join = foreign.map(
+      (name) => `GRANT ${quoteIdentifier(name)} TO CURRENT_USER`,
+    );
+    throw refusal(
+      `the archive is of roles that ${absent.length > 0 ? "this server does not have" : "this role may not act for"}: ${[...absent, ...foreign].join(", ")}`,
+      {
+        code: "ROLE_MISSING",
+        hint: `${isWithoutOwner ? "" : "add `--no-owner`, and this role owns everything; or "}let an administrator run \`${[...make, ...join].join("; ")}\` first`,
+      },
+    );
+  }
+  if (isWithoutOwner && granted.length > 0)
+    note(
+      `Warning: not restored: all grants, for ${granted.join(", ")} is not here`,
+    );
+  return {
+    psql,
+    isWithoutOwner,
+    isWithoutGrants: isWithoutOwner && granted.length > 0,
+    extensions: listExtensions(schema),
+  };
+}
+
+function listRoles(schema: string, patterns: string[]): string[] {
+  const found = patterns.flatMap((pattern) =>
+    [...schema.matchAll(new RegExp(pattern, "gm"))].flatMap(
+      ([, names = ""]) => names.match(new RegExp(ROLE, "g")) ?? [],
+    ),
+  );
+  const roles = found.filter((name) => !NO_ROLE.test(name)).map(unquote);
+  return [...new Set(roles)];
+}
+
+function listExtensions(schema: string): RestoreOptions["extensions"] {
+  const pattern =
+    /^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\S+) WITH SCHEMA ("(?:[^"]|"")+"|[^\s;]+);$/gm;
+  return [...schema.matchAll(pattern)].map(([, name = "", home = ""]) => ({
+    name,
+    home,
+  }));
+}
+
+function unquote(name: string): string {
+  return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name;
+}
+
+/**
+ * Refuses where the role may not read everything that pg_dump would.
+ *
+ * @throws with exit code 2 and the GRANT to ask for.
+ */
+export async function requireReadable(sql: Sql): Promise<void> {
+  const rows = await sql.unsafe<
+    { schema: string; name: string; kind: string; role: string }[]
+  >(`
+    select quote_ident(nspname) as schema, class.oid::regclass::text as name, quote_ident(current_user) as role,
+      case when not has_schema_privilege(relnamespace, 'usage')
+          or not has_table_privilege(class.oid, 'select') then 'grant' else 'policy' end as kind
+    from pg_class as class join pg_namespace on pg_namespace.oid = relnamespace
+    where relkind in ('r', 'p', 'S', 'm') and relpersistence <> 't'
+      and nspname not in ('pg_catalog', 'information_schema') and nspname !~ '^pg_(toast|temp)'
+      and not exists (select from pg_depend where classid = 'pg_class'::regclass
+        and objid = class.oid and deptype = 'e')
+      and (not has_schema_privilege(relnamespace, 'usage')
+        or not has_table_privilege(class.oid, 'select')
+        or relkind in ('r', 'p') and row_security_active(class.oid))`);
+  const [first] = rows;
+  if (!first) return;
+  const { role } = first;
+  const schemas = new Set(
+    rows.filter(({ kind }) => kind === "grant").map(({ schema }) => schema),
+  );
+  const grants = [...schemas].flatMap((schema) => [
+    `GRANT USAGE ON SCHEMA ${schema} TO ${role}`,
+    `GRANT SELECT ON ALL TABLES IN SCHEMA ${schema} TO ${role}`,
+    `GRANT SELECT ON ALL SEQUENCES IN SCHEMA ${schema} TO ${role}`,
+  ]);
+  if (rows.some(({ kind }) => kind === "policy"))
+    grants.push(`ALTER ROLE ${role} BYPASSRLS`);
+  throw refusal(
+    `the role ${role} may not read all of the database: ${first.name}${rows.length > 1 ? ` and ${rows.length - 1} more` : ""}`,
+    {
+      code: "NOT_READABLE",
+      hint: `let an administrator run \`${grants.join("; ")}\``,
+    },
+  );
+}
+
+/**
+ * Restores an archive into an empty database, to which `sql` is connected.
+ * Extensions that this role may not make there are left out, and said.
+ *
+ * @throws what failed first; where an extension was left out, with its name.
+ */
+export async function restoreInto(
+  sql: Sql,
+  tool: PostgresTool,
+  path: string,
+  { database }: DatabaseAddress,
+  options: RestoreOptions,
+  serverVersion: string,
+): Promise<void> {
+  const leftOut: string[] = [];
+  for (const { name, home } of options.extensions) {
+    await sql.unsafe("begin");
+    await sql
+      .unsafe(
+        `create schema if not exists ${home}; create extension if not exists ${name} schema ${home} cascade`,
+      )
+      .catch(({ message }: Error) => {
+        leftOut.push(name);
+        note(`Warning: not restored: the extension ${name}: ${message}`);
+      });
+    await sql.unsafe("rollback");
+  }
+  const major = Number.parseInt(serverVersion, 10);
+  await restoreArchive(tool, path, database, options, leftOut, major).catch(
+    (error: Error) => {
+      if (leftOut.length > 0)
+        Object.assign(error, {
+          hint: `it may need ${leftOut.join(" or ")}, which this role may not create: let an administrator run this command`,
+        });
+      throw error;
+    },
+  );
+}
