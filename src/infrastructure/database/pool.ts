@@ -1,18 +1,18 @@
 // A pool of connections to one database that keeps time: opening a connection,
 // waiting for a free one, and every answer have a limit.
-import pg, { type PoolClient, type QueryResult } from "pg";
-import type { DatabaseAddress } from "../../database-url";
-import type { ClientSettings } from "../../env";
-import { Connection, type Statement } from "./connection";
-import { databaseError } from "./errors";
+import pg, { type QueryResult } from "pg";
 import {
-  explainRefusal,
-  listAttempts,
-  nextAttempt,
-  requireRole,
+  type Driver,
+  openSession,
+  type Refusal,
   type Role,
-  wantedRole,
-} from "./hosts";
+  ROLE,
+  type Wanted,
+} from "../../database-socket";
+import { type DatabaseAddress, type Host, hostsOf } from "../../database-url";
+import type { ClientSettings } from "../../env";
+import { type Connection, logIn, type Statement } from "./connection";
+import { databaseError } from "./errors";
 import { makeTypes, SELECT_ARRAY_TYPES } from "./values";
 
 /** A connection that its taker has alone until it is released. */
@@ -51,37 +51,35 @@ export interface Pool {
   close(): void;
 }
 
+/** Somebody who waits for a connection. */
+interface Waiter {
+  take(connection: Connection): void;
+  giveUp(error: unknown): void;
+}
+
 /** PostgreSQL's own limit strikes first, where it can. In milliseconds. */
 const GRACE_MS = 1000;
 /** A connection that has been idle for so long is closed. In milliseconds. */
 const IDLE_MS = 30_000;
-const KEEPALIVE_MS = 10_000;
 const GOODBYE_MS = 1000;
 
 /**
  * Opens a pool; it connects with the first statement.
  *
  * @param size how many connections it may have.
- * @param ofSeveral which server to take where the address names several.
- * @throws like `readEnv` where a file of certificates cannot be read.
+ * @param ofSeveral which server to take where the address names several and
+ * has no `target_session_attrs`.
  */
 export function openPool(
   address: DatabaseAddress,
   settings: ClientSettings,
   size: number,
-  ofSeveral: Role = "any",
+  ofSeveral: Wanted = "any",
 ): Pool {
-  const { user, password, database } = address;
-  const given = address.settings ?? {};
-  const connectMs =
-    Math.max(Number(given.connect_timeout ?? 0), 0) * 1000 ||
-    settings.connectMs;
   const answerMs = settings.statementMs + GRACE_MS;
-  const attempts = listAttempts(address);
-  const wanted = wantedRole(address, ofSeveral);
   const startup = {
-    user,
-    database,
+    user: address.user,
+    database: address.database,
     application_name: "app",
     // A pooler refuses what it cannot keep apart for each of its clients.
     ...(!settings.isPooled && {
@@ -90,122 +88,124 @@ export function openPool(
     }),
     ...address.parameters,
   };
-  let current = attempts[0];
+  let target = withConnectLimit(address, settings.connectMs);
+  const wanted = hostsOf(address).length > 1 ? ofSeveral : "any";
+  const needsRole =
+    (address.settings?.target_session_attrs ?? wanted) !== "any";
   let types = makeTypes([]);
   let hasTypes = false;
   let isClosed = false;
   let releasedAt = 0;
+  let opening = 0;
   const connections = new Set<Connection>();
-  const greeted = new WeakSet<Connection>();
-  const waiting = new Set<(error: Error) => void>();
+  const idle: { connection: Connection; timer: Timer }[] = [];
+  const waiters: Waiter[] = [];
 
-  class CurrentConnection extends Connection {
-    constructor() {
-      super(
-        {
-          ...current,
-          user,
-          database,
-          password: () => password, // an empty one pg would look for elsewhere
-          sslnegotiation: given.sslnegotiation ?? "postgres",
-          enableChannelBinding: given.channel_binding === "require",
-          connectionTimeoutMillis: connectMs,
-          keepAlive: given.keepalives !== "0",
-          keepAliveInitialDelayMillis: KEEPALIVE_MS,
-        },
-        startup,
+  const driver: Driver<Connection & { role: Role }> = {
+    logIn: async (socket) => {
+      const connection = await logIn(socket, target, startup, () =>
+        forget(connection),
       );
-      connections.add(this);
-      this.once("end", () => connections.delete(this));
-    }
-  }
-  const pool = new pg.Pool({
-    Client: CurrentConnection,
-    max: size,
-    idleTimeoutMillis: IDLE_MS,
-  });
-  pool.on("error", () => {}); // an idle connection was lost, and is removed
+      const answers = await greet(connection);
+      return Object.assign(connection, answers);
+    },
+    close: (connection) => connection.end(),
+  };
 
-  /** Looks at a new connection. @throws where it is not to be used. */
-  async function greet(connection: Connection, isStrict: boolean) {
-    if (greeted.has(connection)) return;
-    if (wanted && isStrict) await requireRole(connection, wanted, connectMs);
+  /** Asks a new connection what has to be known of its server. */
+  async function greet(connection: Connection): Promise<{ role: Role }> {
+    const ask = (text: string) =>
+      connection.ask({ text, rowMode: "array" }, [], types, settings.connectMs);
     if (!hasTypes) {
-      const { rows } = await connection.ask(
-        { text: SELECT_ARRAY_TYPES, rowMode: "array" },
-        [],
-        types,
-        connectMs,
-      );
-      types = makeTypes(rows);
+      types = makeTypes((await ask(SELECT_ARRAY_TYPES)).rows);
       hasTypes = true;
     }
-    greeted.add(connection);
+    const [role = []] = needsRole ? (await ask(ROLE)).rows : [];
+    return { role: { isStandby: role[0], isReadOnly: role[1] } };
   }
 
-  async function connect(): Promise<PoolClient & Connection> {
-    const rounds = wanted === "prefer-standby" ? 2 : 1;
-    for (let tried = 1; ; tried++) {
-      const attempt = current;
-      let client: PoolClient | undefined;
-      try {
-        client = await pool.connect();
-        if (!(client instanceof Connection))
-          throw new Error("not of this pool");
-        await greet(client, tried <= attempts.length);
-        return client;
-      } catch (error) {
-        client?.release(true);
-        const next = nextAttempt(attempts, attempt, error);
-        if (next && current === attempt) current = next;
-        if (!next || isClosed || tried >= attempts.length * rounds)
-          throw explainRefusal(error, attempt, connectMs);
-      }
+  /** Opens as many connections as are waited for. */
+  function open() {
+    while (
+      !isClosed &&
+      waiters.length > opening &&
+      connections.size + opening < size
+    ) {
+      opening += 1;
+      openSession(target, driver, wanted)
+        .then(({ session, way }) => {
+          target = withHostFirst(target, way);
+          connections.add(session);
+          giveBack(session);
+        })
+        .catch((error: unknown) => waiters.shift()?.giveUp(explain(error)))
+        .finally(() => {
+          opening -= 1;
+          open();
+        });
     }
   }
 
-  /** `connect`, for as long as one may wait. */
-  function connectInTime() {
-    return new Promise<PoolClient & Connection>((resolve, reject) => {
-      const giveUp = (error: Error) => {
-        clearTimeout(timer);
-        if (waiting.delete(giveUp)) reject(error);
+  function giveBack(connection: Connection) {
+    if (isClosed || connection.loss() || connection.isInTransaction()) {
+      connection.destroy();
+      forget(connection);
+      return;
+    }
+    const waiter = waiters.shift();
+    if (waiter) return waiter.take(connection);
+    const timer = setTimeout(() => {
+      forget(connection);
+      void connection.end();
+    }, IDLE_MS);
+    idle.push({ connection, timer });
+  }
+
+  /** Its place is free for another one. */
+  function forget(connection: Connection) {
+    connections.delete(connection);
+    const index = idle.findIndex((item) => item.connection === connection);
+    if (index >= 0) clearTimeout(idle.splice(index, 1)[0]?.timer);
+    open();
+  }
+
+  function takeOrWait(): Promise<Connection> {
+    const free = idle.pop();
+    clearTimeout(free?.timer);
+    if (free) return Promise.resolve(free.connection);
+    return new Promise((resolve, reject) => {
+      const waiter = {
+        take: (connection: Connection) => {
+          clearTimeout(timer);
+          resolve(connection);
+        },
+        giveUp: (error: unknown) => {
+          clearTimeout(timer);
+          reject(error);
+        },
       };
-      const timer = setTimeout(
-        () =>
-          giveUp(
-            databaseError(
-              "POOL_BUSY",
-              `no connection to the database was free within ${settings.acquireMs / 1000} s, of ${size}`,
-            ),
-          ),
-        settings.acquireMs,
-      );
-      waiting.add(giveUp);
-      connect().then((connection) => {
-        clearTimeout(timer);
-        if (waiting.delete(giveUp)) resolve(connection);
-        else connection.release();
-      }, giveUp);
+      const timer = setTimeout(() => {
+        waiters.splice(waiters.indexOf(waiter), 1);
+        reject(busyError(settings.acquireMs, connections.size, size));
+      }, settings.acquireMs);
+      waiters.push(waiter);
+      open();
     });
   }
 
   async function acquire(): Promise<Lease> {
     if (isClosed) throw closedError();
-    const connection = await connectInTime();
+    const connection = await takeOrWait();
     return {
-      query: ({ text, name, rowMode }, values) =>
-        connection.ask(
-          { text, name: settings.canPrepare ? name : undefined, rowMode },
-          values,
-          types,
-          answerMs,
-        ),
-      isLost: () => connection.loss !== undefined,
-      isInTransaction: () => connection.isInTransaction(),
+      query: (statement, values) => {
+        const name = settings.canPrepare ? statement.name : undefined;
+        return connection.ask({ ...statement, name }, values, types, answerMs);
+      },
+      isLost: () => connection.loss() !== undefined,
+      isInTransaction: connection.isInTransaction,
       release: () => {
         releasedAt = Date.now();
-        connection.release(connection.loss ?? connection.isInTransaction());
+        giveBack(connection);
       },
     };
   }
@@ -232,20 +232,79 @@ export function openPool(
       }
     },
     usedAt: () =>
-      waiting.size > 0 || pool.totalCount > pool.idleCount
-        ? Date.now()
-        : releasedAt,
+      opening > 0 || connections.size > idle.length ? Date.now() : releasedAt,
     drop,
     close: () => {
-      if (isClosed) return;
       isClosed = true;
-      const isIdle = pool.totalCount === pool.idleCount;
-      for (const giveUp of waiting) giveUp(closedError());
-      void pool.end(); // idle connections say goodbye
-      if (isIdle) setTimeout(drop, GOODBYE_MS).unref();
-      else drop();
+      for (const waiter of waiters.splice(0)) waiter.giveUp(closedError());
+      const goodbyes = idle.splice(0).map(({ connection, timer }) => {
+        clearTimeout(timer);
+        connections.delete(connection);
+        setTimeout(connection.destroy, GOODBYE_MS).unref();
+        return connection.end();
+      });
+      void Promise.all(goodbyes);
+      drop();
     },
   };
+}
+
+/** Every way to say how long a connection may take ends in this one. */
+function withConnectLimit(
+  address: DatabaseAddress,
+  connectMs: number,
+): DatabaseAddress {
+  const { settings } = address;
+  if (Number(settings?.connect_timeout) > 0) return address;
+  const connect_timeout = String(connectMs / 1000);
+  return { ...address, settings: { ...settings, connect_timeout } };
+}
+
+/** The host that answered last is asked first: one that is gone costs the whole limit. */
+function withHostFirst(
+  address: DatabaseAddress,
+  { host, port }: Host,
+): DatabaseAddress {
+  const isOther = (other: Host) => other.host !== host || other.port !== port;
+  const otherHosts = hostsOf(address).filter(isOther);
+  return { ...address, host, port, otherHosts };
+}
+
+/** PostgreSQL's refusal as it is; what may pass, in words and with a code of ours. */
+function explain(error: unknown): unknown {
+  const message = error instanceof Error ? error.message : String(error);
+  const [, parameter] =
+    /unsupported startup parameter(?: in options)?: (\w+)/.exec(message) ?? [];
+  if (parameter)
+    return databaseError(
+      "CANNOT_CONNECT",
+      `DATABASE_URL leads to a pooler, which refuses the startup parameter ${parameter}`,
+      error,
+      parameter === "options"
+        ? "leave `options` out of the URL: a pooler cannot keep it apart for each of its clients"
+        : "set `DATABASE_URL_UNPOOLED` to the server itself, or `DATABASE_PREPARE=false`",
+    );
+  const isForGood =
+    error instanceof pg.DatabaseError && !/^(57P|53|08)/.test(error.code ?? "");
+  if (isForGood) return error;
+  const refusals = (error as { refusals?: Refusal[] }).refusals ?? [];
+  const reasons = refusals.map(
+    ({ host: { host, port }, error }) => `${host}:${port}: ${error.message}`,
+  );
+  return databaseError(
+    "CANNOT_CONNECT",
+    `cannot connect to ${reasons.join("; ") || message}`,
+    error,
+  );
+}
+
+function busyError(waitedMs: number, used: number, size: number): Error {
+  return databaseError(
+    "POOL_BUSY",
+    `no connection to the database was free within ${waitedMs / 1000} s (${used} of ${size} are open)`,
+    undefined,
+    "raise `DATABASE_POOL_SIZE`, or look for transactions that wait for something else",
+  );
 }
 
 function closedError(): Error {
