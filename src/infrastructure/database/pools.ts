@@ -58,10 +58,10 @@ export function openPools({
  * their time is up: what is under way may ask more until then.
  */
 export async function closePools({ all }: Pools): Promise<void> {
-  const deadline = Date.now() + CLOSE_MS;
-  const isQuiet = () =>
-    all.every((pool) => Date.now() - pool.usedAt() >= QUIET_MS);
-  while (!isQuiet() && Date.now() < deadline)
+  const calledAt = Date.now();
+  const quietAt = () =>
+    QUIET_MS + Math.max(calledAt, ...all.map((pool) => pool.usedAt()));
+  while (Date.now() < quietAt() && Date.now() < calledAt + CLOSE_MS)
     await new Promise((resolve) => setTimeout(resolve, 10));
   for (const pool of all) pool.close();
 }
