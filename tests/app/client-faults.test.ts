@@ -181,7 +181,7 @@ test(
     network.swallow(true);
 
     const start = Date.now();
-    const asked = Array.from({ length: 9 }, () => db.execute("select 1"));
+    const asked = Array.from({ length: 5 }, () => db.execute("select 1"));
     const opened = db.transaction((tx) => tx.execute("select 1"));
     const codes = await Promise.all(
       [...asked, opened].map(async (query) => codeOf(await rejection(query))),

@@ -13,6 +13,8 @@ export interface Statement {
   name?: string;
   /** Rows as arrays, which drizzle maps; without it, as objects. */
   rowMode?: "array";
+  /** It is the count of a table, which no text tells from any other statement. */
+  isCount?: boolean;
 }
 
 /** A session that is logged in. */

@@ -60,8 +60,17 @@ export function openDatabase(query: Query, transact: Transact): Database {
         relations,
       ).transaction(work, config),
     );
+  const counting = drizzle({
+    client: asClient((statement, values) =>
+      query({ ...statement, isCount: true }, values),
+    ),
+  });
+  const $count = counting.$count.bind(counting);
   // Of what its types know of pg's results, only `execute` shows something.
-  return Object.assign(database, { transaction }) as unknown as Database;
+  return Object.assign(database, {
+    transaction,
+    $count,
+  }) as unknown as Database;
 }
 
 /** All that drizzle asks of pg's client is its `query`. */

@@ -117,9 +117,9 @@ export function routeReads(
 }
 
 /** True for what drizzle's builders write to read rows; never for `db.execute`. */
-export function isRead({ text, rowMode }: Statement): boolean {
+function isRead({ text, rowMode, isCount }: Statement): boolean {
   return (
-    rowMode === "array" &&
+    (rowMode === "array" || isCount === true) &&
     /^\(*(select|with)\b/i.test(text) &&
     !WRITES_OR_LOCKS.test(text.replace(QUOTED, ""))
   );
