@@ -41,6 +41,7 @@ export interface Env {
   /** A connection past the pooler, the same as `database` where there is none. */
   direct: DatabaseAddress;
   replicas: DatabaseAddress[];
+  client: ClientSettings;
   engine: "auto" | "compose" | "embedded" | "external";
   dataDir: string;
   /** The server for the tests, where one is named. */
@@ -48,6 +49,21 @@ export interface Env {
   backupDir: string;
   /** Docker Compose's own variable, which it would not find in .env.local. */
   composeProjectName: string | undefined;
+}
+
+/** The limits of the application's client. Times are in milliseconds. */
+export interface ClientSettings {
+  /** True behind a transaction pooler: a session keeps nothing that is set in it. */
+  isPooled: boolean;
+  /** True where a session keeps the statements that are prepared in it. */
+  canPrepare: boolean;
+  poolSize: number;
+  replicaPoolSize: number;
+  connectMs: number;
+  acquireMs: number;
+  statementMs: number;
+  idleTransactionMs: number;
+  replicaMaxLagMs: number;
 }
 
 interface Layer {
@@ -85,6 +101,7 @@ export function readEnv(
     database,
     direct,
     replicas: readList(layers, names.replicas),
+    client: readLimits(layers, direct !== database),
     engine,
     dataDir,
     test: readList(layers, names.test)[0],
@@ -251,6 +268,64 @@ function readList(layers: Layer[], names: string[]): DatabaseAddress[] {
     .map((url) => url.trim())
     .filter(Boolean)
     .map((value) => parse({ ...list, value }));
+}
+
+/**
+ * Reads the limits of the application's client.
+ *
+ * @param hasDirect whether a second variable names a direct connection, which
+ * means that the first goes through a pooler.
+ */
+function readLimits(layers: Layer[], hasDirect: boolean): ClientSettings {
+  const poolSize = readCount(layers, "DATABASE_POOL_SIZE", 10);
+  const prepare = find(layers, ["DATABASE_PREPARE"]);
+  if (prepare && !["true", "false"].includes(prepare.value))
+    throw misconfigured(
+      `DATABASE_PREPARE in ${prepare.from} is neither true nor false`,
+      "set `DATABASE_PREPARE` to false behind a transaction pooler that forgets prepared statements, to true behind one that keeps them",
+    );
+  const isPooled = hasDirect || prepare?.value === "false";
+  return {
+    isPooled,
+    canPrepare: prepare ? prepare.value === "true" : !isPooled,
+    poolSize,
+    replicaPoolSize: readCount(layers, "DATABASE_REPLICA_POOL_SIZE", poolSize),
+    connectMs: readTime(layers, "DATABASE_CONNECT_TIMEOUT", 5),
+    acquireMs: readTime(layers, "DATABASE_ACQUIRE_TIMEOUT", 10),
+    statementMs: readTime(layers, "DATABASE_STATEMENT_TIMEOUT", 30),
+    idleTransactionMs: readTime(
+      layers,
+      "DATABASE_IDLE_TRANSACTION_TIMEOUT",
+      30,
+    ),
+    replicaMaxLagMs: readTime(layers, "DATABASE_REPLICA_MAX_LAG", 10),
+  };
+}
+
+function readCount(layers: Layer[], name: string, standard: number): number {
+  const found = find(layers, [name]);
+  if (!found) return standard;
+  if (/^[1-9]\d{0,3}$/.test(found.value)) return Number(found.value);
+  throw misconfigured(
+    `${name} in ${found.from} is not a number of connections`,
+    `set \`${name}\` to a whole number from 1 to 9999`,
+  );
+}
+
+/** Reads a time with its unit, as PostgreSQL writes them; without one it is seconds. */
+function readTime(layers: Layer[], name: string, seconds: number): number {
+  const found = find(layers, [name]);
+  if (!found) return seconds * 1000;
+  const [, number, unit = "s"] =
+    /^(\d+(?:\.\d+)?) ?(ms|s|min)?$/.exec(found.value) ?? [];
+  const factor = { ms: 1, s: 1000, min: 60_000 }[unit] ?? 0;
+  const time = Math.round(Number(number) * factor);
+  // The longest that a timer of JavaScript can wait.
+  if (time >= 1 && time < 2 ** 31 - 60_000) return time;
+  throw misconfigured(
+    `${name} in ${found.from} is not a time`,
+    `set \`${name}\` to a number with its unit, such as 500ms, 30s or 5min`,
+  );
 }
 
 function readEngine(layers: Layer[]): Env["engine"] {

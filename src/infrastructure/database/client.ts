@@ -1,46 +1,56 @@
-// Connects the application: one pool for the primary and one for each replica.
-// postgres.js opens its first connection with the first query.
-import { withReplicas } from "drizzle-orm/pg-core";
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
-import postgres, { type Sql } from "postgres";
-import { connectionOptions } from "../../database-tls";
-import type { DatabaseAddress } from "../../database-url";
+// The application's client. Nothing connects before the first query.
 import { readEnv } from "../../env";
-import * as schema from "./schema";
+import {
+  type Database,
+  openDatabase,
+  type Transact,
+  type Transaction,
+} from "./database";
+import { closePools, openPools, type Pools } from "./pools";
+import { repeat, type RetryConfig, transact } from "./transaction";
 
 // Kept across hot reloads, which run this file anew in the same process.
-const global = globalThis as typeof globalThis & { databasePools?: Sql[] };
+const global = globalThis as typeof globalThis & { databasePools?: Pools };
+global.databasePools ??= openPools(readEnv());
 
-const env = readEnv();
-// A second variable for a direct connection means that DATABASE_URL goes
-// through a pooler, behind which prepared statements vanish.
-const isPooled = env.direct !== env.database;
-global.databasePools ??= [env.database, ...env.replicas].map(openPool);
-
-const [primary, ...replicas] = global.databasePools.map((pool) =>
-  drizzle(pool, { schema }),
+export const { db, transactWithRetry, closeDatabase } = makeClient(
+  global.databasePools,
 );
-if (!primary) throw new Error("there is no pool for the primary database");
-const [firstReplica, ...otherReplicas] = replicas;
 
-/**
- * The application's client. Where there are replicas, reads go to one of them,
- * but for those inside a transaction.
- */
-export const db: PostgresJsDatabase<typeof schema> = firstReplica
-  ? withReplicas(primary, [firstReplica, ...otherReplicas])
-  : primary;
+/** Returns a client on pools: the application's own above, or one for another database. */
+export function makeClient(pools: Pools) {
+  const onOneConnection: Transact = (run) =>
+    transact(pools.primary, pools.settings, run);
+  const $primary = openDatabase(pools.primary.query, onOneConnection);
 
-/** Closes the pools; queries that are under way have five seconds to end. */
-export async function closeDatabase(): Promise<void> {
-  const pools = global.databasePools ?? [];
-  await Promise.all(pools.map((pool) => pool.end({ timeout: 5 })));
-}
+  /**
+   * The database. Reads outside of transactions go to a replica where there is
+   * one; `db.$primary` reads what was just written.
+   */
+  const db: Database & { $primary: Database } = Object.assign(
+    openDatabase(pools.query, onOneConnection),
+    { $primary },
+  );
 
-function openPool(address: DatabaseAddress): Sql {
-  return postgres({
-    ...connectionOptions(address),
-    connection: { application_name: "app", ...address.parameters },
-    prepare: !isPooled,
-  });
+  /**
+   * Runs a transaction, and again after a serialization failure, a deadlock, or
+   * a connection that was lost before COMMIT. What `work` does beside `tx` is
+   * done again as well.
+   *
+   * @throws the last attempt's error. With the code COMMIT_UNKNOWN it may be
+   * committed, and is not repeated.
+   */
+  const transactWithRetry = <T>(
+    work: (tx: Transaction) => Promise<T>,
+    { attempts = 5, ...config }: RetryConfig = {},
+  ): Promise<T> => repeat(() => $primary.transaction(work, config), attempts);
+
+  /**
+   * Closes the connections. What is under way finishes, further queries of it
+   * included, for eight seconds at most; every later query is refused with the
+   * code CLOSED.
+   */
+  const closeDatabase = (): Promise<void> => closePools(pools);
+
+  return { db, transactWithRetry, closeDatabase };
 }

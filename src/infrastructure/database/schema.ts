@@ -37,7 +37,10 @@ export const users = pgTable(
     image: text("image"),
     ...timestamps,
   },
-  (table) => [uniqueIndex("users_email_key").on(sql`lower(${table.email})`)],
+  (table) => [
+    uniqueIndex("users_email_key").on(sql`lower(${table.email})`),
+    index("users_email_idx").on(table.email), // better-auth asks `email = $1`
+  ],
 );
 
 export const sessions = pgTable(
@@ -208,6 +211,9 @@ export const builds = pgTable(
       table.createdAt.desc().nullsFirst(), // as Postgres orders by it
     ),
     index("builds_created_by_idx").on(table.createdBy),
+    index("builds_queued_idx") // the oldest is taken next
+      .on(table.createdAt)
+      .where(sql`${table.status} = 'queued'`),
   ],
 );
 

@@ -1,0 +1,132 @@
+// One session of pg's client, with a limit for every answer and a memory of
+// what ended it.
+import type { Socket } from "node:net";
+import pg, { type QueryResult } from "pg";
+import type { DatabaseAddress } from "../../database-url";
+import { databaseError } from "./errors";
+import { encodeValues, type makeTypes, typesOf } from "./values";
+
+/** One statement, as drizzle hands it to a driver. */
+export interface Statement {
+  text: string;
+  /** The name under which it is prepared; without one it is not. */
+  name?: string;
+  /** Rows as arrays, which drizzle maps; without it, as objects. */
+  rowMode?: "array";
+  /** It is the count of a table, which no text tells from any other statement. */
+  isCount?: boolean;
+}
+
+/** A session that is logged in. */
+export interface Connection {
+  /**
+   * Runs one statement.
+   *
+   * @param types how the columns are read.
+   * @param limitMs after which the connection is closed, in milliseconds.
+   * @throws PostgreSQL's own error, or the `loss`.
+   */
+  ask(
+    statement: Statement,
+    values: unknown[],
+    types: ReturnType<typeof makeTypes>,
+    limitMs: number,
+  ): Promise<QueryResult>;
+  /** What ended it: an error with the code CONNECTION_LOST or NO_ANSWER. */
+  loss(): Error | undefined;
+  /** True while a transaction is open, also a failed one. */
+  isInTransaction(): boolean;
+  /** Says goodbye to the server. */
+  end(): Promise<void>;
+  /** Ends it at once, whatever the network does. */
+  destroy(): void;
+}
+
+/** With these PostgreSQL ends a session: shut down, crashed, idle for too long. */
+const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
+
+/**
+ * Logs in through a socket that is connected, and encrypted where that is wanted.
+ *
+ * @param startup every startup parameter.
+ * @param onLoss called once, when the connection has ended by itself.
+ * @throws PostgreSQL's refusal.
+ */
+export async function logIn(
+  socket: Socket,
+  { user, password, database, settings }: DatabaseAddress,
+  startup: Record<string, string>,
+  onLoss: () => void,
+): Promise<Connection> {
+  let loss: Error | undefined;
+  const lose = (error: Error) => {
+    if (loss) return;
+    loss = error;
+    onLoss();
+  };
+  const loseTo = (error: Error) =>
+    lose(
+      databaseError(
+        "CONNECTION_LOST",
+        `the connection to the database was lost: ${error.message}`,
+        error,
+      ),
+    );
+
+  const client = new pg.Client({
+    stream: () => adopt(socket),
+    ssl: false, // the socket has seen to it
+    user,
+    database,
+    password: () => password, // for an empty one pg would look elsewhere
+    enableChannelBinding: settings?.channel_binding === "require",
+  });
+  // pg's own would add what PG… variables say.
+  Object.assign(client, { getStartupConf: () => startup });
+  client.on("error", loseTo); // without a listener the process would end
+  await client.connect();
+
+  return {
+    loss: () => loss,
+    isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
+    end: () => client.end(),
+    destroy: () => socket.destroy(),
+    ask: async ({ text, name, rowMode }, values, types, limitMs) => {
+      if (loss) throw loss;
+      const timer = setTimeout(() => {
+        lose(
+          databaseError(
+            "NO_ANSWER",
+            `the database did not answer within ${limitMs / 1000} s, and the connection was closed; whether the statement took effect is unknown`,
+          ),
+        );
+        socket.destroy();
+      }, limitMs);
+      try {
+        return await client.query({
+          text,
+          values: encodeValues(values),
+          // pg looks for declared oids in the property that has the parsers.
+          types: Object.assign(typesOf(values), types),
+          ...(name && { name }),
+          ...(rowMode && { rowMode }),
+        });
+      } catch (error) {
+        if (error instanceof pg.DatabaseError)
+          if (ENDS_SESSION.test(error.code ?? "")) loseTo(error);
+        throw loss ?? error;
+      } finally {
+        clearTimeout(timer);
+      }
+    },
+  };
+}
+
+/** pg connects its socket itself, and waits for the event. */
+function adopt(socket: Socket): Socket {
+  const connect = () => {
+    queueMicrotask(() => socket.emit("connect"));
+    return socket;
+  };
+  return Object.assign(socket, { connect });
+}

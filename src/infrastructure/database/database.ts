@@ -1,0 +1,93 @@
+// drizzle on what runs statements here, instead of on pg's own pool: with
+// transactions of ours, and with rows as `execute` has always answered them.
+import type { Assume, ExtractTablesWithRelations } from "drizzle-orm";
+import { drizzle, NodePgSession } from "drizzle-orm/node-postgres";
+import {
+  type PgDatabase,
+  PgDialect,
+  type PgQueryResultHKT,
+  type PgTransaction,
+} from "drizzle-orm/pg-core";
+import type { Client, FieldDef, QueryResult } from "pg";
+import type { Statement } from "./connection";
+import * as schema from "./schema";
+
+/** Runs one statement. */
+export type Query = (
+  statement: Statement,
+  values: unknown[],
+) => Promise<QueryResult>;
+
+/** Runs the statements of a transaction, which `run` sends, on one connection. */
+export type Transact = <T>(run: (query: Query) => Promise<T>) => Promise<T>;
+
+/** What `execute` answers: the rows, with what else PostgreSQL said of them. */
+export type Rows<Row> = Row[] & {
+  rows: Row[];
+  /** How many rows were read or changed; null for other commands. */
+  rowCount: number | null;
+  count: number | null;
+  command: string;
+  fields: FieldDef[];
+};
+
+interface RowsHKT extends PgQueryResultHKT {
+  type: Rows<Assume<this["row"], Record<string, unknown>>>;
+}
+
+/** drizzle's client, as an application uses it. */
+export type Database = PgDatabase<RowsHKT, typeof schema>;
+
+/** What `transaction` hands over. */
+export type Transaction = PgTransaction<
+  RowsHKT,
+  typeof schema,
+  ExtractTablesWithRelations<typeof schema>
+>;
+
+/** Returns drizzle's client for the schema, on what runs its statements. */
+export function openDatabase(query: Query, transact: Transact): Database {
+  const database = drizzle({ client: asClient(query), schema });
+  const { schema: tables, fullSchema, tableNamesMap } = database._;
+  const relations = tables && { schema: tables, fullSchema, tableNamesMap };
+  const dialect = new PgDialect();
+  // drizzle's own, on a pool, sends ROLLBACK on what is lost and keeps it.
+  const transaction: typeof database.transaction = (work, config) =>
+    transact((run) =>
+      new NodePgSession<typeof schema, NonNullable<typeof tables>>(
+        asClient(run),
+        dialect,
+        relations,
+      ).transaction(work, config),
+    );
+  const counting = drizzle({
+    client: asClient((statement, values) =>
+      query({ ...statement, isCount: true }, values),
+    ),
+  });
+  const $count = counting.$count.bind(counting);
+  // Of what its types know of pg's results, only `execute` shows something.
+  return Object.assign(database, {
+    transaction,
+    $count,
+  }) as unknown as Database;
+}
+
+/** All that drizzle asks of pg's client is its `query`. */
+function asClient(query: Query): Client {
+  const client = {
+    query: async (statement: Statement, values: unknown[]) => {
+      const result = await query(statement, values);
+      if (statement.rowMode === "array") return result;
+      return Array.isArray(result) ? result.map(toRows) : toRows(result);
+    },
+  };
+  return client as unknown as Client;
+}
+
+function toRows({ rows, rowCount, command, fields }: QueryResult) {
+  const extra = { rows, rowCount, count: rowCount, command, fields };
+  for (const [name, value] of Object.entries(extra))
+    Object.defineProperty(rows, name, { value });
+  return rows;
+}

@@ -1,0 +1,56 @@
+// The errors of the application's client itself. drizzle wraps what a statement
+// throws, so look at `error.cause` as well as at `error`: `codeOf` does.
+
+/** What can go wrong between the application and its database. */
+export type DatabaseErrorCode =
+  /** No connection could be opened: nothing listens, or it takes no sessions. */
+  | "CANNOT_CONNECT"
+  /** Every connection of the pool was in use for as long as one may wait. */
+  | "POOL_BUSY"
+  /** An open connection ended before the answer came. */
+  | "CONNECTION_LOST"
+  /** The answer did not come within the limit; the connection was closed. */
+  | "NO_ANSWER"
+  /** COMMIT was sent and not answered: it is committed, or rolled back. */
+  | "COMMIT_UNKNOWN"
+  /** A statement of the transaction had failed, and COMMIT rolled it back. */
+  | "ROLLED_BACK"
+  /** BEGIN was sent without `db.transaction()`. */
+  | "UNSAFE_TRANSACTION"
+  /** The transaction has ended; its `tx` is of no use any more. */
+  | "TRANSACTION_OVER"
+  /** closeDatabase() was called. */
+  | "CLOSED";
+
+/** Returns an error with a code of the client, and a hint where there is one. */
+export function databaseError(
+  code: DatabaseErrorCode,
+  message: string,
+  cause?: unknown,
+  hint?: string,
+): Error {
+  return Object.assign(new Error(message, { cause }), {
+    code,
+    ...(hint && { hint }),
+  });
+}
+
+/**
+ * Returns the first code of an error and its causes: one of the client's, an
+ * SQLSTATE such as `40001`, or one of the system's such as `ECONNREFUSED`.
+ */
+export function codeOf(error: unknown): string | undefined {
+  return causesOf(error)
+    .map((cause) => (cause as { code?: unknown }).code)
+    .find((code) => typeof code === "string");
+}
+
+/** Returns the error and the causes below it, the outermost first. */
+export function causesOf(error: unknown): object[] {
+  const chain: object[] = [];
+  for (let at = error; at instanceof Object; at = (at as Error).cause) {
+    if (chain.includes(at)) break;
+    chain.push(at);
+  }
+  return chain;
+}

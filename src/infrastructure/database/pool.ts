@@ -1,0 +1,315 @@
+// A pool of connections to one database that keeps time: opening a connection,
+// waiting for a free one, and every answer have a limit.
+import pg, { type QueryResult } from "pg";
+import {
+  type Driver,
+  openSession,
+  type Refusal,
+  type Role,
+  ROLE,
+  type Wanted,
+} from "../../database-socket";
+import { type DatabaseAddress, type Host, hostsOf } from "../../database-url";
+import type { ClientSettings } from "../../env";
+import { type Connection, logIn, type Statement } from "./connection";
+import { databaseError } from "./errors";
+import { makeTypes, SELECT_ARRAY_TYPES } from "./values";
+
+/** A connection that its taker has alone until it is released. */
+export interface Lease {
+  /**
+   * Runs one statement.
+   *
+   * @throws PostgreSQL's own error; one with the code CONNECTION_LOST or
+   * NO_ANSWER, after which the connection is closed.
+   */
+  query(statement: Statement, values: unknown[]): Promise<QueryResult>;
+  /** True once nothing can be sent any more. */
+  isLost(): boolean;
+  /** True while a transaction is open on it. */
+  isInTransaction(): boolean;
+  /** Gives it back. It is closed where it is lost, or still in a transaction. */
+  release(): void;
+}
+
+/** The connections to one database. */
+export interface Pool {
+  /**
+   * Takes a connection, an open one or a new one.
+   *
+   * @throws PostgreSQL's refusal; an error with the code CANNOT_CONNECT,
+   * POOL_BUSY or CLOSED.
+   */
+  acquire(): Promise<Lease>;
+  /** Runs a statement on any connection. @throws like `acquire` and `Lease.query`. */
+  query(statement: Statement, values: unknown[]): Promise<QueryResult>;
+  /** When one was last in use, as a time in milliseconds: now, while one is. */
+  usedAt(): number;
+  /** Ends every connection; who waits for an answer is told that it is lost. */
+  drop(): void;
+  /** Lets nobody in any more, and ends every connection. */
+  close(): void;
+}
+
+/** Somebody who waits for a connection. */
+interface Waiter {
+  take(connection: Connection): void;
+  giveUp(error: unknown): void;
+}
+
+/** PostgreSQL's own limit strikes first, where it can. In milliseconds. */
+const GRACE_MS = 1000;
+/** A connection that has been idle for so long is closed. In milliseconds. */
+const IDLE_MS = 30_000;
+const GOODBYE_MS = 1000;
+
+/**
+ * Opens a pool; it connects with the first statement.
+ *
+ * @param size how many connections it may have.
+ * @param ofSeveral which server to take where the address names several and
+ * has no `target_session_attrs`.
+ */
+export function openPool(
+  address: DatabaseAddress,
+  settings: ClientSettings,
+  size: number,
+  ofSeveral: Wanted = "any",
+): Pool {
+  const answerMs = settings.statementMs + GRACE_MS;
+  const startup = {
+    user: address.user,
+    database: address.database,
+    application_name: "app",
+    // A pooler refuses what it cannot keep apart for each of its clients.
+    ...(!settings.isPooled && {
+      statement_timeout: String(settings.statementMs),
+      idle_in_transaction_session_timeout: String(settings.idleTransactionMs),
+    }),
+    ...address.parameters,
+  };
+  let target = withConnectLimit(address, settings.connectMs);
+  const wanted = hostsOf(address).length > 1 ? ofSeveral : "any";
+  const needsRole =
+    (address.settings?.target_session_attrs ?? wanted) !== "any";
+  let types = makeTypes([]);
+  let hasTypes = false;
+  let isClosed = false;
+  let releasedAt = 0;
+  let opening = 0;
+  const connections = new Set<Connection>();
+  const idle: { connection: Connection; timer: Timer }[] = [];
+  const waiters: Waiter[] = [];
+
+  const driver: Driver<Connection & { role: Role }> = {
+    logIn: async (socket) => {
+      const connection = await logIn(socket, target, startup, () =>
+        forget(connection),
+      );
+      const answers = await greet(connection);
+      return Object.assign(connection, answers);
+    },
+    close: (connection) => connection.end(),
+  };
+
+  /** Asks a new connection what has to be known of its server. */
+  async function greet(connection: Connection): Promise<{ role: Role }> {
+    const ask = (text: string) =>
+      connection.ask({ text, rowMode: "array" }, [], types, settings.connectMs);
+    if (!hasTypes) {
+      types = makeTypes((await ask(SELECT_ARRAY_TYPES)).rows);
+      hasTypes = true;
+    }
+    const [role = []] = needsRole ? (await ask(ROLE)).rows : [];
+    return { role: { isStandby: role[0], isReadOnly: role[1] } };
+  }
+
+  /** Opens as many connections as are waited for. */
+  function open() {
+    while (
+      !isClosed &&
+      waiters.length > opening &&
+      connections.size + opening < size
+    ) {
+      opening += 1;
+      openSession(target, driver, wanted)
+        .then(({ session, way }) => {
+          target = withHostFirst(target, way);
+          connections.add(session);
+          giveBack(session);
+        })
+        .catch((error: unknown) => waiters.shift()?.giveUp(explain(error)))
+        .finally(() => {
+          opening -= 1;
+          open();
+        });
+    }
+  }
+
+  function giveBack(connection: Connection) {
+    if (isClosed || connection.loss() || connection.isInTransaction()) {
+      connection.destroy();
+      forget(connection);
+      return;
+    }
+    const waiter = waiters.shift();
+    if (waiter) return waiter.take(connection);
+    const timer = setTimeout(() => {
+      forget(connection);
+      void connection.end();
+    }, IDLE_MS);
+    idle.push({ connection, timer });
+  }
+
+  /** Its place is free for another one. */
+  function forget(connection: Connection) {
+    connections.delete(connection);
+    const index = idle.findIndex((item) => item.connection === connection);
+    if (index >= 0) clearTimeout(idle.splice(index, 1)[0]?.timer);
+    open();
+  }
+
+  function takeOrWait(): Promise<Connection> {
+    const free = idle.pop();
+    clearTimeout(free?.timer);
+    if (free) return Promise.resolve(free.connection);
+    return new Promise((resolve, reject) => {
+      const waiter = {
+        take: (connection: Connection) => {
+          clearTimeout(timer);
+          resolve(connection);
+        },
+        giveUp: (error: unknown) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      };
+      const timer = setTimeout(() => {
+        waiters.splice(waiters.indexOf(waiter), 1);
+        reject(busyError(settings.acquireMs, connections.size, size));
+      }, settings.acquireMs);
+      waiters.push(waiter);
+      open();
+    });
+  }
+
+  async function acquire(): Promise<Lease> {
+    if (isClosed) throw closedError();
+    const connection = await takeOrWait();
+    return {
+      query: (statement, values) => {
+        const name = settings.canPrepare ? statement.name : undefined;
+        return connection.ask({ ...statement, name }, values, types, answerMs);
+      },
+      isLost: () => connection.loss() !== undefined,
+      isInTransaction: connection.isInTransaction,
+      release: () => {
+        releasedAt = Date.now();
+        giveBack(connection);
+      },
+    };
+  }
+
+  function drop() {
+    for (const connection of connections) connection.destroy();
+  }
+
+  return {
+    acquire,
+    query: async (statement, values) => {
+      const lease = await acquire();
+      try {
+        const result = await lease.query(statement, values);
+        if (!lease.isInTransaction()) return result;
+        throw databaseError(
+          "UNSAFE_TRANSACTION",
+          "BEGIN was sent as a statement of its own, and is rolled back: the next statement may run on another connection",
+          undefined,
+          "use `db.transaction()`",
+        );
+      } finally {
+        lease.release();
+      }
+    },
+    usedAt: () =>
+      opening > 0 || connections.size > idle.length ? Date.now() : releasedAt,
+    drop,
+    close: () => {
+      isClosed = true;
+      for (const waiter of waiters.splice(0)) waiter.giveUp(closedError());
+      const goodbyes = idle.splice(0).map(({ connection, timer }) => {
+        clearTimeout(timer);
+        connections.delete(connection);
+        setTimeout(connection.destroy, GOODBYE_MS).unref();
+        return connection.end();
+      });
+      void Promise.all(goodbyes);
+      drop();
+    },
+  };
+}
+
+/** Every way to say how long a connection may take ends in this one. */
+function withConnectLimit(
+  address: DatabaseAddress,
+  connectMs: number,
+): DatabaseAddress {
+  const { settings } = address;
+  if (Number(settings?.connect_timeout) > 0) return address;
+  const connect_timeout = String(connectMs / 1000);
+  return { ...address, settings: { ...settings, connect_timeout } };
+}
+
+/** The host that answered last is asked first: one that is gone costs the whole limit. */
+function withHostFirst(
+  address: DatabaseAddress,
+  { host, port }: Host,
+): DatabaseAddress {
+  const isOther = (other: Host) => other.host !== host || other.port !== port;
+  const otherHosts = hostsOf(address).filter(isOther);
+  return { ...address, host, port, otherHosts };
+}
+
+/** PostgreSQL's refusal as it is; what may pass, in words and with a code of ours. */
+function explain(error: unknown): unknown {
+  const message = error instanceof Error ? error.message : String(error);
+  const [, parameter] =
+    /unsupported startup parameter(?: in options)?: (\w+)/.exec(message) ?? [];
+  if (parameter)
+    return databaseError(
+      "CANNOT_CONNECT",
+      `DATABASE_URL leads to a pooler, which refuses the startup parameter ${parameter}`,
+      error,
+      parameter === "options"
+        ? "leave `options` out of the URL: a pooler cannot keep it apart for each of its clients"
+        : "set `DATABASE_URL_UNPOOLED` to the server itself, or `DATABASE_PREPARE=false`",
+    );
+  const isForGood =
+    error instanceof pg.DatabaseError && !/^(57P|53|08)/.test(error.code ?? "");
+  if (isForGood) return error;
+  const refusals = (error as { refusals?: Refusal[] }).refusals ?? [];
+  const reasons = refusals.map(
+    ({ host: { host, port }, error }) => `${host}:${port}: ${error.message}`,
+  );
+  return databaseError(
+    "CANNOT_CONNECT",
+    `cannot connect to ${reasons.join("; ") || message}`,
+    error,
+  );
+}
+
+function busyError(waitedMs: number, used: number, size: number): Error {
+  return databaseError(
+    "POOL_BUSY",
+    `no connection to the database was free within ${waitedMs / 1000} s (${used} of ${size} are open)`,
+    undefined,
+    "raise `DATABASE_POOL_SIZE`, or look for transactions that wait for something else",
+  );
+}
+
+function closedError(): Error {
+  return databaseError(
+    "CLOSED",
+    "the connections to the database are closed: closeDatabase() was called",
+  );
+}

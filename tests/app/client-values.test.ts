@@ -1,0 +1,20 @@
+// What the client stores and reads, for every type of drizzle, does not depend
+// on the zone of the process, and is what postgres.js stored and read.
+import { expect } from "bun:test";
+import { join } from "node:path";
+import { root } from "../../src/env";
+import { testDatabase as test } from "../lib/database";
+
+const script = join(root, "tests/lib/every-type.ts");
+
+for (const TZ of ["UTC", "Europe/Berlin"])
+  test(`every type is stored and read in ${TZ}`, "empty", async (database) => {
+    const expected = await Bun.file(
+      join(root, "tests/lib/every-type.json"),
+    ).json();
+
+    const { stdout, stderr } = await database.run(script, { TZ });
+
+    expect(stderr).toBe("");
+    expect(JSON.parse(stdout)).toEqual(expected);
+  });

@@ -1,0 +1,47 @@
+// The application's client on a database of a test, in the test's own process.
+import { connect, type Socket } from "node:net";
+import type { DatabaseAddress } from "../../src/database-url";
+import { type ClientSettings, readEnv } from "../../src/env";
+import { makeClient } from "../../src/infrastructure/database/client";
+import { openPools } from "../../src/infrastructure/database/pools";
+import { listen } from "./ports";
+
+/** Opens a client with other limits than the usual ones; close it at the end. */
+export function openClient(
+  database: DatabaseAddress,
+  limits: Partial<ClientSettings> = {},
+  replicas: DatabaseAddress[] = [],
+) {
+  const client = { ...readEnv().client, isPooled: false, ...limits };
+  return makeClient(openPools({ database, replicas, client }));
+}
+
+/** Returns the code and the message of what a promise is rejected with. */
+export async function rejection(promise: PromiseLike<unknown>) {
+  try {
+    await promise;
+  } catch (error) {
+    return error;
+  }
+  throw new Error("it was not rejected");
+}
+
+/** A network before a server, which can swallow everything, and pass on again. */
+export async function openNetwork({ port }: DatabaseAddress) {
+  let isDown = false;
+  const pass = (from: Socket, to: Socket) =>
+    from
+      .on("data", (chunk) => isDown || to.write(chunk))
+      .on("error", () => {})
+      .on("close", () => to.destroy());
+  const { port: own, close } = await listen((client) => {
+    const server = connect(port, "127.0.0.1");
+    pass(client, server);
+    pass(server, client);
+  });
+  return {
+    port: own,
+    close,
+    swallow: (yes: boolean) => (isDown = yes),
+  };
+}
