@@ -3,7 +3,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { isIP } from "node:net";
 import { checkServerIdentity, type ConnectionOptions } from "node:tls";
-import { type DatabaseAddress, misconfigured } from "./database-url";
+import { type DatabaseAddress, isLocal, misconfigured } from "./database-url";
 
 /**
  * The options of `tls.connect` for one host of an address; false where the
@@ -90,12 +90,14 @@ function refuseOpenKey({ variable }: DatabaseAddress, file: string): void {
 
 /**
  * The address as node-postgres, postgres.js and drizzle-kit take it: its first
- * host, and one of the two ways to connect that `prefer` leaves open.
+ * host, and of the two ways to connect that `prefer` leaves open the plain one on
+ * this machine, the encrypted one elsewhere.
  *
  * @throws like `tlsOptions`.
  */
 export function connectionOptions(address: DatabaseAddress) {
   const { host, port, user, password, database, sslmode } = address;
-  const ssl = sslmode === "prefer" ? sslmode : tlsOptions(address);
+  const isOpen = sslmode === "prefer" || sslmode === "allow";
+  const ssl = isOpen && isLocal(address) ? false : tlsOptions(address);
   return { host, port, user, password, database, ssl };
 }

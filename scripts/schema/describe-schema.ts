@@ -64,7 +64,9 @@ export async function describeExports(
       id,
       prevId: parent,
       ...snapshot
-    } = withoutTalk(() => generateDrizzleJson(exported, prevId));
+    } = withoutTalk(() =>
+      generateDrizzleJson(exported, prevId, undefined, casing),
+    );
     return nameEnums(
       JSON.parse(JSON.stringify({ id, prevId: parent, ...snapshot })),
     );

@@ -33,7 +33,7 @@ import {
   uuid,
   varchar,
 } from "drizzle-orm/pg-core";
-import { SQL } from "bun";
+import postgres from "postgres";
 import { closeDatabase, db } from "@/infrastructure/database";
 
 const bytea = customType<{ data: Buffer }>({ dataType: () => "bytea" });
@@ -164,7 +164,7 @@ const types = Object.entries(getTableColumns(every)).map(
   ([name, column]) => `"${name}" ${column.getSQLType()}`,
 );
 // Another connection than the client's, and other than its driver.
-await using server = new SQL(process.env.DATABASE_URL ?? "");
+const server = postgres(process.env.DATABASE_URL ?? "", { max: 1 });
 await server.unsafe("create type mood as enum ('sad', 'very happy')");
 await server.unsafe(`create table every (${types.join(", ")})`);
 
@@ -191,6 +191,7 @@ const [others] = await db.execute(`select 1::int2 as "int2", 2::oid as "oid",
   array['1 day'::interval] as "intervals", array[1.5::float8] as "floats",
   array[point '(1,2)'] as "points", array['a b', 'c']::name[] as "names",
   array[json '{"a":1}'] as "jsons", array[1, null] as "nulls", xml '<a/>' as "xml", to_tsvector('simple', 'a') as "tsvector"`);
+await server.end();
 const empty = await db.execute("select 1 as one where false");
 const [first, second] = await db.execute("select 1 as one; select 2 as two");
 

@@ -389,6 +389,8 @@ describe("db:status and db:logs", () => {
       port: clone.port,
       database: "app",
       user: "postgres",
+      role: "primary",
+      lagSeconds: null,
       serverVersion: "18.4",
       tls: false,
       pooled: false,

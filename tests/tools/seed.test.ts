@@ -199,6 +199,8 @@ describe("db:test", () => {
       expect(JSON.parse(current.stdout)).toEqual({
         connected: true,
         latencyMs: expect.any(Number),
+        role: "primary",
+        lagSeconds: null,
         serverVersion: expect.stringMatching(/^\d+\.\d+$/),
         counts: { users: 1, tenants: 1, memberships: 1 },
         pending: [],
