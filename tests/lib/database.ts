@@ -129,18 +129,22 @@ export async function withDatabase(
  * @returns the database, and the `test` to use in its file.
  */
 export function useDatabase(state: State) {
-  const base = describeDatabase(root);
-  const database = base as ApplicationDatabase;
-  let hasPassed = true;
+  const shared = shareDatabase(state, root);
+  const database = shared.database as ApplicationDatabase;
   let end = () => {};
   beforeAll(async () => {
-    await createDatabase(base.name, state, root);
-    ({ db: database.db, end } = await openApplication(base));
-  }, TIMEOUT_MS);
-  afterAll(async () => {
-    end();
-    await disposeOf(base, hasPassed);
-  }, TIMEOUT_MS);
+    ({ db: database.db, end } = await openApplication(database));
+  });
+  afterAll(() => end());
+  return { database, test: shared.test };
+}
+
+/** The same for tests of the commands, on the project in a folder. */
+export function shareDatabase(state: State, folder: string) {
+  const database = describeDatabase(folder);
+  let hasPassed = true;
+  beforeAll(() => createDatabase(database.name, state, folder), TIMEOUT_MS);
+  afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
     const keepFailed = async () => {
