@@ -233,15 +233,15 @@ describe("on delete", () => {
 
 describe("indexes", () => {
   test("every foreign key is the start of an index", async () => {
-    const [keys] = await sql`
-      select count(*)::int as total, count(*) filter (where not exists (
-        select from pg_index
-        where indrelid = conrelid and indisvalid and indpred is null
-          and (indkey::int2[])[0:cardinality(conkey) - 1] operator(pg_catalog.@>) conkey
-      ))::int as unindexed
-      from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace`;
+    const unindexed = await sql`
+      select conname from pg_constraint
+      where contype = 'f' and connamespace = 'public'::regnamespace
+        and not exists (
+          select from pg_index
+          where indrelid = conrelid and indisvalid and indpred is null
+            and (indkey::int2[])[0:cardinality(conkey) - 1] operator(pg_catalog.@>) conkey)`;
 
-    expect(keys).toEqual({ total: 9, unindexed: 0 });
+    expect(unindexed.map(({ conname }) => conname)).toEqual([]);
   });
 
   test("the indexes are the ones that the schema names", async () => {

@@ -2,12 +2,11 @@
 // project is, dropped at the end. It is a copy of one that is made once, which
 // takes tens of milliseconds. Tests of the commands use tests/lib/test.ts.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import postgres, { type Sql } from "postgres";
 import { connectionOptions } from "../../src/database-tls";
 import type { DatabaseAddress } from "../../src/database-url";
-import { root } from "../../src/env";
-import type * as schema from "../../src/infrastructure/database/schema";
+import { readEnv, root } from "../../src/env";
+import type { db as application } from "../../src/infrastructure/database/client";
 import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
 import { attend, type Attended } from "./terminal";
@@ -42,9 +41,10 @@ export interface TestDatabase {
 /** What a test's database holds at its start. */
 export type State = "empty" | "migrated" | "seeded";
 
-/** The same for the application's tests: with drizzle, typed by schema.ts. */
+/** The same for the application's tests. */
 export interface ApplicationDatabase extends TestDatabase {
-  db: PostgresJsDatabase<typeof schema>;
+  /** The application's client, on this database. */
+  db: typeof application;
 }
 
 /**
@@ -57,11 +57,11 @@ export function testDatabase(
   body: (database: ApplicationDatabase) => Promise<void>,
 ): void {
   const work = async (database: TestDatabase) => {
-    const { db, end } = await connectDrizzle(database);
+    const { db, end } = await openApplication(database);
     try {
       await body({ ...database, db });
     } finally {
-      await end();
+      end();
     }
   };
   testBeside(sentence, () => withDatabase(state, work));
@@ -87,16 +87,19 @@ export function testBeside(sentence: string, body: () => Promise<void>): void {
 }
 
 /**
- * Loads the schema only here, for a test of the commands has another. Drizzle
- * has a client of its own, because it changes how values are sent.
+ * Opens the application's client, which is loaded only here: a test of the
+ * commands is to work whatever the application's schema is.
  */
-async function connectDrizzle({ address }: TestDatabase) {
-  const schema = await import("../../src/infrastructure/database/schema");
-  const client = openDatabase(address);
-  return {
-    db: drizzle(client, { schema }),
-    end: () => client.end({ timeout: 0 }),
+async function openApplication({ address }: TestDatabase) {
+  const { makeClient } =
+    await import("../../src/infrastructure/database/client");
+  const { openPools } = await import("../../src/infrastructure/database/pools");
+  const client = { ...readEnv().client, isPooled: false };
+  const pools = openPools({ database: address, replicas: [], client });
+  const end = () => {
+    for (const pool of pools.all) pool.close();
   };
+  return { db: makeClient(pools).db, end };
 }
 
 /**
@@ -126,18 +129,22 @@ export async function withDatabase(
  * @returns the database, and the `test` to use in its file.
  */
 export function useDatabase(state: State) {
-  const base = describeDatabase(root);
-  const database = base as ApplicationDatabase;
-  let hasPassed = true;
-  let end = async () => {};
+  const shared = shareDatabase(state, root);
+  const database = shared.database as ApplicationDatabase;
+  let end = () => {};
   beforeAll(async () => {
-    await createDatabase(base.name, state, root);
-    ({ db: database.db, end } = await connectDrizzle(base));
-  }, TIMEOUT_MS);
-  afterAll(async () => {
-    await end();
-    await disposeOf(base, hasPassed);
-  }, TIMEOUT_MS);
+    ({ db: database.db, end } = await openApplication(database));
+  });
+  afterAll(() => end());
+  return { database, test: shared.test };
+}
+
+/** The same for tests of the commands, on the project in a folder. */
+export function shareDatabase(state: State, folder: string) {
+  const database = describeDatabase(folder);
+  let hasPassed = true;
+  beforeAll(() => createDatabase(database.name, state, folder), TIMEOUT_MS);
+  afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
     const keepFailed = async () => {

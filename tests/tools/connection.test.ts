@@ -12,12 +12,14 @@ import { isPooled } from "../../scripts/lib/pooler";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { parseDatabaseUrl } from "../../src/database-url";
 import { clusterAddress, copyCluster } from "../lib/cluster";
-import { type Outcome, run, urlOf } from "../lib/command";
-import { useDatabase } from "../lib/database";
+import { type Outcome, urlOf } from "../lib/command";
+import { shareDatabase } from "../lib/database";
 import { findFreePort, listen } from "../lib/ports";
+import { sharedProject } from "../lib/test";
 
 const TIMEOUT_MS = 60_000;
-const { database, test: databaseTest } = useDatabase("empty");
+const { run, folder: projectFolder } = sharedProject();
+const { database, test: databaseTest } = shareDatabase("empty", projectFolder);
 const login = "postgres://someone:secret@127.0.0.1";
 
 /** Opens a connection as commands do, and asks it one thing. */

@@ -232,6 +232,7 @@ describe("db:migrate", () => {
   });
 
   test("refuses to go on when an applied file was edited, unless in blanks only", async ({
+    sql,
     project,
     run,
   }) => {
@@ -243,6 +244,11 @@ describe("db:migrate", () => {
     writeMigrations(project, { "0001_a": "create table other ();\n" });
     const edited = await run("db:migrate");
     const status = await run("db:migrate:status");
+    writeMigrations(project, {
+      "0001_a": "create table other ();\n",
+      "0002_b": "create table b ();",
+    });
+    const pending = await run("db:migrate");
 
     expect(blanks.exitCode).toBe(0);
     expect(blanks.stderr).toContain("in comments or blanks only");
@@ -252,6 +258,8 @@ describe("db:migrate", () => {
     );
     expect(status.exitCode).toBe(3);
     expect(status.stdout).toContain("modified  0001_a\n");
+    expect(pending).toEqual(edited);
+    expect(await sql`select to_regclass('b') as b`).toEqual([{ b: null }]);
   });
 
   test("warns of a record whose migration this checkout does not have", async ({
