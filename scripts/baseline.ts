@@ -6,7 +6,14 @@ import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/lock";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
-import { advise, FINDINGS, note, print, printJson } from "./lib/report";
+import {
+  advise,
+  failure,
+  FINDINGS,
+  note,
+  print,
+  printJson,
+} from "./lib/report";
 import { type Recorded, recordOf, toScript } from "./migrations/apply";
 import { type Difference, describeDifference } from "./migrations/catalog";
 import { refuseElsewhere } from "./migrations/elsewhere";
@@ -83,6 +90,15 @@ async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
       const leftOut = await replayMigrations(trial, applied, reaches, true);
       for (const { migration, line, reason } of leftOut)
         note(`Not compared: ${migration.file}:${line}: ${reason}`);
+      const unknown = leftOut.find((out) => out.changesSchema && out.hasFailed);
+      if (unknown)
+        throw failure(
+          `the schema that ${unknown.migration.tag} makes is not known: ${unknown.reason}`,
+          {
+            lines: ["Nothing was recorded"],
+            hint: "change the database or the migration so that it can be compared; `--to <tag>` records the ones before it",
+          },
+        );
       return await findDifferences(trial, made, leftOut);
     },
   );

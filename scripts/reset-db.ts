@@ -78,11 +78,19 @@ await replaceDatabase(
 async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;
   let seeded: Seeded | undefined;
+  let others: string[] = [];
   const seed = values["no-seed"] ? undefined : await loadDevelopment();
   await makeNext(server, address, async (next) => {
     await using sql = await openConnection(next, "db:reset");
     const plan = await readPlan(sql);
-    await applyPending(sql, plan);
+    await applyPending(sql, plan).catch(async (error: Error) => {
+      if ((await listOthers(sql)).length > 0)
+        Object.assign(error, {
+          hint: `a fresh database has only what the migrations make, and none of what others have made in ${database}: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead`,
+        });
+      throw error;
+    });
+    others = await listOthers(sql);
     if (isProductionDatabase(protection)) await stampProduction(sql);
     if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
     head = plan.migrations.at(-1)?.tag ?? null;
@@ -92,9 +100,26 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
     if (hasDropped) announce(`Dropped: the older ${previous}`);
     print(`Reset: ${database}, at ${head ?? "no migration"}`);
     if (seeded) print(describeSeed(seeded));
+    if (others.length > 0)
+      announce(
+        `Left behind: what others have made is in ${previous} only: ${others.join(", ")}`,
+      );
     print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
     printJson({ database, previous, head, seeded: seeded ?? null });
   });
+}
+
+/** The schemas of the old database that the new one does not have. */
+async function listOthers(sql: Sql): Promise<string[]> {
+  await using old = await openConnection(address, "db:reset");
+  const list = async (from: Sql) =>
+    await from<{ name: string }[]>`
+      select nspname as name from pg_namespace
+      where nspname !~ '^pg_' and nspname <> 'information_schema' order by 1`;
+  const fresh = (await list(sql)).map(({ name }) => name);
+  return (await list(old))
+    .map(({ name }) => name)
+    .filter((name) => !fresh.includes(name));
 }
 
 /** A seed that cannot be loaded is no reason to keep the old database. */

@@ -113,6 +113,7 @@ async function dump(
     select pg_export_snapshot() as snapshot,
       system_identifier::text as "systemIdentifier" from pg_control_system()`;
   const { snapshot = "", systemIdentifier = "" } = row ?? {};
+  await requireReadable(sql);
   const tables = await listTables(sql);
   const { records } = readProject();
   const hasRecords = tables.some(

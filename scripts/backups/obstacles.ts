@@ -10,10 +10,8 @@ import { readSchema, restoreArchive, type RestoreOptions } from "./archive";
 const ROLE = '"(?:[^"]|"")+"|[^\\s",;]+';
 const ROLES = `(?:${ROLE})(?:, (?:${ROLE}))*`;
 /** As pg_dump writes them, each on a line of its own. */
-const OWNERS = [
-  `^ALTER [^;\\n]* OWNER TO (${ROLE});$`,
-  `^ALTER DEFAULT PRIVILEGES FOR ROLE (${ROLE}) `,
-];
+const DEFAULTS = [`^ALTER DEFAULT PRIVILEGES FOR ROLE (${ROLE}) `];
+const OWNERS = [`^ALTER [^;\\n]* OWNER TO (${ROLE});$`, ...DEFAULTS];
 const GRANTEES = [
   `^(?:GRANT|ALTER DEFAULT PRIVILEGES)\\b[^;\\n]* TO (${ROLES})(?: WITH GRANT OPTION)?(?: GRANTED BY [^;]*)?;$`,
   `^(?:REVOKE|ALTER DEFAULT PRIVILEGES)\\b[^;\\n]* FROM (${ROLES});$`,
@@ -66,14 +64,16 @@ export async function planRestore(
       },
     );
   }
-  if (isWithoutOwner && granted.length > 0)
+  const givers = listRoles(schema, DEFAULTS).filter((name) => !known.get(name));
+  const isWithoutGrants = isWithoutOwner && granted.length + givers.length > 0;
+  if (isWithoutGrants)
     note(
-      `Warning: not restored: all grants, for ${granted.join(", ")} is not here`,
+      `Warning: not restored: all grants, for this role may not grant as, or to, ${[...granted, ...givers].join(", ")}`,
     );
   return {
     psql,
     isWithoutOwner,
-    isWithoutGrants: isWithoutOwner && granted.length > 0,
+    isWithoutGrants,
     extensions: listExtensions(schema),
   };
 }
@@ -173,7 +173,7 @@ export async function restoreInto(
   const major = Number.parseInt(serverVersion, 10);
   await restoreArchive(tool, path, database, options, leftOut, major).catch(
     (error: Error) => {
-      if (leftOut.length > 0)
+      if (leftOut.length > 0 && error.message.includes("does not exist"))
         Object.assign(error, {
           hint: `it may need ${leftOut.join(" or ")}, which this role may not create: let an administrator run this command`,
         });

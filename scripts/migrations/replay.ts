@@ -18,6 +18,8 @@ export interface LeftOut {
   reason: string;
   /** The database's schema may be another one without it. */
   changesSchema: boolean;
+  /** It was tried, and failed. */
+  hasFailed: boolean;
 }
 
 /** foreign_key_violation, not_null_violation, and what a block raises itself. */
@@ -57,6 +59,7 @@ export async function replayMigrations(
               ? "it reaches out of the server"
               : "it changes the server, not only the database",
           changesSchema: !isNoSchema,
+          hasFailed: false,
         });
     return blank(
       migration,
@@ -95,6 +98,7 @@ export async function replayMigrations(
             line: countLines(migration.text, statement.offset),
             reason: error.message.replace(/^\S+ failed: /, ""),
             changesSchema: !isData(statement),
+            hasFailed: true,
           });
     }
   }

@@ -101,7 +101,7 @@ export async function findArchiveReader(env: Env): Promise<PostgresTool> {
     const { tools } = await findPostgresTools(["pg_restore"], env, "any");
     return tools.pg_restore;
   } catch (error) {
-    const own = findOnMachine(["pg_restore"], env.direct, 0);
+    const own = findOnMachine(["pg_restore"], env.direct, Infinity, 0);
     if (own) return own.pg_restore;
     throw error;
   }
