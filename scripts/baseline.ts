@@ -7,7 +7,7 @@ import { withMigrationLock } from "./lib/lock";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { advise, FINDINGS, note, print, printJson } from "./lib/report";
-import { type Recorded, recordOf, toScript } from "./migrations/apply";
+import { type Recorded, recordOf } from "./migrations/apply";
 import { type Difference, describeDifference } from "./migrations/catalog";
 import { refuseElsewhere } from "./migrations/elsewhere";
 import type { Migration } from "./migrations/journal";
@@ -23,6 +23,7 @@ import {
 import { readReaches } from "./migrations/reach";
 import { replayMigrations } from "./migrations/replay";
 import { choosePlace, withTrial } from "./migrations/trial";
+import { toScript } from "./migrations/steps";
 
 const usage = `bun run db:baseline [flags]
 

@@ -38,6 +38,7 @@ import {
 } from "./lib/seed";
 import { applyPending } from "./migrations/apply";
 import { readHead, readPlan } from "./migrations/plan";
+import { noteRaised } from "./migrations/run";
 
 const usage = `bun run db:reset [flags]
 
@@ -82,7 +83,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   await makeNext(server, address, async (next) => {
     await using sql = await openConnection(next, "db:reset");
     const plan = await readPlan(sql);
-    await applyPending(sql, plan);
+    await applyPending(sql, plan, { onRaised: noteRaised });
     if (isProductionDatabase(protection)) await stampProduction(sql);
     if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
     head = plan.migrations.at(-1)?.tag ?? null;

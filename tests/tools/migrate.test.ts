@@ -340,7 +340,7 @@ describe("db:migrate", () => {
         env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
         stdout: full,
         stderr: "pipe",
-        timeout: 10_000,
+        timeout: 40_000,
         killSignal: "SIGKILL",
       });
       const stderr = await child.stderr.text();
