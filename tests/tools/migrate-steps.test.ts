@@ -452,7 +452,7 @@ describe("a table that another session has locked", () => {
       expect(stderr).toContain(
         `could not get a lock held by pid ${row?.pid}, `,
       );
-      expect(stderr).toContain("again in 480 ms (5 of 5)\n");
+      expect(stderr).toContain("retry 5 of 5 in 480 ms\n");
       expect(stderr).toContain("(SQLSTATE 55P03)");
       expect(await holder`select to_regclass('other') as other`).toMatchObject([
         { other: null },
@@ -741,8 +741,8 @@ describe("a file", () => {
     await withRoles(database, 1, async (role) => {
       await sql.unsafe(`
         create table named (); grant create on database ${database.name} to ${role?.name};
-        alter role ${role?.name} set statement_timeout = '50ms'`);
-      writeMigrations(project, { "0000_a": "select pg_sleep(9);" });
+        alter role ${role?.name} set statement_timeout = '2s'`);
+      writeMigrations(project, { "0000_a": "select pg_sleep(60);" });
       const timeout = await run("db:migrate --json", role?.variables);
       await sql.unsafe(`
         alter role ${role?.name} reset statement_timeout;
@@ -754,7 +754,7 @@ describe("a file", () => {
 
       expect(timeout.exitCode).toBe(1);
       expect(JSON.parse(timeout.stdout).error.hint).toStartWith(
-        `statement_timeout is set to 50ms for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
+        `statement_timeout is set to 2s for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
       );
       expect(path.stderr).toContain(
         `Hint: search_path is set to elsewhere for the database ${database.name}: put \`SET search_path = public;\` `,

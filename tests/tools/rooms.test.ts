@@ -13,6 +13,7 @@ const needs: Record<string, string[]> = {
   server: ["lib"],
   backups: ["lib", "server"],
   seeds: [],
+  copying: ["lib"],
 };
 const PROGRAM = "";
 
