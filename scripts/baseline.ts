@@ -14,7 +14,7 @@ import {
   print,
   printJson,
 } from "./lib/report";
-import { type Recorded, recordOf, toScript } from "./migrations/apply";
+import { type Recorded, recordOf } from "./migrations/apply";
 import { type Difference, describeDifference } from "./migrations/catalog";
 import { refuseElsewhere } from "./migrations/elsewhere";
 import type { Migration } from "./migrations/journal";
@@ -30,6 +30,7 @@ import {
 import { readReaches } from "./migrations/reach";
 import { replayMigrations } from "./migrations/replay";
 import { choosePlace, withTrial } from "./migrations/trial";
+import { toScript } from "./migrations/steps";
 
 const usage = `bun run db:baseline [flags]
 

@@ -67,7 +67,13 @@ if (!part)
   );
 const { name } = values;
 const isReset = values["reset-password"];
-const admin = await bootstrapAdmin(sql, waitSeconds, { email, name }, isReset);
+const admin = await bootstrapAdmin(
+  sql,
+  waitSeconds,
+  { email, name },
+  isReset,
+  (password) => Bun.password.hash(password, "argon2id"),
+);
 const { created, password } = admin;
 if (created) print(`Created: the administrator ${email}`);
 else if (password) print(`Reset: the password of ${email}`);

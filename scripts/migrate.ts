@@ -9,18 +9,21 @@ import {
   readLockTimeout,
   readOptions,
   readWhole,
+  verboseFlag,
   waitFlag,
 } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { isStamped, stampProduction } from "./lib/protection";
 import { announce, note, print, printJson } from "./lib/report";
 import type { Applied } from "./migrations/apply";
+import { type Migration, refuseOtherEncoding } from "./migrations/journal";
 import {
   type Plan,
   readPlan,
   refuseModified,
   refusePartial,
   selectPending,
+  type Warning,
 } from "./migrations/plan";
 import { skipStatements } from "./migrations/statements";
 import type { Watch } from "./migrations/watch";
@@ -34,6 +37,7 @@ const { values } = readOptions(usage, {
   to: { type: "string", value: "<tag>", help: "stop after this migration" },
   ...waitFlag,
   ...lockTimeoutFlag,
+  ...verboseFlag,
   ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
@@ -41,6 +45,8 @@ const lockTimeout = readLockTimeout(values["lock-timeout"]);
 
 const env = readEnv();
 const { database } = env.direct;
+/** What the migrations have raised. */
+const warned: Warning[] = [];
 await using sql = await openConnection(env.direct, "db:migrate");
 await (values["dry-run"] ? showPending() : migrate());
 
@@ -58,14 +64,21 @@ async function migrate(): Promise<void> {
   const { withMigrationLock } = await import("./lib/lock");
   const { watchSession } = await import("./migrations/watch");
   await using watch = await watchSession(sql, env.direct);
-  await withMigrationLock(sql, waitSeconds, () => applyUnderLock(watch));
+  const { migrations } = first;
+  await withMigrationLock(sql, waitSeconds, () =>
+    applyUnderLock(migrations, watch),
+  );
 }
 
 /** Reads the records anew: another run may have applied some meanwhile. */
-async function applyUnderLock(watch: Watch): Promise<void> {
+async function applyUnderLock(
+  migrations: Migration[],
+  watch: Watch,
+): Promise<void> {
   const { applyPending } = await import("./migrations/apply");
   const { refuseElsewhere } = await import("./migrations/elsewhere");
-  const plan = await readPlan(sql);
+  const { noteRaised } = await import("./migrations/run");
+  const plan = await readPlan(sql, migrations);
   await refuseElsewhere(sql, plan);
   const applied: Applied[] = [];
   const onApplied = (migration: Applied) => {
@@ -79,6 +92,13 @@ async function applyUnderLock(watch: Watch): Promise<void> {
       nameBlockers: watch.nameBlockers,
       onStart: watch.setTitle,
       onApplied,
+      isVerbose: values.verbose,
+      onRaised: (raised) => {
+        noteRaised(raised);
+        const { tag, severity, message } = raised;
+        if (severity === "WARNING")
+          warned.push({ code: "raised", tag, message });
+      },
     });
     if (env.isProduction && (await stampProduction(sql)))
       announce(`Stamped: ${database} as production`);
@@ -102,6 +122,7 @@ async function showPending(): Promise<void> {
   refusePartial(plan, "db:migrate");
   await refuseElsewhere(sql, plan);
   const wanted = selectPending(plan, values.to);
+  for (const migration of wanted) refuseOtherEncoding(migration);
   for (const migration of wanted) {
     const { tag, text } = migration;
     const done = plan.partial.get(migration)?.statementsDone ?? 0;
@@ -116,5 +137,10 @@ function report({ pending, warnings }: Plan, applied: Applied[]) {
   const left = pending
     .map(({ tag }) => tag)
     .filter((tag) => !applied.some((done) => done.tag === tag));
-  return { database, applied, pending: left, warnings };
+  return {
+    database,
+    applied,
+    pending: left,
+    warnings: [...warnings, ...warned],
+  };
 }

@@ -16,7 +16,6 @@ import {
 import { requireDirect } from "./lib/pooler";
 import { quoteLiteral } from "./lib/quote";
 import { note, print, printJson } from "./lib/report";
-import { toScript } from "./migrations/apply";
 import {
   createTables,
   logDone,
@@ -25,6 +24,7 @@ import {
   type LogEntry,
 } from "./migrations/log";
 import { type Plan, readPlan } from "./migrations/plan";
+import { toScript } from "./migrations/steps";
 
 const usage = `bun run db:migrate:repair [flags]
 

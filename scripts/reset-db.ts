@@ -38,6 +38,7 @@ import {
 } from "./lib/seed";
 import { applyPending } from "./migrations/apply";
 import { readHead, readPlan } from "./migrations/plan";
+import { noteRaised } from "./migrations/run";
 
 const usage = `bun run db:reset [flags]
 
@@ -83,13 +84,15 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   await makeNext(server, address, async (next) => {
     await using sql = await openConnection(next, "db:reset");
     const plan = await readPlan(sql);
-    await applyPending(sql, plan).catch(async (error: Error) => {
-      if ((await listOthers(sql)).length > 0)
-        Object.assign(error, {
-          hint: `a fresh database has only what the migrations make, and none of what others have made in ${database}: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead`,
-        });
-      throw error;
-    });
+    await applyPending(sql, plan, { onRaised: noteRaised }).catch(
+      async (error: Error) => {
+        if ((await listOthers(sql)).length > 0)
+          Object.assign(error, {
+            hint: `a fresh database has only what the migrations make, and none of what others have made in ${database}: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead`,
+          });
+        throw error;
+      },
+    );
     others = await listOthers(sql);
     if (isProductionDatabase(protection)) await stampProduction(sql);
     if (seed) seeded = await plantSeed(sql, seed, waitSeconds);

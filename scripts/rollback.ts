@@ -15,20 +15,27 @@ import {
   readLockTimeout,
   readOptions,
   readWhole,
+  verboseFlag,
   waitFlag,
 } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
 import { failure, note, print, printJson, refusal } from "./lib/report";
-import { type Applied, toScript } from "./migrations/apply";
+import type { Applied } from "./migrations/apply";
 import { refuseElsewhere } from "./migrations/elsewhere";
-import { hashText, type Migration, nameDownFile } from "./migrations/journal";
+import { refuseClientPart } from "./migrations/failure";
+import {
+  hashText,
+  type Migration,
+  nameDownFile,
+  refuseOtherEncoding,
+} from "./migrations/journal";
 import { createTables, type LogEntry } from "./migrations/log";
 import { countLosses } from "./migrations/losses";
 import { type Plan, readPlan, refusePartial } from "./migrations/plan";
-import { refuseCopy, resetSession, runScript } from "./migrations/run";
+import { noteRaised, resetSession, runScript } from "./migrations/run";
 import { skipStatements } from "./migrations/statements";
-import type { Script } from "./migrations/steps";
+import { type Script, toScript } from "./migrations/steps";
 import { watchSession } from "./migrations/watch";
 
 const usage = `bun run db:rollback [flags]
@@ -49,6 +56,7 @@ const { values } = readOptions(usage, {
   ...confirmFlag("a loss, or for a protected database"),
   ...waitFlag,
   ...lockTimeoutFlag,
+  ...verboseFlag,
   ...jsonFlag,
 });
 const steps = readWhole(values.steps ?? "1", "--steps");
@@ -143,9 +151,10 @@ function readDownScript({ tag }: Migration): Script {
       details: { tag, file: down },
     });
   }
+  refuseOtherEncoding({ tag, file: down, text });
   const hash = hashText(text);
   const script = toScript({ tag, file: down, text, hash }, "down");
-  refuseCopy(script);
+  refuseClientPart(script);
   if (script.statements.length > 0) return script;
   throw failure(`${down} has no statement in it, and nothing was undone`, {
     code: "FILE_MISSING",
@@ -191,6 +200,8 @@ async function run(
       unfinished,
       lockTimeout,
       nameBlockers: watch.nameBlockers,
+      onRaised: noteRaised,
+      isVerbose: values.verbose,
     });
     rolledBack.push({ tag, ms });
     print(`Rolled back: ${tag} (${ms} ms)`);

@@ -27,6 +27,7 @@ export interface Bootstrapped {
  *
  * @param isReset gives a user that is there a new password, and ends its
  * sessions.
+ * @param hashPassword makes what is stored of a password.
  * @throws where a password is to be reset and there is no such user; with exit
  * code 75 when the lock was not free within `waitSeconds`.
  */
@@ -35,6 +36,7 @@ export async function bootstrapAdmin(
   waitSeconds: number,
   { email, name }: { email: string; name: string },
   isReset: boolean,
+  hashPassword: (password: string) => Promise<string>,
 ): Promise<Bootstrapped> {
   return await transactLocked(client, waitSeconds, async (db) => {
     const [known] = await db
@@ -53,7 +55,7 @@ export async function bootstrapAdmin(
     const password = Buffer.from(
       crypto.getRandomValues(new Uint8Array(20)),
     ).toString("base64url");
-    const hash = await Bun.password.hash(password, "argon2id");
+    const hash = await hashPassword(password);
     const user =
       known ??
       (

@@ -2,6 +2,7 @@
 // ever, a script's connection gives up: after a deadline while connecting, and
 // at once when an established connection is lost.
 import type { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import postgres, { type Sql } from "postgres";
 import {
   openSession,
@@ -82,7 +83,7 @@ export async function openConnection(
     } catch (error) {
       const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);
       if (isLast) throw explainConnectionError(error as Error, address);
-      await new Promise((resolve) => setTimeout(resolve, SWAP_MS));
+      await sleep(SWAP_MS);
     }
 }
 
@@ -166,7 +167,7 @@ function makeClient(
     max_lifetime: null,
     keep_alive: null,
     connection: { application_name: name, ...address.parameters },
-    onnotice: () => {},
+    onnotice: (notice: postgres.Notice) => listeners.get(sql)?.(notice),
     // postgres.js calls this again when it wants to reconnect.
     socket: async () => {
       try {
@@ -186,6 +187,18 @@ function makeClient(
     },
   } as unknown as postgres.Options<{}>);
   return sql;
+}
+
+/** What is called with the notices of a connection; they are left out without. */
+const listeners = new WeakMap<Sql, (notice: postgres.Notice) => void>();
+
+/** Calls `listener` with what the server tells besides its answers, until disposed. */
+export function onNotice(
+  sql: Sql,
+  listener: (notice: postgres.Notice) => void,
+): Disposable {
+  listeners.set(sql, listener);
+  return { [Symbol.dispose]: () => void listeners.delete(sql) };
 }
 
 function connectionClosed(): Error {

@@ -1,5 +1,6 @@
 // What a signal does to a command: it waits for what must not be left half said,
 // has everything that is under way cleaned up, and ends the process with 130.
+import { setTimeout as sleep } from "node:timers/promises";
 
 const INTERRUPTED = 130;
 /** How long a signal waits for the clean-up; a second signal does not wait. */
@@ -72,7 +73,7 @@ export function listenForSignals(
       if (!isInterrupted && cleanUps.size > 0) {
         isInterrupted = true;
         const runs = [...cleanUps.keys()].map((run) => run());
-        await Promise.race([Promise.allSettled(runs), Bun.sleep(CLEAN_UP_MS)]);
+        await Promise.race([Promise.allSettled(runs), sleep(CLEAN_UP_MS)]);
       }
       process.exit(INTERRUPTED);
     });

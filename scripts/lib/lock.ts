@@ -1,6 +1,7 @@
 // One command at a time may write to a database: an advisory lock, polled,
 // because a session that waits inside pg_advisory_lock holds a snapshot that
 // CREATE INDEX CONCURRENTLY of the holder would wait for in turn.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Sql } from "postgres";
 import { BUSY, failure, type FailureFields, isLost, note } from "./report";
 
@@ -105,7 +106,7 @@ export async function pollLock(
       note(`Waiting: ${held}`);
       noted = Date.now();
     }
-    await Bun.sleep(POLL_MS);
+    await sleep(POLL_MS);
   }
 }
 

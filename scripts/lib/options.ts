@@ -31,6 +31,10 @@ export const lockTimeoutFlag = {
   },
 } as const;
 
+export const verboseFlag = {
+  verbose: { type: "boolean", help: "show notices, not only warnings" },
+} as const;
+
 /** @param subject what the database's name answers for. */
 export const confirmFlag = (subject: string) =>
   ({

@@ -5,7 +5,7 @@ import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
 import { nameInFolders } from "./folders";
-import type { Migration } from "./journal";
+import { type Migration, refuseOtherEncoding } from "./journal";
 import { createTables, touchesRecords } from "./log";
 import {
   type MigrationRecord,
@@ -17,8 +17,8 @@ import {
   selectPending,
 } from "./plan";
 import { resetSession, type RunOptions, runScript } from "./run";
-import { hashStatements, splitStatements } from "./statements";
-import type { Script } from "./steps";
+import { splitStatements } from "./statements";
+import { toScript } from "./steps";
 
 /** A migration that was applied, and how long that took. */
 export interface Applied {
@@ -28,10 +28,12 @@ export interface Applied {
 
 /** How to apply. */
 export interface ApplyOptions extends Partial<
-  Pick<RunOptions, "lockTimeout" | "nameBlockers">
+  Omit<RunOptions, "record" | "unfinished">
 > {
   /** The tag of the last one to apply; all without it. */
   to?: string;
+  /** True for what is applied elsewhere: then its encoding is no question. */
+  isReplay?: boolean;
   /** Called before each one, and once it is committed. */
   onStart?: (tag: string) => void;
   onApplied?: (done: Applied) => void;
@@ -42,19 +44,20 @@ export interface ApplyOptions extends Partial<
  * it. The caller read the plan while holding the migration lock, on the one
  * session of `sql`.
  *
- * @throws before the first one where an applied file was edited; for one that
- * fails, with its place in the file: those before it stay.
+ * @throws before the first one where an applied file was edited, or a pending one
+ * is not in UTF-8; for one that fails, with its place in the file: those before it stay.
  */
 export async function applyPending(
   sql: Sql,
   plan: Plan,
   options: ApplyOptions = {},
 ): Promise<Applied[]> {
-  const { to, onStart, onApplied, lockTimeout = 5000, nameBlockers } = options;
+  const { to, isReplay, onStart, onApplied, ...others } = options;
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
+  if (!isReplay) for (const migration of wanted) refuseOtherEncoding(migration);
 
   await sql.unsafe(createTables());
   const invalid = await listInvalidIndexes(sql);
@@ -67,8 +70,8 @@ export async function applyPending(
     const ms = await runScript(sql, script, {
       record: recordOf(migration, recorded),
       unfinished: plan.partial.get(migration),
-      lockTimeout,
-      nameBlockers,
+      lockTimeout: 5000,
+      ...others,
     });
     applied.push({ tag: migration.tag, ms });
     onApplied?.({ tag: migration.tag, ms });
@@ -77,16 +80,6 @@ export async function applyPending(
   await proveRecorded(sql, plan, wanted);
   await proveValid(sql, invalid, wanted);
   return applied;
-}
-
-/** A migration's file, cut into statements. */
-export function toScript(
-  { tag, file, text, hash }: Pick<Migration, "tag" | "file" | "text" | "hash">,
-  direction: Script["direction"],
-): Script {
-  const statements = splitStatements(text);
-  const bareHash = hashStatements(statements);
-  return { tag, file, text, hash, bareHash, direction, statements };
 }
 
 /** What a record holds: a migration's, or what was recorded before an edit. */

@@ -7,7 +7,6 @@ import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
 import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
-import { toScript } from "./apply";
 import { compareCatalogs, describeDifference, readCatalog } from "./catalog";
 import { refuseElsewhere } from "./elsewhere";
 import { hashText, type Migration, nameDownFile } from "./journal";
@@ -17,6 +16,7 @@ import { followReach, readReaches, type Reaching } from "./reach";
 import { type LeftOut, replayMigrations } from "./replay";
 import { runScript } from "./run";
 import { splitStatements } from "./statements";
+import { toScript } from "./steps";
 import { isTakenOver, type Trial } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
 

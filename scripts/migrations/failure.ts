@@ -1,7 +1,9 @@
 // Says where in a file a statement failed, in PostgreSQL's own words, what is
 // committed, and what to type next.
-import { type FailureFields, failure } from "../lib/report";
-import { mayCommit, type Script } from "./steps";
+import type { Sql } from "postgres";
+import { failure, isLost } from "../lib/report";
+import type { Statement } from "./statements";
+import type { Script } from "./steps";
 
 /** What the server sends of an error. */
 export interface PostgresError extends Error {
@@ -20,14 +22,30 @@ const WIDTH = 200;
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
 /** A lost connection, a conflict, no lock, no room, a shutdown: not the file's. */
 const PASSING = /^(08|40|53|55P03|57P)/;
+/** Errors that a setting may cause: query_canceled, transaction_timeout; what is
+ * not found, or cannot be created, in the schemas of search_path. */
+const SETTINGS: Record<string, string> = {
+  "57014": "statement_timeout",
+  "25P04": "transaction_timeout",
+  "3F000": "search_path",
+  "42P01": "search_path",
+  "42704": "search_path",
+  "42883": "search_path",
+};
+
+/** Returns the SQLSTATE; undefined where the connection was lost. */
+export function readSqlstate({ code = "" }: PostgresError): string | undefined {
+  return /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+}
 
 /**
  * The error of a migration that failed.
  *
- * @param index of the statement that failed, from 0; none where it was the end
- * of the transaction, as for a deferred constraint.
+ * @param index of the statement that failed, from 0; undefined where the commit
+ * itself failed, as for a deferred constraint.
  * @param done how many statements of the file are committed.
- * @param isAlone it ran outside of a transaction.
+ * @param isAlone the statement ran outside a transaction.
+ * @param cause a setting that has caused it, with what to do about it.
  */
 export function explainFailure(
   error: PostgresError,
@@ -35,57 +53,156 @@ export function explainFailure(
   index: number | undefined,
   done: number,
   isAlone = false,
+  cause?: string,
 ): Error {
-  // What this project says itself has its own hint and place.
+  // An error of ours has its own hint and place.
   if ("exitCode" in error) return error;
-  const { tag, file, direction } = script;
-  const statement = script.statements[index ?? -1];
+  const { tag, file } = script;
+  const { detail, hint } = error;
+  const sqlstate = readSqlstate(error);
+  const statement = index === undefined ? undefined : script.statements[index];
   const place = index !== undefined && {
     statement: index + 1,
     ...locateStatement(script, index, error.position),
   };
-  const command = direction === "down" ? "db:rollback" : "db:migrate";
-  const isLost = !/^[0-9A-Z]{5}$/.test(error.code ?? "");
-  const { detail, hint } = error;
-  const own = isAlone && statement && mayCommit(statement);
-  const before = done > 0 ? `its first ${done} statements are committed` : "";
-  const committed = own
-    ? ["what it has committed itself stays", before].filter(Boolean).join("; ")
-    : before || "nothing of it is committed";
+  const where = place
+    ? `${file}:${place.line}:${place.column}, statement ${place.statement}`
+    : `the end of a transaction of ${file}`;
   return failure(
-    isLost
-      ? `the connection to the server was lost in ${tag}`
-      : `${tag} failed: ${error.message}`,
+    sqlstate
+      ? `${tag} failed: ${error.message}`
+      : `the connection to the server was lost in ${tag}`,
     {
       code: "MIGRATION_FAILED",
-      hint: isLost
-        ? `run \`bun run ${command}\` again: it goes on from what is committed`
-        : PASSING.test(error.code ?? "")
-          ? `nothing is wrong with the file: run \`bun run ${command}\` again later`
-          : EXISTS.includes(error.code ?? "") &&
-              done === 0 &&
-              direction === "up"
-            ? `mend \`${file}\` and run \`bun run ${command}\` again; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
-            : `mend \`${file}\` and run \`bun run ${command}\` again`,
+      hint: nameNextStep(sqlstate, script, done, cause),
       lines: [
-        `  at ${place ? `${file}:${place.line}:${place.column}, statement ${place.statement}` : `the end of a transaction of ${file}`}${isLost ? "" : ` (SQLSTATE ${error.code})`}`,
+        `  at ${where}${sqlstate ? ` (SQLSTATE ${sqlstate})` : ""}`,
         ...(statement ? showStatement(statement.text) : []),
         ...(detail ? [`  Detail: ${detail}`] : []),
         ...(hint ? [`  Postgres' hint: ${hint}`] : []),
         ...(error.lines ?? []),
-        isLost
-          ? "  Whether it was committed, nobody has heard."
-          : `  It ${isAlone ? "ran outside of a transaction" : "was rolled back"}; ${committed}.`,
+        `  ${describeState(sqlstate, statement, done, isAlone)}`,
       ],
       details: {
         tag,
         file,
         ...place,
-        ...(!isLost && { sqlstate: error.code }),
-        ...(detail && { detail }),
-        ...(hint && { hint }),
+        sqlstate,
+        detail,
+        postgresHint: hint,
       },
-    } satisfies FailureFields,
+    },
+  );
+}
+
+/** What to type next. */
+function nameNextStep(
+  sqlstate: string | undefined,
+  { file, direction }: Script,
+  done: number,
+  cause: string | undefined,
+): string {
+  const command = direction === "down" ? "db:rollback" : "db:migrate";
+  const again = `run \`bun run ${command}\` again`;
+  if (cause) return `${cause}, and ${again}`;
+  if (!sqlstate) return `${again}: it goes on from what is committed`;
+  if (PASSING.test(sqlstate))
+    return `nothing is wrong with the file: ${again} later`;
+  const fix = `fix \`${file}\` and ${again}`;
+  const isThere = EXISTS.includes(sqlstate) && done === 0;
+  return isThere && direction === "up"
+    ? `${fix}; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
+    : fix;
+}
+
+/** What is committed, and what is not. */
+function describeState(
+  sqlstate: string | undefined,
+  statement: Statement | undefined,
+  done: number,
+  isAlone: boolean,
+): string {
+  if (!sqlstate) return "It is not known whether this was committed.";
+  const before = done > 0 ? `its first ${done} statements are committed` : "";
+  const own = isAlone && statement?.mayCommit;
+  const committed = own
+    ? ["what it has committed itself stays", before].filter(Boolean).join("; ")
+    : before || "nothing of it is committed";
+  const how = isAlone ? "ran outside of a transaction" : "was rolled back";
+  return `It ${how}; ${committed}.`;
+}
+
+/**
+ * Looks for a setting of the role, the database or the server that has caused
+ * an error, unless the file sets it itself.
+ *
+ * @returns which, where it is set, and what to do; undefined where it is none.
+ */
+export async function findCause(
+  sql: Sql,
+  { text, file }: Script,
+  error: PostgresError,
+): Promise<string | undefined> {
+  const name = SETTINGS[error.code ?? ""];
+  if (!name || text.toLowerCase().includes(name)) return undefined;
+  // Not a timeout; a name with its schema.
+  if (/user request|\w\.\w/.test(error.message)) return undefined;
+  const [row] = await sql
+    .unsafe<{ value: string; isInTheWay: boolean; place: string | null }[]>(
+      `
+      select current_setting(name) as value,
+        case source when 'user' then format('for the role %I', session_user)
+          when 'database' then format('for the database %I', current_database())
+          when 'database user' then format('for the role %I in %I', session_user, current_database())
+          when 'client' then 'in the connection string'
+          when 'default' then null else 'by the server' end as place,
+        case name when 'search_path' then not 'public' = any(current_schemas(false))
+          else setting <> '0' end as "isInTheWay"
+      from pg_settings where name = '${name}'`,
+    )
+    .catch(() => []); // the session may be lost
+  if (!row?.isInTheWay || row.place === null) return undefined;
+  const value = name === "search_path" ? "public" : "0";
+  return `${name} is set to ${row.value || "nothing"} ${row.place}: put \`SET ${name} = ${value};\` before the statement in \`${file}\`, or change it there`;
+}
+
+/** psql's commands that a dump holds, and what to do about each. */
+const PSQL: Record<string, string> = {
+  "\\connect":
+    "delete it, and what follows for another database: a migration runs in one",
+  "\\c":
+    "delete it, and what follows for another database: a migration runs in one",
+  "\\i": "put the SQL of that file in its place",
+  "\\ir": "put the SQL of that file in its place",
+  "\\copy": "write its rows as an INSERT, as `pg_dump --inserts` does",
+};
+
+/**
+ * For what psql does and the server does not: its own commands, which begin with
+ * a backslash, and a COPY whose rows would follow in the text.
+ *
+ * @throws with its place in the file.
+ */
+export function refuseClientPart(script: Script): void {
+  const { statements, tag, file, text } = script;
+  const index = statements.findIndex((one) => one.clientOffset !== undefined);
+  const statement = statements[index];
+  if (statement?.clientOffset === undefined) return;
+  const [command = ""] =
+    /^\\[^\s]*/.exec(text.slice(statement.clientOffset)) ?? [];
+  const { line, column } = locateOffset(text, statement.clientOffset);
+  throw failure(
+    command
+      ? `${file} has a command of psql, \`${command}\`, which is not SQL`
+      : `${file} has a COPY that needs a client at its other end`,
+    {
+      code: "MIGRATION_FAILED",
+      hint: command
+        ? (PSQL[command] ?? `delete the line: only psql knows it`)
+        : "write its rows as an INSERT, as `pg_dump --inserts` does",
+      lines: [`  at ${file}:${line}:${column}, statement ${index + 1}`],
+      details: { tag, file, statement: index + 1, line, column },
+    },
   );
 }
 
@@ -95,7 +212,7 @@ export function explainFailure(
  * @param index of the statement, from 0.
  * @param position in it: characters, from 1.
  */
-export function locateStatement(
+function locateStatement(
   { text, statements }: Script,
   index: number,
   position?: string,
@@ -106,7 +223,12 @@ export function locateStatement(
   const before = position
     ? [...(statement?.text ?? "")].slice(0, Number(position) - 1).join("")
     : "";
-  const lines = text.slice(0, start + before.length).split("\n");
+  return locateOffset(text, start + before.length);
+}
+
+/** @param offset in the file, in UTF-16 units. */
+function locateOffset(text: string, offset: number) {
+  const lines = text.slice(0, offset).split("\n");
   const last = (lines.at(-1) ?? "").replace(/^\uFEFF/, "");
   return { line: lines.length, column: last.length + 1 };
 }

@@ -1,4 +1,5 @@
 // Reads drizzle's journal and the files that it names. Reads only.
+import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -21,48 +22,90 @@ export interface Migration {
   hash: string;
 }
 
-const CONFLICT = "a merge has left its conflict in it";
+/** An entry of the journal, as far as it is read. */
+export interface JournalEntry {
+  tag: string;
+  idx: number;
+  when: number;
+}
+
+/** The journal, as it stands in its file. */
+export interface Journal {
+  text: string;
+  entries: JournalEntry[];
+  /** All that the file holds, for what writes it again. */
+  document: { entries: { tag: string }[] };
+}
+
+/**
+ * Reads the journal; a missing `idx` is the entry's place.
+ *
+ * @throws JOURNAL_INVALID when it cannot be read, is another database's, or has
+ * an entry without a tag or a stamp.
+ */
+export function readJournal(folder?: string): Journal {
+  const file = nameJournal(folder);
+  let text: string;
+  try {
+    text = readFileSync(join(root, file), "utf8");
+  } catch (error) {
+    throw invalidJournal(file, `cannot be read: ${(error as Error).message}`);
+  }
+  return parseJournal(text, file);
+}
+
+/** Reads the text of a journal; throws like `readJournal`. */
+export function parseJournal(text: string, file: string): Journal {
+  if (/^<{7} /m.test(text))
+    throw failure(`${file} contains merge conflict markers`, {
+      code: "JOURNAL_INVALID",
+      hint: "keep the entries of both sides, and then run `bun run db:generate --rebase`",
+    });
+  let document: Journal["document"] & { dialect?: unknown };
+  try {
+    document = JSON.parse(text);
+  } catch (error) {
+    const { message } = error as Error;
+    throw invalidJournal(file, `cannot be read: ${message}`);
+  }
+  const { dialect = "postgresql", entries } = document ?? {};
+  if (!/^(postgresql|pg)$/.test(String(dialect)))
+    throw invalidJournal(file, `is for ${dialect}`);
+  if (!Array.isArray(entries)) throw invalidJournal(file, "has no entries");
+  const read = entries.map((entry: Partial<JournalEntry> | null, index) => {
+    const { tag, when, idx } = entry ?? {};
+    if (typeof tag !== "string" || typeof when !== "number")
+      throw invalidJournal(file, "has an entry without a tag or a stamp");
+    return { tag, when, idx: typeof idx === "number" ? idx : index };
+  });
+  return { text, entries: read, document };
+}
+
+function invalidJournal(file: string, reason: string): Error {
+  return failure(`${file} ${reason}`, {
+    code: "JOURNAL_INVALID",
+    hint: `restore it from git: \`git log --all -- ${file}\` finds it; or make it with \`bun run db:generate\``,
+  });
+}
 
 /**
  * Reads the journal and every file that it names.
  *
- * @throws when the journal cannot be read, names a tag twice, or names a file
- * that is not there.
+ * @throws like `readJournal`; when a tag is named twice, or a file is missing.
  */
 export function readMigrations(
   folder = readProject().migrationsFolder,
 ): Migration[] {
   const folders = listFolders(folder);
   if (folders.length > 0) return readFolders(folder, folders);
-  const journal = nameJournal(folder);
-  const invalid = (message: string) =>
-    failure(message, {
-      code: "JOURNAL_INVALID",
-      hint: message.endsWith(CONFLICT)
-        ? "keep the entries of both sides, and then `bun run db:generate --rebase`"
-        : `restore \`${journal}\` from git, or make it with \`bun run db:generate\``,
-    });
-  let entries: ({ tag?: unknown; when?: unknown; idx?: unknown } | null)[];
-  try {
-    const text = readFileSync(join(root, journal), "utf8");
-    if (/^<{7} /m.test(text)) throw new Error(CONFLICT);
-    entries = JSON.parse(text).entries;
-    if (!Array.isArray(entries)) throw new Error("it has no entries");
-  } catch (error) {
-    throw invalid(`${journal} cannot be read: ${(error as Error).message}`);
-  }
-
   const tags = new Set<string>();
-  return entries.map((entry, index) => {
-    const { tag, when, idx } = entry ?? {};
-    if (typeof tag !== "string" || typeof when !== "number")
-      throw invalid(`${journal} has an entry without a tag or a stamp`);
-    if (tags.has(tag)) throw invalid(`${journal} has the tag ${tag} twice`);
+  return readJournal(folder).entries.map((entry) => {
+    const { tag } = entry;
+    if (tags.has(tag))
+      throw invalidJournal(nameJournal(folder), `has the tag ${tag} twice`);
     tags.add(tag);
     const file = relative(root, join(folder, `${tag}.sql`));
-    const text = readMigrationFile(file, tag);
-    const number = typeof idx === "number" ? idx : index;
-    return { tag, idx: number, when, file, text, hash: hashText(text) };
+    return { ...entry, file, ...readMigrationFile(file, tag) };
   });
 }
 
@@ -70,19 +113,57 @@ export function readMigrations(
 function readFolders(folder: string, names: string[]): Migration[] {
   return names.map((tag, idx) => {
     const file = relative(root, join(folder, tag, "migration.sql"));
-    const text = readMigrationFile(file, tag);
-    return { tag, idx, when: readStamp(tag), file, text, hash: hashText(text) };
+    return {
+      tag,
+      idx,
+      when: readStamp(tag),
+      file,
+      ...readMigrationFile(file, tag),
+    };
   });
 }
 
-function readMigrationFile(file: string, tag: string): string {
+function readMigrationFile(file: string, tag: string) {
   try {
-    return readFileSync(join(root, file), "utf8");
+    const bytes = readFileSync(join(root, file));
+    const text = bytes.toString("utf8");
+    return { text, hash: hashText(isUtf8(bytes) ? bytes : text) };
   } catch {
     throw failure(`${file} is not there, and the journal names it`, {
       code: "FILE_MISSING",
       hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
       details: { tag, file },
+    });
+  }
+}
+
+/**
+ * For a file that is about to run: in another encoding than UTF-8 its letters
+ * would be destroyed.
+ *
+ * @throws with the place of the first byte that is wrong.
+ */
+export function refuseOtherEncoding({
+  tag,
+  file,
+  text,
+}: Pick<Migration, "tag" | "file" | "text">): void {
+  if (!/[\uFFFD\0]/.test(text)) return;
+  const bytes = readFileSync(join(root, file));
+  for (let line = 1, start = 0; start < bytes.length; line += 1) {
+    const end = bytes.indexOf("\n", start);
+    const part = bytes.subarray(start, end === -1 ? bytes.length : end + 1);
+    start += part.length;
+    if (isUtf8(part) && !part.includes(0)) continue;
+    const column = part.toString("utf8").search(/[\uFFFD\0]/) + 1;
+    const encoding = /^(\xff\xfe|\xfe\xff)/.test(bytes.toString("latin1", 0, 2))
+      ? "utf-16"
+      : "latin1";
+    throw failure(`${file} is not in UTF-8`, {
+      code: "NOT_UTF8",
+      lines: [`  at ${file}:${line}:${column}`],
+      hint: `save it in UTF-8; \`iconv -f ${encoding} -t utf-8 ${file}\` prints it so`,
+      details: { tag, file, line, column },
     });
   }
 }
@@ -114,6 +195,6 @@ function isInFolder(tag: string): boolean {
 }
 
 /** As drizzle-orm hashes a file: sha256, in hex. */
-export function hashText(text: string): string {
+export function hashText(text: string | Uint8Array): string {
   return createHash("sha256").update(text).digest("hex");
 }

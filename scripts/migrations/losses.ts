@@ -2,7 +2,7 @@
 // and the server says which columns and rows are gone then; these are counted.
 import type { Sql } from "postgres";
 import { explainFailure, type PostgresError } from "./failure";
-import { classify, isSetting, type Script } from "./steps";
+import type { Script } from "./steps";
 
 /** A column or a table, by numbers that renaming leaves alone. */
 interface Part {
@@ -96,8 +96,8 @@ async function tryScript(
   done: number,
 ): Promise<string | undefined> {
   for (const [index, statement] of script.statements.entries()) {
-    if (classify(statement) !== "plain") continue;
-    if (index < done && !isSetting(statement)) continue;
+    if (statement.kind !== "plain") continue;
+    if (index < done && !statement.isSetting) continue;
     const [lasting] = statement.text.match(LASTING) ?? [];
     if (lasting) return `${lasting.toUpperCase()} outlasts a rollback`;
     try {

@@ -152,9 +152,11 @@ function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
   return { applied, unknown: [...left] };
 }
 
-/** Reads the project's migrations, the database's records and log, and compares. */
-export async function readPlan(sql: Sql): Promise<Plan> {
-  const migrations = readMigrations();
+/** Compares the project's migrations with the database's records and log. */
+export async function readPlan(
+  sql: Sql,
+  migrations = readMigrations(),
+): Promise<Plan> {
   const [records, unfinished] = await Promise.all([
     readRecords(sql),
     readLog(sql, "ms is null"),

@@ -69,7 +69,8 @@ export async function replayMigrations(
   for (;;) {
     const [records, log] = [await readRecords(scratch), await readLog(scratch)];
     try {
-      await applyPending(scratch, planMigrations(texts, records, log));
+      const plan = planMigrations(texts, records, log);
+      await applyPending(scratch, plan, { isReplay: isApplied });
       return leftOut;
     } catch (thrown) {
       const error = thrown as MigrationError;

@@ -4,7 +4,6 @@ import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
 import { readWords, type Statement, type Token } from "./statements";
-import { mayCommit } from "./steps";
 
 /** A statement that was started before. */
 export interface Resumed {
@@ -36,23 +35,23 @@ export async function lookAgain(
   statement: Statement,
   resumed: Resumed | undefined,
 ): Promise<"run" | "done"> {
-  const words = readWords(statement.tokens, 24);
-  const starts = (text: string) => words.join(" ").startsWith(text);
-  if (/^CREATE (UNIQUE )?INDEX CONCURRENTLY/.test(words.join(" ")))
+  const { words } = statement;
+  const starts = (pattern: RegExp) => pattern.test(words.join(" "));
+  if (starts(/^CREATE (UNIQUE )?INDEX CONCURRENTLY/))
     return await lookAtIndex(sql, statement, resumed);
   if (!resumed) return "run";
-  if (starts("DROP INDEX CONCURRENTLY")) {
+  if (starts(/^DROP INDEX CONCURRENTLY/)) {
     if (resumed.hasFailed) return "run";
     const [name] = readNames(statement, "IF EXISTS", "CONCURRENTLY");
     return (await exists(sql, "to_regclass", name)) ? "run" : "done";
   }
-  if (starts("REINDEX")) {
+  if (words[0] === "REINDEX") {
     await dropLeftovers(sql);
     return "run";
   }
   if (words.includes("DETACH"))
     return await finishDetach(sql, statement, resumed);
-  if (/^(CREATE|DROP) (DATABASE|TABLESPACE)/.test(words.join(" "))) {
+  if (starts(/^(CREATE|DROP) (DATABASE|TABLESPACE)/)) {
     if (resumed.hasFailed) return "run";
     const isCreate = words[0] === "CREATE";
     const [name = ""] = readNames(statement, "IF EXISTS", words[1] ?? "");
@@ -65,29 +64,32 @@ export async function lookAgain(
     );
     return (row !== undefined) === isCreate ? "done" : "run";
   }
-  const isRepeatable = /^(VACUUM|ALTER SYSTEM)/.test(words.join(" "));
-  const mayHaveCommitted = mayCommit(statement) && !resumed.isEdited;
+  const isRepeatable = starts(/^(VACUUM|ALTER SYSTEM)/);
+  const mayHaveCommitted = statement.mayCommit && !resumed.isEdited;
   if (isRepeatable || (resumed.hasFailed && !mayHaveCommitted)) return "run";
   throw resumed.hasFailed
     ? failure(
-        `\`${words.slice(0, 4).join(" ")}\` failed before, and what it had committed until then is there`,
+        `${quoteBeginning(statement)} failed in an earlier run, after it had committed part of its work`,
         {
           code: "PARTIAL",
           hint: "look at what it changes, edit the file so that it can begin again, and run `bun run db:migrate`",
         },
       )
-    : unknowable(words);
+    : explainUnknown(statement);
 }
 
-function unknowable(words: string[]): Error {
+function explainUnknown(statement: Statement): Error {
   return failure(
-    `an earlier run was cut off in \`${words.slice(0, 4).join(" ")}\`, and nobody can tell whether it was done`,
+    `an earlier run was interrupted in ${quoteBeginning(statement)}, and it is unknown whether it finished`,
     {
       code: "PARTIAL",
-      hint: "look at what it changes; where it was done take it out of the file, else undo its parts and clear the run with `bun run db:migrate:repair`",
+      hint: "look at what it changes; where it finished take it out of the file, else undo its parts and clear the run with `bun run db:migrate:repair`",
     },
   );
 }
+
+const quoteBeginning = ({ words }: Statement) =>
+  `\`${words.slice(0, 4).join(" ")}\``;
 
 /** The same index is done when it is valid, and in the way when it is not. */
 async function lookAtIndex(
@@ -104,7 +106,7 @@ async function lookAtIndex(
   if (resumed && !isTold) {
     const definition = await readDefinition(sql, statement, table);
     if (definition === undefined && !resumed.hasFailed)
-      throw unknowable(readWords(statement.tokens, 24));
+      throw explainUnknown(statement);
     const same = there.filter((index) => index.definition === definition);
     found = name === undefined ? same[0] : same.find(({ isNamed }) => isNamed);
   }

@@ -1,30 +1,27 @@
 // Runs one file of SQL, step by step: what can be in a transaction commits
 // together with how far the run is, and the last step together with the record.
 // Cut short at any point, the next run goes on from there.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Sql } from "postgres";
+import { onNotice } from "../lib/connection";
 import { keepMigrationLock, lockOnceMore, lockTransaction } from "../lib/lock";
 import { failure, note } from "../lib/report";
-import { explainFailure, locateStatement, type PostgresError } from "./failure";
+import {
+  explainFailure,
+  findCause,
+  type PostgresError,
+  refuseClientPart,
+} from "./failure";
 import {
   createTables,
   type LogEntry,
   logDone,
   logError,
   logProgress,
-  touchesRecords,
 } from "./log";
 import { lookAgain, type Resumed } from "./resume";
-import { hashStatements, readWords, type Statement } from "./statements";
-import {
-  classify,
-  isSetting,
-  isWithoutTransaction,
-  type Learned,
-  mayCommit,
-  nextStep,
-  type Script,
-  type Step,
-} from "./steps";
+import type { Statement } from "./statements";
+import { type Learned, nextStep, type Script, type Step } from "./steps";
 
 /** How to run it. */
 export interface RunOptions {
@@ -36,6 +33,30 @@ export interface RunOptions {
   lockTimeout: number;
   /** Tells who is in the way, once a lock was not to be had. */
   nameBlockers?: () => string | undefined;
+  /** Is told what the file raises: warnings, and notices where it is verbose. */
+  onRaised?: (raised: Raised) => void;
+  isVerbose?: boolean;
+}
+
+/** What RAISE, or the server itself, says while a file runs. */
+export interface Raised {
+  tag: string;
+  severity: "WARNING" | "NOTICE";
+  message: string;
+}
+
+/** A file to run, and the session that it runs on. */
+interface Job {
+  sql: Sql;
+  script: Script;
+  options: RunOptions;
+}
+
+/** An error of the server, with the index of the statement that met it;
+ * undefined where it was the end of the transaction. */
+interface StepFailure {
+  error: PostgresError;
+  statement: number | undefined;
 }
 
 /** So that a run that was killed lets go of its lock; not every system can. */
@@ -54,11 +75,13 @@ const ISOLATION =
   /(?<=^(begin|start)\s[^]*)isolation\s+level\s+(serializable|repeatable\s+read|read\s+(un)?committed)/i;
 /** unsafe_new_enum_value_usage */
 const UNCOMMITTED_VALUE = "55P04";
+/** no_active_sql_transaction: a ROLLBACK of ours, to be certain. */
+const NOTHING_TO_ROLL_BACK = "25P01";
 
-/** What is written must not depend on a role that the file has set; the default
- * may be one that the administrator has set. */
-const asOurselves = ({ text }: Script) =>
-  /role|authorization/i.test(text)
+/** Write the record as the login role, whatever SET ROLE the file ran. `to
+ * default`, not `none`: ALTER ROLE … SET ROLE may be in use. */
+const asOurselves = ({ mayChangeRole }: Script) =>
+  mayChangeRole
     ? "set local session authorization default; set local role to default;"
     : "";
 
@@ -72,8 +95,9 @@ const forgetSession = `${forgetSettings}
     end loop;
   end $$;`;
 
-const setUp = (lockTimeout: number) => `
-  set lock_timeout = ${lockTimeout}; set client_min_messages = warning;
+const setUp = ({ lockTimeout, isVerbose }: RunOptions) => `
+  set lock_timeout = ${lockTimeout};
+  set client_min_messages = ${isVerbose ? "notice" : "warning"};
   ${noticeLostClient}`;
 
 /**
@@ -89,66 +113,88 @@ export async function runScript(
   script: Script,
   options: RunOptions,
 ): Promise<number> {
-  const { statements } = script;
+  const job = { sql, script, options };
   const start = performance.now();
   const learned: Learned = { alone: new Set(), committedBefore: new Set() };
-  const isSingle = isWithoutTransaction(script.text);
   let { done, resumed } = readResumption(script, options.unfinished);
   if (resumed && !resumed.isEdited) learned.alone.add(done);
-  refuseCopy(script);
-  await prepareSession(sql, script, done, options.lockTimeout);
+  refuseClientPart(script);
+  await prepareSession(job, done);
+  using _listener = listen(job);
+
   let retries = 0;
-  while (true) {
-    const step =
-      done < statements.length
-        ? nextStep(statements, done, isSingle, learned)
-        : { from: done, until: done, isAlone: false, isRolledBack: false };
-    try {
-      if (step.isAlone) await runAlone(sql, script, step, resumed);
-      else await runTransaction(sql, script, step, options);
-    } catch (thrown) {
-      const failed = thrown as StepFailure;
-      const { error, statement } = failed;
-      // What this project says itself is no answer of the server's to log.
-      if ("exitCode" in error) throw error;
-      if (isUnlocking(script)) await keepMigrationLock(sql);
-      if (learn(error, statement, step, learned)) continue;
-      const isLocked = LOCKED.includes(error.code ?? "");
-      const failing = statements[statement ?? -1];
-      const isRepeatable = !step.isAlone || !failing || !mayCommit(failing);
-      if (isLocked && isRepeatable && retries < RETRIES) {
-        retries += 1;
-        await pause(script, options, retries, error);
-        if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
-        continue;
-      }
-      throw await explain(sql, script, failed, step, start);
+  for (;;) {
+    const step = nextStep(script, done, learned);
+    const failed = step.isAlone
+      ? await runAlone(job, step, resumed)
+      : await runTransaction(job, step);
+    if (!failed) {
+      if (isRecorded(step, script))
+        return Math.round(performance.now() - start);
+      done = step.until;
+      resumed = undefined;
+      retries = 0;
+      continue;
     }
-    retries = 0;
-    resumed = undefined;
-    // The record is in the transaction that had the last statement.
-    if (step.until === statements.length && !step.isAlone && !step.isRolledBack)
-      return Math.round(performance.now() - start);
-    done = step.until;
+    if (script.mayUnlock) await keepMigrationLock(sql);
+    if (learn(failed, step, learned)) continue;
+    if (retries === RETRIES || !isWorthRetrying(failed, step, script))
+      throw await explain(job, failed, step, performance.now() - start);
+    retries += 1;
+    await pause(job, retries, failed.error);
+    if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
   }
 }
 
-/** An error of the server, with the index of the statement that met it; none
- * where it was the end of the transaction. */
-interface StepFailure {
-  error: PostgresError;
-  statement: number | undefined;
+/** Prints what a file raises, on stderr. */
+export function noteRaised({ tag, severity, message }: Raised): void {
+  note(`${severity === "WARNING" ? "Warning" : "Notice"}: ${tag}: ${message}`);
+}
+
+/** Has the notices of the session told under the name of the file. */
+function listen({ sql, script, options }: Job): Disposable {
+  const { onRaised, isVerbose } = options;
+  const { tag } = script;
+  return onNotice(sql, ({ severity, code, message = "" }) => {
+    if (code === NOTHING_TO_ROLL_BACK) return;
+    if (severity === "WARNING") onRaised?.({ tag, severity, message });
+    else if (isVerbose) onRaised?.({ tag, severity: "NOTICE", message });
+  });
+}
+
+/** True when the step was the last: the record is in its transaction. */
+function isRecorded(
+  { until, isAlone, isRolledBack }: Step,
+  { statements }: Script,
+): boolean {
+  return until === statements.length && !isAlone && !isRolledBack;
+}
+
+/** A lock may be free later; what a procedure has committed is not undone. */
+function isWorthRetrying(
+  { error, statement = -1 }: StepFailure,
+  { isAlone }: Step,
+  { statements }: Script,
+): boolean {
+  const mayHaveCommitted = isAlone && statements[statement]?.mayCommit;
+  return LOCKED.includes(error.code ?? "") && !mayHaveCommitted;
+}
+
+/** @throws what this project says itself, which is no answer of the server's. */
+function failedAt(thrown: unknown, statement: number | undefined): StepFailure {
+  const error = thrown as PostgresError;
+  if (!("code" in error) || "exitCode" in error) throw error;
+  return { error, statement };
 }
 
 async function runTransaction(
-  sql: Sql,
-  script: Script,
+  { sql, script, options }: Job,
   { from, until, isRolledBack }: Step,
-  { record, unfinished, lockTimeout }: RunOptions,
-): Promise<void> {
+): Promise<StepFailure | undefined> {
   const { statements } = script;
+  const { record, unfinished } = options;
   const own = statements.slice(from, until).flatMap((statement, index) =>
-    textsOf(statement, lockTimeout).map((text) => ({
+    textsOf(statement, options).map((text) => ({
       text,
       index: from + index,
     })),
@@ -160,14 +206,14 @@ async function runTransaction(
   const written =
     isLast && !isRolledBack
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`
-      : `${touchesRecords(script.text) ? `${createTables()};` : ""}
+      : `${script.touchesRecords ? `${createTables()};` : ""}
         ${logProgress(script, progressAt(script, until))}`;
   // Of a BEGIN of the file's own; what is recorded has to be written.
   const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
   const texts = [
     `begin ${level} read write`,
     ...own.map(({ text }) => text),
-    ...(isUnlocking(script) ? [lockOnceMore] : []),
+    ...(script.mayUnlock ? [lockOnceMore] : []),
     ...(isRolledBack ? ["rollback", "begin"] : []),
     `${asOurselves(script)} ${written}; commit`,
   ];
@@ -176,38 +222,31 @@ async function runTransaction(
     texts.map((text) => sql.unsafe(text)),
   );
   const at = outcomes.findIndex(({ status }) => status === "rejected");
-  if (at === -1) return;
+  if (at === -1) return undefined;
   await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
-  throw { error: reason, statement: at === 0 ? from : own[at - 1]?.index };
+  return failedAt(reason, at === 0 ? from : own[at - 1]?.index);
 }
 
 /** What is sent for a statement of a transaction. */
-function textsOf(statement: Statement, lockTimeout: number): string[] {
-  const { text, tokens } = statement;
-  const kind = classify(statement);
+function textsOf(
+  { text, words, kind }: Statement,
+  options: RunOptions,
+): string[] {
   // Without the unlocking that DISCARD ALL does as well.
-  if (kind === "discard") return [forgetSession, setUp(lockTimeout)];
+  if (kind === "discard") return [forgetSession, setUp(options)];
   if (!["plain", "alone"].includes(kind)) return [];
-  if (readWords(tokens, 2).join(" ") === "RESET ALL")
-    return [text, setUp(lockTimeout)];
-  return isUnlocking(statement) ? [lockTransaction, text] : [text];
-}
-
-/** Whether it may let go of the migration lock. */
-function isUnlocking({ text }: { text: string }): boolean {
-  return /advisory/i.test(text);
+  if (words[0] === "RESET" && words[1] === "ALL") return [text, setUp(options)];
+  return /advisory/i.test(text) ? [lockTransaction, text] : [text];
 }
 
 async function runAlone(
-  sql: Sql,
-  script: Script,
+  { sql, script }: Job,
   { from }: Step,
   resumed: Resumed | undefined,
-): Promise<void> {
+): Promise<StepFailure | undefined> {
   const statement = script.statements[from];
-  if (!statement) return;
-  const isConcurrent = readWords(statement.tokens, 24).includes("CONCURRENTLY");
+  if (!statement) return undefined;
   const write = (until: number, underWay?: number) => {
     const progress = logProgress(script, progressAt(script, until, underWay));
     return sql.unsafe(
@@ -218,13 +257,14 @@ async function runAlone(
     if ((await lookAgain(sql, statement, resumed)) === "done") return;
     await write(from, from);
     await sql.unsafe(statement.text);
-    if (isUnlocking(script)) await keepMigrationLock(sql);
+    if (script.mayUnlock) await keepMigrationLock(sql);
   };
   try {
-    await (isConcurrent ? withoutLockTimeout(sql, work) : work());
+    await (statement.isConcurrent ? withoutLockTimeout(sql, work) : work());
     await write(from + 1);
+    return undefined;
   } catch (error) {
-    throw { error, statement: from };
+    return failedAt(error, from);
   }
 }
 
@@ -248,13 +288,13 @@ async function withoutLockTimeout(
 }
 
 function progressAt(
-  { statements }: Script,
+  script: Script,
   until: number,
   underWay: number | null = null,
 ) {
   return {
     statementsDone: until,
-    doneHash: hashStatements(statements.slice(0, until)),
+    doneHash: script.hashBeginning(until) ?? "",
     statementUnderWay: underWay,
   };
 }
@@ -273,10 +313,9 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
     hash,
     error,
   } = unfinished;
-  const { doneHash: now } = progressAt(script, done);
-  if (done > script.statements.length || doneHash !== now)
+  if (doneHash !== script.hashBeginning(done))
     throw failure(
-      `${script.file} was edited in its first ${done} statements, which are committed already`,
+      `the first ${done} statements of ${script.file} are committed, and were edited since`,
       {
         code: "PARTIAL",
         hint: "restore it from git; or undo by hand what they did and run `bun run db:migrate:repair`",
@@ -292,49 +331,25 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
   };
 }
 
-/**
- * For a COPY whose rows would follow in the text, where nobody sends them from.
- *
- * @throws with its place in the file.
- */
-export function refuseCopy(script: Script): void {
-  const { statements, tag, file } = script;
-  for (const [index, { tokens }] of statements.entries()) {
-    if (readWords(tokens, 1)[0] !== "COPY") continue;
-    const words = readWords(tokens, tokens.length);
-    const at = words.findIndex((word) => /^(STDIN|STDOUT)$/.test(word));
-    if (!["FROM", "TO"].includes(words[at - 1] ?? "")) continue;
-    const { line, column } = locateStatement(script, index);
-    throw failure(`${file} has a COPY that needs a client at its other end`, {
-      code: "MIGRATION_FAILED",
-      hint: "write its rows as an INSERT",
-      lines: [`  at ${file}:${line}:${column}, statement ${index + 1}`],
-      details: { tag, file, statement: index + 1, line, column },
-    });
-  }
-}
-
-/** The lock timeout of sessions in which nothing else was set since. */
-const prepared = new WeakMap<Sql, number>();
+/** How sessions were set up in which nothing else was set since. */
+const prepared = new WeakMap<Sql, string>();
 /** What may leave something in the session, by itself or in what it calls. */
 const SETTING =
   /\b(set|reset|set_config|select|perform|call|do|discard|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
 
 /** Every file begins with a session as new, but for what it has set itself. */
 async function prepareSession(
-  sql: Sql,
-  { statements, text }: Script,
+  { sql, script, options }: Job,
   done: number,
-  lockTimeout: number,
 ): Promise<void> {
-  if (prepared.get(sql) !== lockTimeout)
-    await sql.unsafe(forgetSession + setUp(lockTimeout));
-  if (SETTING.test(text)) prepared.delete(sql);
-  else prepared.set(sql, lockTimeout);
-  for (const statement of statements.slice(0, done))
-    if (isSetting(statement))
-      for (const text of textsOf(statement, lockTimeout))
-        await sql.unsafe(text);
+  const settings = setUp(options);
+  if (prepared.get(sql) !== settings)
+    await sql.unsafe(forgetSession + settings);
+  if (SETTING.test(script.text)) prepared.delete(sql);
+  else prepared.set(sql, settings);
+  for (const statement of script.statements.slice(0, done))
+    if (statement.isSetting)
+      for (const text of textsOf(statement, options)) await sql.unsafe(text);
 }
 
 /** Undoes what the last file has set, roles included. */
@@ -342,14 +357,14 @@ export async function resetSession(sql: Sql): Promise<void> {
   await sql.unsafe(forgetSettings);
 }
 
-/** Whether the step can be divided so that the statement fares better. */
+/** True when the step can be divided so that the statement fares better. */
 function learn(
-  { code = "" }: PostgresError,
-  statement: number | undefined,
+  { error, statement }: StepFailure,
   step: Step,
   { alone, committedBefore }: Learned,
 ): boolean {
   if (step.isAlone || statement === undefined) return false;
+  const { code = "" } = error;
   if (NOT_IN_TRANSACTION.includes(code)) alone.add(statement);
   else if (code === UNCOMMITTED_VALUE && statement > step.from)
     committedBefore.add(statement);
@@ -359,34 +374,32 @@ function learn(
 
 /** Between two attempts nothing is locked, and the pauses grow. */
 async function pause(
-  { tag }: Script,
-  { lockTimeout, nameBlockers }: RunOptions,
+  { script, options }: Job,
   retry: number,
   { code }: PostgresError,
 ): Promise<void> {
-  const ms = (lockTimeout / 10) * 2 ** (retry - 1);
-  const blockers = nameBlockers?.();
-  const met = code === "40P01" ? "met a deadlock" : "got no lock";
+  const ms = (options.lockTimeout / 10) * 2 ** (retry - 1);
+  const blockers = options.nameBlockers?.();
+  const met = code === "40P01" ? "met a deadlock" : "could not get a lock";
   note(
-    `Waiting: ${tag} ${met}${blockers ? `, held by ${blockers}` : ""}; again in ${ms} ms (${retry} of ${RETRIES})`,
+    `Waiting: ${script.tag} ${met}${blockers ? ` held by ${blockers}` : ""}; retry ${retry} of ${RETRIES} in ${ms} ms`,
   );
-  await Bun.sleep(ms);
+  await sleep(ms);
 }
 
 async function explain(
-  sql: Sql,
-  script: Script,
+  { sql, script }: Job,
   { error, statement }: StepFailure,
   { from, isAlone }: Step,
-  start: number,
+  ms: number,
 ): Promise<Error> {
-  const ms = Math.round(performance.now() - start);
   // The log is the less important of the two, and the session may be lost.
-  const text = logError(script, error.message, ms);
+  const text = logError(script, error.message, Math.round(ms));
+  const cause = await findCause(sql, script, error);
   await sql
     .unsafe(
       `begin read write; reset session authorization; reset role; ${text}; commit`,
     )
     .catch(() => {});
-  return explainFailure(error, script, statement, from, isAlone);
+  return explainFailure(error, script, statement, from, isAlone, cause);
 }

@@ -5,7 +5,14 @@ import type { Sql } from "postgres";
 import { loadSchema } from "../../src/project";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
-import { listPartial, readPlan, stateOf } from "./plan";
+import { readMigrations } from "./journal";
+import {
+  listPartial,
+  planMigrations,
+  readPlan,
+  readRecords,
+  stateOf,
+} from "./plan";
 
 /**
  * What is missing: the pending migrations where any have been recorded; in a
@@ -16,7 +23,11 @@ import { listPartial, readPlan, stateOf } from "./plan";
  * and what was interrupted.
  */
 export async function readSchemaState(sql: Sql) {
-  const plan = await readPlan(sql);
+  // The application's role may read the records, and the log need not be its.
+  const plan = await readPlan(sql).catch(async (error: { code?: string }) => {
+    if (error.code !== "42501") throw error;
+    return planMigrations(readMigrations(), await readRecords(sql));
+  });
   const interrupted = listPartial(plan);
   const hasRecords = plan.applied.size + plan.unknown.length > 0;
   const isPushed =

@@ -2,14 +2,33 @@
 // strings, names, comments, parentheses and SQL-standard function bodies; and at
 // drizzle's separator. What is between them is left to the server to judge.
 // https://github.com/postgres/postgres/blob/master/src/fe_utils/psqlscan.l
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 
-/** One statement of a file, without the comments around it. */
+/**
+ * What a statement means for the transaction around it; `alone` is one that
+ * PostgreSQL runs only outside of a transaction.
+ */
+export type Kind =
+  "plain" | "alone" | "begin" | "commit" | "rollback" | "discard";
+
+/** One statement of a file, without the comments around it, and what it is. */
 export interface Statement {
   text: string;
   /** Where it begins in the file, in UTF-16 units. */
   offset: number;
-  tokens: Token[];
+  /** Read anew each time: a large file has millions. */
+  readonly tokens: Token[];
+  /** Its first tokens, in capitals, of which long ones are cut. */
+  words: string[];
+  kind: Kind;
+  /** True when it changes the session for the statements after it. */
+  isSetting: boolean;
+  /** True for a procedure or block: outside of a transaction it may commit. */
+  mayCommit: boolean;
+  /** True when it builds, rebuilds, drops or detaches CONCURRENTLY. */
+  isConcurrent: boolean;
+  /** Where psql's part in it begins: a command of its own, or a COPY's rows. */
+  clientOffset: number | undefined;
 }
 
 /** A word, name, string or sign; comments and blanks are none. */
@@ -23,64 +42,66 @@ export interface Token {
 const SEPARATOR = "--> statement-breakpoint";
 
 const COMMENT = /--[^\r\n]*/y;
-const QUOTED = {
-  "'": /'[^']*(?:''[^']*)*'?/y,
-  '"': /"[^"]*(?:""[^"]*)*"?/y,
-};
+const QUOTED = /'[^']*(?:''[^']*)*'?/y;
+const NAME = /"[^"]*(?:""[^"]*)*"?/y;
 const ESCAPED = /[eE]'[^'\\]*(?:(?:\\[^]|'')[^'\\]*)*'?/y;
 const DOLLAR = /\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$/y;
 const WORD = /[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*|\d[\w.]*/y;
-const BLOCK = /^(begin|case|end)$/i;
 const BLANK = /[ \t\n\r\f\v]+/y;
+const BLOCK = ["BEGIN", "CASE", "END"];
+
+/** How many words tell what a statement is, and how much of each. */
+const WORDS = 24;
+const WORD_LENGTH = 64;
+/** How many tokens go to the hash at once. */
+const AT_ONCE = 4096;
+
+/** PostgreSQL runs these outside of a transaction only, and some more. */
+const ALONE =
+  /^(VACUUM|ALTER SYSTEM|(CREATE|DROP) (DATABASE|TABLESPACE)|(CREATE|DROP)( UNIQUE)? INDEX CONCURRENTLY|REINDEX( \(.*\bCONCURRENTLY\b.*\)| (INDEX|TABLE|SCHEMA) CONCURRENTLY| (DATABASE|SYSTEM|SCHEMA)\b)|ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY)( |$)/;
 
 /** The statements of a file; a byte-order mark at its start is left out. */
 export function splitStatements(text: string): Statement[] {
   const statements: Statement[] = [];
-  let tokens: Token[] = [];
+  let words: string[] = [];
   let start = 0;
   let end = 0;
+  let backslash: number | undefined;
   let parentheses = 0;
   let blocks = 0; // BEGIN ATOMIC … END, with semicolons of its own
   const finish = () => {
-    if (tokens.length > 0)
-      statements.push({ text: text.slice(start, end), offset: start, tokens });
-    tokens = [];
+    if (words.length > 0)
+      statements.push(
+        describe(text.slice(start, end), start, words, backslash),
+      );
+    words = [];
+    backslash = undefined;
     parentheses = 0;
     blocks = 0;
   };
 
   let at = text.startsWith("\uFEFF") ? 1 : 0;
   while (at < text.length) {
-    const blank = match(BLANK, text, at) ?? "";
-    at += blank.length;
-    if (at >= text.length) break;
-
-    const comment = readComment(text, at);
-    if (comment !== undefined) {
-      const separator = comment.startsWith("--")
-        ? comment.indexOf(SEPARATOR)
-        : -1;
-      if (separator === -1) at += comment.length;
-      else {
-        finish();
-        at += separator + SEPARATOR.length;
-      }
-      continue;
-    }
-    const token = readToken(text, at);
-    if (token === ";" && parentheses === 0 && blocks === 0) {
+    const begin = endOfBlank(text, at, finish);
+    if (begin >= text.length) break;
+    at = endOfToken(text, begin);
+    const sign = text[begin];
+    if (sign === ";" && parentheses === 0 && blocks === 0) {
       finish();
-      at += 1;
       continue;
     }
-    if (tokens.length === 0) start = at;
-    tokens.push({ text: token, offset: at });
-    at += token.length;
+    if (words.length === 0) start = begin;
+    if (words.length < WORDS)
+      words.push(
+        text.slice(begin, Math.min(at, begin + WORD_LENGTH)).toUpperCase(),
+      );
     end = at;
-    if (token === "(") parentheses += 1;
-    else if (token === ")") parentheses = Math.max(0, parentheses - 1);
-    else if (BLOCK.test(token) && parentheses === 0 && isRoutine(tokens)) {
-      const word = token.toUpperCase();
+    if (sign === "(") parentheses += 1;
+    else if (sign === ")") parentheses = Math.max(0, parentheses - 1);
+    else if (sign === "\\") backslash ??= begin;
+    else if (parentheses === 0 && at - begin <= 5 && isRoutine(words)) {
+      const word = text.slice(begin, at).toUpperCase();
+      if (!BLOCK.includes(word)) continue;
       if (word === "BEGIN" || (word === "CASE" && blocks > 0)) blocks += 1;
       else if (word === "END" && blocks > 0) blocks -= 1;
     }
@@ -98,9 +119,19 @@ export function skipStatements(text: string, count: number): string {
 /** The sha256 of statements without comments and blanks, in hex. */
 export function hashStatements(statements: Statement[]): string {
   const hash = createHash("sha256");
-  for (const { tokens } of statements)
-    hash.update(`${tokens.map(({ text }) => text).join(" ")};`);
+  for (const { text } of statements) addTokens(hash, text);
   return hash.digest("hex");
+}
+
+/** The same of the first statement, of the first two, and so on; of none first. */
+export function hashBeginnings(statements: Statement[]): string[] {
+  const hash = createHash("sha256");
+  const hashes = [hash.copy().digest("hex")];
+  for (const { text } of statements) {
+    addTokens(hash, text);
+    hashes.push(hash.copy().digest("hex"));
+  }
+  return hashes;
 }
 
 /** The first tokens, in capitals. */
@@ -108,41 +139,148 @@ export function readWords(tokens: Token[], count: number): string[] {
   return tokens.slice(0, count).map(({ text }) => text.toUpperCase());
 }
 
-function readComment(text: string, at: number): string | undefined {
-  if (text.startsWith("--", at)) return match(COMMENT, text, at);
-  if (!text.startsWith("/*", at)) return undefined;
+function describe(
+  text: string,
+  offset: number,
+  words: string[],
+  backslash: number | undefined,
+): Statement {
+  const [first = "", second = "", ...rest] = words;
+  const isCall = first === "SELECT" && words.slice(1, 8).includes("SET_CONFIG");
+  const isSet =
+    first === "SET" && !/^(LOCAL|TRANSACTION|CONSTRAINTS)$/.test(second);
+  return {
+    text,
+    offset,
+    get tokens() {
+      const tokens: Token[] = [];
+      eachToken(text, (token, at) =>
+        tokens.push({ text: token, offset: offset + at }),
+      );
+      return tokens;
+    },
+    words,
+    kind: classify(first, second, rest[0], words.join(" ")),
+    isSetting: isSet || isCall || first === "RESET" || first === "DISCARD",
+    mayCommit: first === "CALL" || first === "DO",
+    isConcurrent: words.includes("CONCURRENTLY"),
+    clientOffset:
+      backslash ??
+      (first === "COPY" && copiesToClient(text) ? offset : undefined),
+  };
+}
+
+function classify(
+  first: string,
+  second: string,
+  third: string | undefined,
+  words: string,
+): Kind {
+  if (first === "BEGIN" || (first === "START" && second === "TRANSACTION"))
+    return "begin";
+  if (first === "COMMIT" || first === "END")
+    return second === "PREPARED" ? "alone" : "commit";
+  if (first === "ABORT") return "rollback";
+  if (first === "ROLLBACK") {
+    if (second === "PREPARED") return "alone";
+    const isToSavepoint = second === "TO" || third === "TO";
+    return isToSavepoint ? "plain" : "rollback";
+  }
+  if (first === "DISCARD" && second === "ALL") return "discard";
+  return ALONE.test(words) ? "alone" : "plain";
+}
+
+/** True for COPY … FROM STDIN and COPY … TO STDOUT. */
+function copiesToClient(text: string): boolean {
+  let before = "";
+  let isFound = false;
+  eachToken(text, (token) => {
+    const word = token.length <= 6 ? token.toUpperCase() : "";
+    isFound ||= /^(FROM STDIN|TO STDOUT)$/.test(`${before} ${word}`);
+    before = word;
+  });
+  return isFound;
+}
+
+function isRoutine(words: string[]): boolean {
+  const kind = words[1] === "OR" ? words[3] : words[1];
+  return words[0] === "CREATE" && (kind === "FUNCTION" || kind === "PROCEDURE");
+}
+
+function addTokens(hash: Hash, text: string): void {
+  let tokens: string[] = [];
+  eachToken(text, (token) => {
+    if (tokens.length === AT_ONCE) {
+      hash.update(`${tokens.join(" ")} `);
+      tokens = [];
+    }
+    tokens.push(token);
+  });
+  hash.update(`${tokens.join(" ")};`);
+}
+
+function eachToken(
+  text: string,
+  visit: (token: string, offset: number) => void,
+): void {
+  for (let at = 0; ;) {
+    const begin = endOfBlank(text, at);
+    if (begin >= text.length) return;
+    at = endOfToken(text, begin);
+    visit(text.slice(begin, at), begin);
+  }
+}
+
+/** Where blanks and comments end; `onSeparator` is called for each of drizzle's. */
+function endOfBlank(
+  text: string,
+  begin: number,
+  onSeparator = () => {},
+): number {
+  for (let at = begin; ;) {
+    at = endOf(BLANK, text, at);
+    const end = endOfComment(text, at);
+    if (end === at) return at;
+    const separator = text.startsWith("--", at)
+      ? text.slice(at, end).indexOf(SEPARATOR)
+      : -1;
+    if (separator !== -1) onSeparator();
+    at = separator === -1 ? end : at + separator + SEPARATOR.length;
+  }
+}
+
+/** Where a comment ends; where it would begin when there is none, or no end. */
+function endOfComment(text: string, at: number): number {
+  if (text.startsWith("--", at)) return endOf(COMMENT, text, at);
+  if (!text.startsWith("/*", at)) return at;
   const fence = /\/\*|\*\//g; // they nest
   fence.lastIndex = at;
   let depth = 0;
   for (let found = fence.exec(text); found; found = fence.exec(text)) {
     depth += found[0] === "/*" ? 1 : -1;
-    if (depth === 0) return text.slice(at, fence.lastIndex);
+    if (depth === 0) return fence.lastIndex;
   }
-  return undefined;
+  return at;
 }
 
-function readToken(text: string, at: number): string {
+function endOfToken(text: string, at: number): number {
+  const sign = text[at];
+  if (sign === "'") return endOf(QUOTED, text, at);
+  if (sign === '"') return endOf(NAME, text, at);
   // A comment without its end is the server's to refuse.
-  if (text.startsWith("/*", at)) return text.slice(at);
-  const character = text[at] ?? "";
-  if (character === "'" || character === '"')
-    return match(QUOTED[character], text, at) ?? character;
-  if (character === "$") {
-    const quote = match(DOLLAR, text, at);
-    if (quote === undefined) return character;
-    const close = text.indexOf(quote, at + quote.length);
-    return text.slice(at, close === -1 ? undefined : close + quote.length);
+  if (sign === "/" && text[at + 1] === "*") return text.length;
+  if (sign === "$") {
+    const end = endOf(DOLLAR, text, at);
+    if (end === at) return at + 1;
+    const quote = text.slice(at, end);
+    const close = text.indexOf(quote, end);
+    return close === -1 ? text.length : close + quote.length;
   }
-  return match(ESCAPED, text, at) ?? match(WORD, text, at) ?? character;
+  const end = endOf(ESCAPED, text, at);
+  return Math.max(end, endOf(WORD, text, at), at + 1);
 }
 
-function match(pattern: RegExp, text: string, at: number): string | undefined {
+function endOf(pattern: RegExp, text: string, at: number): number {
   pattern.lastIndex = at;
-  return pattern.exec(text)?.[0];
-}
-
-function isRoutine(tokens: Token[]): boolean {
-  const [create, ...words] = readWords(tokens, 4);
-  const kind = words[0] === "OR" ? words[2] : words[0];
-  return create === "CREATE" && (kind === "FUNCTION" || kind === "PROCEDURE");
+  return pattern.test(text) ? pattern.lastIndex : at;
 }

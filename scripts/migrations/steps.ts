@@ -2,8 +2,14 @@
 // statement that PostgreSQL runs only outside of one. What the words do not tell
 // the server does: a statement that it refuses inside a transaction, or a new
 // enum value that is used too early, is put into `learned`.
-import type { Run } from "./log";
-import { readWords, type Statement } from "./statements";
+import type { Migration } from "./journal";
+import { type Run, touchesRecords } from "./log";
+import {
+  hashBeginnings,
+  hashStatements,
+  splitStatements,
+  type Statement,
+} from "./statements";
 
 /** A file to run. */
 export interface Script extends Run {
@@ -11,6 +17,16 @@ export interface Script extends Run {
   file: string;
   text: string;
   statements: Statement[];
+  /** Returns the bare hash of its first statements. */
+  hashBeginning(count: number): string | undefined;
+  /** True when its first line asks for a transaction around no two statements. */
+  isWithoutTransaction: boolean;
+  /** True when it may release the migration lock. */
+  mayUnlock: boolean;
+  /** True when it may change the tables of the records and the log. */
+  touchesRecords: boolean;
+  /** True when it may change the role of the session. */
+  mayChangeRole: boolean;
 }
 
 /** Statements `from` (included) to `until` (not), by their index in the file. */
@@ -31,72 +47,50 @@ export interface Learned {
   committedBefore: Set<number>;
 }
 
-/** What a statement means for the transaction around it. */
-export type Kind =
-  "plain" | "alone" | "begin" | "commit" | "rollback" | "discard";
-
-/** PostgreSQL runs these outside of a transaction only, and some more. */
-const ALONE =
-  /^(VACUUM|ALTER SYSTEM|(CREATE|DROP) (DATABASE|TABLESPACE)|(CREATE|DROP)( UNIQUE)? INDEX CONCURRENTLY|REINDEX( \(.*\bCONCURRENTLY\b.*\)| (INDEX|TABLE|SCHEMA) CONCURRENTLY| (DATABASE|SYSTEM|SCHEMA)\b)|ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY)( |$)/;
-
-/** Told by its first words. */
-export function classify({ tokens }: Statement): Kind {
-  const words = readWords(tokens, 24);
-  const [first, second = "", third = ""] = words;
-  if (first === "BEGIN" || (first === "START" && second === "TRANSACTION"))
-    return "begin";
-  if (first === "COMMIT" || first === "END")
-    return second === "PREPARED" ? "alone" : "commit";
-  if (first === "ABORT") return "rollback";
-  if (first === "ROLLBACK") {
-    if (second === "PREPARED") return "alone";
-    const isWhole = ![second, third].includes("TO");
-    return isWhole ? "rollback" : "plain";
-  }
-  if (first === "DISCARD" && second === "ALL") return "discard";
-  return ALONE.test(words.join(" ")) ? "alone" : "plain";
+/** A migration's file, or its down file, cut into statements. */
+export function toScript(
+  { tag, file, text, hash }: Pick<Migration, "tag" | "file" | "text" | "hash">,
+  direction: Script["direction"],
+): Script {
+  const statements = splitStatements(text);
+  const [first = ""] = text
+    .slice(0, 80)
+    .replace(/^\uFEFF/, "")
+    .split(/\r?\n/);
+  let hashes: string[] | undefined;
+  return {
+    tag,
+    file,
+    text,
+    hash,
+    bareHash: hashStatements(statements),
+    direction,
+    statements,
+    hashBeginning: (count) => (hashes ??= hashBeginnings(statements)).at(count),
+    isWithoutTransaction: /^--\s*no-transaction\s*$/.test(first),
+    mayUnlock: /advisory/i.test(text),
+    touchesRecords: touchesRecords(text),
+    mayChangeRole: /role|authorization/i.test(text),
+  };
 }
 
-/** A procedure or block: outside of a transaction it may commit a part. */
-export function mayCommit({ tokens }: Statement): boolean {
-  return ["CALL", "DO"].includes(readWords(tokens, 1)[0] ?? "");
-}
-
-/** Whether it changes the session for the statements after it. */
-export function isSetting({ tokens }: Statement): boolean {
-  const [first, second = "", ...words] = readWords(tokens, 8);
-  if (first === "SET")
-    return !["LOCAL", "TRANSACTION", "CONSTRAINTS"].includes(second);
-  const isCall =
-    first === "SELECT" && [second, ...words].includes("SET_CONFIG");
-  return isCall || first === "RESET" || first === "DISCARD";
-}
-
-/** Whether the first line asks for a transaction around no two statements. */
-export function isWithoutTransaction(text: string): boolean {
-  const [first = ""] = text.replace(/^\uFEFF/, "").split(/\r?\n/);
-  return /^--\s*no-transaction\s*$/.test(first);
-}
-
-/** The step that begins with statement `from`; `from` is within the file. */
+/** The step that begins with statement `from`; an empty one after the last. */
 export function nextStep(
-  statements: Statement[],
+  { statements, isWithoutTransaction }: Script,
   from: number,
-  isSingle: boolean,
   { alone, committedBefore }: Learned,
 ): Step {
-  const kindOf = (index: number) => {
-    const statement = statements[index];
-    if (!statement) return undefined;
-    return alone.has(index) ? "alone" : classify(statement);
-  };
-  const step = { from, until: from + 1, isAlone: false, isRolledBack: false };
+  const kindOf = (index: number) =>
+    alone.has(index) ? "alone" : statements[index]?.kind;
+  const until = Math.min(from + 1, statements.length);
+  const step = { from, until, isAlone: false, isRolledBack: false };
   const first = kindOf(from);
   if (first === "alone") return { ...step, isAlone: true };
   if (first === "commit" || first === "rollback") return step; // of nothing
   for (let index = from + 1; index < statements.length; index += 1) {
     const kind = kindOf(index);
-    if (kind === "alone" || committedBefore.has(index) || isSingle) break;
+    const isSeparate = isWithoutTransaction || committedBefore.has(index);
+    if (kind === "alone" || isSeparate) break;
     step.until = index + 1;
     if (kind === "rollback") return { ...step, isRolledBack: true };
     if (kind === "commit") break;

@@ -4,12 +4,16 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { root } from "../../src/env";
 import { type Problem, problem } from "../lib/problem";
-import { note } from "../lib/report";
+import { type FailureFields, note } from "../lib/report";
 import {
   nameDownFile,
   nameFolder,
   nameJournal,
   nameUpFile,
+  type Journal,
+  type JournalEntry,
+  parseJournal,
+  readJournal,
 } from "../migrations/journal";
 import { hashStatements, splitStatements } from "../migrations/statements";
 import {
@@ -28,18 +32,12 @@ import {
   type Snapshot,
 } from "./snapshots";
 
-interface Entry {
-  tag: string;
-  idx: number;
-  when: number;
-}
-
 const folder = nameFolder();
 const journalFile = nameJournal();
 
 /** Everything that can be told without a database. */
 export async function checkFolder(): Promise<Problem[]> {
-  const { entries, text, problems } = readJournal();
+  const { entries, text, problems } = tryReadJournal();
   const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
   if (!branch) note("Not compared: there is no default branch of git");
@@ -54,48 +52,23 @@ export async function checkFolder(): Promise<Problem[]> {
   ];
 }
 
-function readJournal(): {
-  entries: Entry[];
-  text: string;
+/** The journal; one that is invalid is a problem. */
+function tryReadJournal(): Pick<Journal, "entries" | "text"> & {
   problems: Problem[];
 } {
-  const invalid = (reason: string) => ({
-    entries: [],
-    text: "",
-    problems: [
-      problem("journal_invalid", `the journal ${reason}`, {
-        file: journalFile,
-      }),
-    ],
-  });
-  let text: string;
-  let journal: { dialect?: string; entries: Entry[] };
   try {
-    text = readFileSync(join(root, journalFile), "utf8");
-    if (/^<{7} /m.test(text))
-      return invalid(
-        "has a merge's conflict in it: keep the entries of both sides, and then `bun run db:generate --rebase`",
-      );
-    journal = JSON.parse(text);
+    return { ...readJournal(), problems: [] };
   } catch (error) {
-    return invalid(
-      `cannot be read: ${(error as Error).message}; \`git log --all -- ${journalFile}\` finds an older one`,
-    );
+    const { code, message, hint } = error as Error & FailureFields;
+    if (code !== "JOURNAL_INVALID") throw error;
+    const what = message.replace(`${journalFile} `, "the journal ");
+    const place = { file: journalFile };
+    const found = problem("journal_invalid", `${what}; ${hint}`, place);
+    return { entries: [], text: "", problems: [found] };
   }
-  const { dialect = "postgresql", entries } = journal;
-  if (!/^(postgresql|pg)$/.test(dialect)) return invalid(`is for ${dialect}`);
-  if (!Array.isArray(entries)) return invalid("has no entries");
-  const isWhole = entries.every(
-    (entry) =>
-      typeof entry?.tag === "string" &&
-      typeof entry.when === "number" &&
-      typeof entry.idx === "number",
-  );
-  if (!isWhole) return invalid("has an entry without tag, when or idx");
-  return { entries, text, problems: [] };
 }
 
-function checkOrder(entries: Entry[], text: string): Problem[] {
+function checkOrder(entries: JournalEntry[], text: string): Problem[] {
   const problems: Problem[] = [];
   for (const [index, entry] of entries.entries()) {
     const { tag } = entry;
@@ -134,9 +107,9 @@ function checkOrder(entries: Entry[], text: string): Problem[] {
 /** The line of an entry's tag, also where a tag stands twice. */
 function findLine(
   text: string,
-  { tag }: Entry,
+  { tag }: JournalEntry,
   index: number,
-  entries: Entry[],
+  entries: JournalEntry[],
 ): number {
   const nth = entries.slice(0, index).filter((entry) => entry.tag === tag);
   const lines = text.split("\n");
@@ -146,7 +119,7 @@ function findLine(
   return found[nth.length] ?? 1;
 }
 
-function checkFiles(entries: Entry[], tags: Set<string>): Problem[] {
+function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
   const missing = entries
     .filter(({ tag }) => !existsSync(join(root, nameUpFile(tag))))
     .map(({ tag }) => {
@@ -187,7 +160,7 @@ function checkFiles(entries: Entry[], tags: Set<string>): Problem[] {
 }
 
 /** Each snapshot names the one that it was made from. */
-function checkSnapshots(entries: Entry[]): Problem[] {
+function checkSnapshots(entries: JournalEntry[]): Problem[] {
   const problems: Problem[] = [];
   const owners = new Map<string, string>();
   let parent: string | undefined = emptySnapshot.id;
@@ -261,14 +234,14 @@ function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
 
 function readTags(journal: string): string[] {
   try {
-    return JSON.parse(journal).entries.map(({ tag }: Entry) => tag);
+    return parseJournal(journal, journalFile).entries.map(({ tag }) => tag);
   } catch {
     return []; // the branch has no journal
   }
 }
 
 /** Does schema.ts lead to a migration or a diagram that is not there? */
-async function checkSchema(entries: Entry[]): Promise<Problem[]> {
+async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
   const before = newest ? readWhole(newest.tag) : emptySnapshot;
   const after = await describeSchema(before?.id ?? "");
@@ -306,10 +279,10 @@ function readWhole(tag: string): Snapshot | undefined {
 }
 
 async function lintNew(
-  entries: Entry[],
+  entries: JournalEntry[],
   branch: BranchComparison,
 ): Promise<Problem[]> {
-  const isNew = ({ tag }: Entry) =>
+  const isNew = ({ tag }: JournalEntry) =>
     !branch.has(nameUpFile(tag)) && existsSync(join(root, nameUpFile(tag)));
   const files = entries.filter(isNew).map(({ tag }) => nameUpFile(tag));
   const findings = await lintMigrations(files);

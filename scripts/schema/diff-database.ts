@@ -5,7 +5,6 @@ import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { failure } from "../lib/report";
 import { withScratchDatabase } from "../lib/scratch-database";
-import { toScript } from "../migrations/apply";
 import {
   type Catalog,
   compareCatalogs,
@@ -15,6 +14,7 @@ import {
   respell,
 } from "../migrations/catalog";
 import { countLosses } from "../migrations/losses";
+import { toScript } from "../migrations/steps";
 import { askRenames, type RenameAnswers } from "./ask-renames";
 import { describeSchema } from "./describe-schema";
 import { diffSnapshots } from "./diff-snapshots";

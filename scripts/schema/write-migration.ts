@@ -3,7 +3,6 @@
 import {
   existsSync,
   mkdirSync,
-  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -16,6 +15,7 @@ import {
   nameDownFile,
   nameJournal,
   nameUpFile,
+  readJournal,
 } from "../migrations/journal";
 import { nameSnapshotFile, type Snapshot } from "./snapshots";
 
@@ -57,10 +57,10 @@ export function writeMigration(
 export function writeJournal(base: Migration[], entry?: object): void {
   const file = nameJournal();
   const journal = existsSync(join(root, file))
-    ? JSON.parse(readFileSync(join(root, file), "utf8"))
+    ? readJournal().document
     : { version: "7", dialect: "postgresql", entries: [] };
   const tags = new Set(base.map(({ tag }) => tag));
-  const kept = journal.entries.filter(({ tag }: Migration) => tags.has(tag));
+  const kept = journal.entries.filter(({ tag }) => tags.has(tag));
   const entries = entry ? [...kept, entry] : kept;
   write(file, JSON.stringify({ ...journal, entries }, null, 2));
 }

@@ -1,7 +1,9 @@
 // db:migrate on files that cannot be one transaction, that are cut off, that
 // wait for a lock, and that touch what is not theirs.
 import { describe, expect } from "bun:test";
+import { writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
+import { join } from "node:path";
 import { spawn } from "bun";
 import { urlOf } from "../lib/command";
 import { listRecords, writeMigrations } from "../lib/migrations";
@@ -114,7 +116,7 @@ describe("what cannot be in a transaction", () => {
 
     expect(refused.exitCode).toBe(1);
     expect(refused.stderr).toContain(
-      "was edited in its first 2 statements, which are committed already",
+      "0000_a.sql are committed, and were edited since",
     );
     expect(repaired.stdout).toBe(
       "Repaired: partial: 0000_a, 2 statements of its up file are committed -> its next run begins with the first statement\n",
@@ -242,7 +244,7 @@ describe("what cannot be in a transaction", () => {
     const { exitCode, stderr } = await migrated;
 
     expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
-    expect(stderr).toContain("again in 10 ms (1 of 5)");
+    expect(stderr).toContain("retry 1 of 5 in 10 ms");
     expect(
       await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`,
     ).toMatchObject([{ indisvalid: true }]);
@@ -276,7 +278,7 @@ describe("what cannot be in a transaction", () => {
     );
     expect(stopped.exitCode).toBe(1);
     expect(stopped.stderr).toStartWith(
-      "Error: `CALL FILL ( )` failed before, and what it had committed until then is there\nHint: look at what it changes, ",
+      "Error: `CALL FILL ( )` failed in an earlier run, after it had committed part of its work\nHint: look at what it changes, ",
     );
     expect(again).toEqual(stopped);
     expect(mended.exitCode).toBe(0);
@@ -321,7 +323,7 @@ describe("what cannot be in a transaction", () => {
 
     expect(stopped.exitCode).toBe(1);
     expect(stopped.stderr).toStartWith(
-      "Error: an earlier run was cut off in `CALL WAIT ( )`, and nobody can tell whether it was done\nHint: ",
+      "Error: an earlier run was interrupted in `CALL WAIT ( )`, and it is unknown whether it finished\nHint: ",
     );
     expect(cleared.exitCode).toBe(0);
   });
@@ -447,8 +449,10 @@ describe("a table that another session has locked", () => {
       const { exitCode, stderr } = await run("db:migrate --lock-timeout 300");
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain(`got no lock, held by pid ${row?.pid}, `);
-      expect(stderr).toContain("again in 480 ms (5 of 5)\n");
+      expect(stderr).toContain(
+        `could not get a lock held by pid ${row?.pid}, `,
+      );
+      expect(stderr).toContain("retry 5 of 5 in 480 ms\n");
       expect(stderr).toContain("(SQLSTATE 55P03)");
       expect(await holder`select to_regclass('other') as other`).toMatchObject([
         { other: null },
@@ -658,6 +662,122 @@ describe("a file", () => {
       "has a COPY that needs a client at its other end\n",
     );
     expect(stderr).toContain("0000_a.sql:1:54, statement 2\nHint: ");
+  });
+
+  test("that is not in UTF-8 is refused with its place, before any is applied", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": "create table a (name text);",
+      "0001_b": "-- \uFFFD is no fault\nselect 1;",
+      "0002_c": "",
+    });
+    const file = "src/infrastructure/database/migrations/0002_c.sql";
+    const text = "select 1;\ninsert into a values ('München');\n";
+    writeFileSync(join(project.folder, file), Buffer.from(text, "latin1"));
+
+    const migrated = await run("db:migrate");
+    const shown = await run("db:migrate --dry-run");
+
+    expect(migrated).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Error: ${file} is not in UTF-8\n  at ${file}:2:25\nHint: save it in UTF-8; \`iconv -f latin1 -t utf-8 ${file}\` prints it so\n`,
+    });
+    expect(shown).toEqual(migrated);
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
+  });
+
+  test("that has commands of psql is refused, and each is named", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {
+      "0000_a": "-- a dump\n\\restrict x'y\n\nselect '\\no';",
+    });
+    const dump = await run("db:migrate");
+    writeMigrations(project, { "0000_a": "select 1;\n\\connect other\n" });
+    const connect = await run("db:migrate");
+
+    expect(dump.exitCode).toBe(1);
+    expect(dump.stderr).toContain(
+      "0000_a.sql has a command of psql, `\\restrict`, which is not SQL\n",
+    );
+    expect(dump.stderr).toContain("0000_a.sql:2:1, statement 1\nHint: delete ");
+    expect(connect.stderr).toContain("psql, `\\connect`, which is not SQL\n");
+    expect(connect.stderr).toContain("a migration runs in one\n");
+  });
+
+  test("says what it raises under its own name", async ({ project, run }) => {
+    const raise = (level: string) =>
+      `do $$ begin raise ${level} 'from a ${level}'; end $$;`;
+    writeMigrations(project, {
+      "0000_a": raise("warning") + raise("notice"),
+      "0001_b": raise("notice"),
+    });
+    const first = await run("db:migrate --json --to 0000_a");
+    const second = await run("db:migrate --verbose");
+
+    expect(first.stderr).toBe("Warning: 0000_a: from a warning\n");
+    expect(JSON.parse(first.stdout).warnings).toEqual([
+      { code: "raised", tag: "0000_a", message: "from a warning" },
+    ]);
+    expect(second).toMatchObject({
+      exitCode: 0,
+      stderr: "Notice: 0001_b: from a notice\n",
+    });
+  });
+
+  test("that fails for a setting of its role or database is told which", async ({
+    database,
+    sql,
+    project,
+    run,
+  }) => {
+    await withRoles(database, 1, async (role) => {
+      await sql.unsafe(`
+        create table named (); grant create on database ${database.name} to ${role?.name};
+        alter role ${role?.name} set statement_timeout = '2s'`);
+      writeMigrations(project, { "0000_a": "select pg_sleep(60);" });
+      const timeout = await run("db:migrate --json", role?.variables);
+      await sql.unsafe(`
+        alter role ${role?.name} reset statement_timeout;
+        alter database ${database.name} set search_path = elsewhere`);
+      writeMigrations(project, { "0000_a": "select from named;" });
+      const path = await run("db:migrate", role?.variables);
+      writeMigrations(project, { "0000_a": "select from public.nobody;" });
+      const qualified = await run("db:migrate --json", role?.variables);
+
+      expect(timeout.exitCode).toBe(1);
+      expect(JSON.parse(timeout.stdout).error.hint).toStartWith(
+        `statement_timeout is set to 2s for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
+      );
+      expect(path.stderr).toContain(
+        `Hint: search_path is set to elsewhere for the database ${database.name}: put \`SET search_path = public;\` `,
+      );
+      expect(JSON.parse(qualified.stdout).error.hint).toStartWith("fix `");
+    });
+  });
+
+  test("that fails with a hint of PostgreSQL's own keeps ours", async ({
+    project,
+    run,
+  }) => {
+    writeMigrations(project, { "0000_a": `${users} select emial from users;` });
+
+    const { stdout } = await run("db:migrate --json");
+    const { stderr } = await run("db:migrate");
+
+    expect(JSON.parse(stdout).error).toMatchObject({
+      hint: "fix `src/infrastructure/database/migrations/0000_a.sql` and run `bun run db:migrate` again",
+      postgresHint: expect.stringContaining("users.email"),
+    });
+    expect(stderr).toContain("  Postgres' hint: ");
+    expect(stderr).toContain("Hint: fix ");
   });
 
   test("whose index stays invalid is found out while others build one", async ({

@@ -259,7 +259,8 @@ describe("db:migrate", () => {
     expect(status.exitCode).toBe(3);
     expect(status.stdout).toContain("modified  0001_a\n");
     expect(pending).toEqual(edited);
-    expect(await sql`select to_regclass('b') as b`).toEqual([{ b: null }]);
+    const [table] = await sql`select to_regclass('b') as b`;
+    expect(table?.b).toBeNull();
   });
 
   test("warns of a record whose migration this checkout does not have", async ({
@@ -348,7 +349,7 @@ describe("db:migrate", () => {
         env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
         stdout: full,
         stderr: "pipe",
-        timeout: 10_000,
+        timeout: 40_000,
         killSignal: "SIGKILL",
       });
       const stderr = await child.stderr.text();
