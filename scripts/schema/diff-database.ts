@@ -50,6 +50,7 @@ const KINDS =
  *
  * @param test the server of TEST_DATABASE_URL, for the scratch database.
  * @param schema what schema.ts describes.
+ * @param readKnown reads the snapshots of the migrations.
  * @throws with exit code 2 where something that is gone and something that is
  * new may be the same, renamed, for `askBetween`; for a statement that fails,
  * which was tried and rolled back.
@@ -60,6 +61,7 @@ export async function diffSchema(
   test: DatabaseAddress | undefined,
   schema: Snapshot,
   answers: RenameAnswers,
+  readKnown = readSnapshots,
 ): Promise<SchemaDifference> {
   const after = clipNames(schema);
   // Roles are the server's, not the scratch database's.
@@ -69,7 +71,7 @@ export async function diffSchema(
   return await withTrial(sql, place, "db:push", made, making, async (trial) => {
     for (const statement of making) await makeObject(trial, statement);
     const expected = await readCatalog(trial.scratch);
-    const known = nameKnown(answers.renames);
+    const known = nameKnown(answers.renames, readKnown);
     const compare = async () => {
       const found = await readCatalog(sql);
       const { ours, others } = compareOurs(trial, expected, found, known);
@@ -183,22 +185,25 @@ function isText(key: string): boolean {
 }
 
 /** True for what a snapshot of a migration has, or `--rename` names. */
-function nameKnown(renames: string[]): (object: string) => boolean {
+function nameKnown(
+  renames: string[],
+  readKnown: () => Snapshot[],
+): (object: string) => boolean {
   let known: Set<string> | undefined;
   return (object) => {
-    known ??= listKnown(renames);
+    known ??= listKnown(renames, readKnown());
     return known.has(object.replaceAll('"', ""));
   };
 }
 
 /** As the catalog calls them, without quotes. */
-function listKnown(renames: string[]): Set<string> {
+function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
   const named = renames.flatMap((answer) => {
     const [name = ""] = answer.split("=");
     return name.split(".").length === 1 ? [`public.${name}`, name] : [name];
   });
   return new Set([
-    ...readSnapshots().flatMap((snapshot) => [
+    ...snapshots.flatMap((snapshot) => [
       ...Object.keys(snapshot.tables).map((key) => `table ${key}`),
       ...Object.keys(snapshot.enums).map((key) => `type ${key}`),
       ...Object.keys(snapshot.sequences).map((key) => `sequence ${key}`),
