@@ -26,7 +26,11 @@ Writes the schema.ts of the database into pulled/.`;
 
 readOptions(usage, { ...jsonFlag });
 
-await using sql = await openConnection(readEnv().direct, "db:pull");
+await using sql = await openConnection(
+  readEnv().direct,
+  "db:pull",
+  "prefer-primary",
+);
 const schemas = readProject().schemaFilter ?? (await listSchemas());
 const snapshot = await readWithTargets();
 const catalog = await readCatalog(sql);

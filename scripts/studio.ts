@@ -3,8 +3,9 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { spawn } from "bun";
+import { formatDatabaseUrl } from "../src/database-url";
 import { readEnv, root } from "../src/env";
-import { openConnection } from "./lib/connection";
+import { openConnection, reachedAddress } from "./lib/connection";
 import { readOptions } from "./lib/options";
 import { failure } from "./lib/report";
 
@@ -22,12 +23,28 @@ const kit = fileURLToPath(import.meta.resolve("drizzle-kit/package.json"));
 const flags = ["--host", "127.0.0.1", "--port", values.port];
 const child = spawn(
   [process.execPath, join(kit, "..", "bin.cjs"), "studio", ...flags],
-  { cwd: root, stdio: ["inherit", "inherit", "inherit"] },
+  {
+    cwd: root,
+    env: { ...process.env, ...nameServerReached() },
+    stdio: ["inherit", "inherit", "inherit"],
+  },
 );
 process.once("exit", () => child.kill()); // where this one is ended alone
 if ((await child.exited) !== 0) throw failure("drizzle-kit studio failed");
 
 /** Or drizzle-kit would be the one to say what is missing. */
 async function checkServer(): Promise<void> {
-  await using _sql = await openConnection(readEnv().direct, "db:studio");
+  await using _sql = await openConnection(
+    readEnv().direct,
+    "db:studio",
+    "prefer-primary",
+  );
+}
+
+/** drizzle-kit knows a single host, and not what sslmode=prefer leaves open. */
+function nameServerReached() {
+  const address = reachedAddress(readEnv().direct);
+  const url = formatDatabaseUrl(address);
+  const { options: PGOPTIONS } = address.parameters;
+  return { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url, PGOPTIONS };
 }
