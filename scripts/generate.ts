@@ -27,8 +27,10 @@ import { compareWithDefaultBranch } from "./schema/default-branch";
 import { describeSchema } from "./schema/describe-schema";
 import { diffSnapshots } from "./schema/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./schema/down-file";
+import { listEffects } from "./schema/effects";
 import { findSnapshot } from "./schema/find-snapshot";
 import { lintMigrations } from "./schema/lint";
+import { readRenames } from "./schema/renames";
 import {
   emptySnapshot,
   findFork,
@@ -183,18 +185,25 @@ async function writeMissingDownFiles(): Promise<void> {
     const { tag, text } = migration;
     const file = nameDownFile(tag);
     if (existsSync(join(root, file))) continue;
+    const refuse = (reason: string) =>
+      note(`Not written: ${file} (${reason}): write what undoes it yourself`);
     const after = readSnapshot(tag);
+    if (!after) {
+      refuse(`${tag} has no snapshot`);
+      continue;
+    }
     const earlier = migrations.slice(0, migrations.indexOf(migration));
-    const before = after && readParent(earlier, after);
-    if (before && (await diffSnapshots(before, after)).length === 0) {
-      note(
-        `Not written: ${file}, for ${tag} is SQL of your own: write what undoes it`,
+    const { before, surplus } = await findParent(earlier, after, text);
+    if (!before) {
+      refuse(
+        surplus
+          ? `its snapshots say ${surplus}, which is not in its SQL`
+          : `there is no snapshot of what ${tag} was made from`,
       );
       continue;
     }
-    if (!before || !after) {
-      const lost = after ? "what it was made from" : "it";
-      note(`Not written: ${file}, for there is no snapshot of ${lost}`);
+    if ((await diffSnapshots(before, after)).length === 0) {
+      refuse(`${tag} is custom SQL`);
       continue;
     }
     writeDownFile(tag, await printDown(before, after, text));
@@ -204,6 +213,33 @@ async function writeMissingDownFiles(): Promise<void> {
   if (written.length === 0)
     print("Nothing to generate: no down file is missing that could be made");
   printJson({ files: written });
+}
+
+/**
+ * The snapshot that a migration was made from: the one that it names, or that of
+ * the migration before it, where the SQL makes and drops what the two say.
+ *
+ * @returns else something that the snapshots say, and the SQL does not.
+ */
+async function findParent(
+  earlier: Migration[],
+  after: Snapshot,
+  text: string,
+): Promise<{ before?: Snapshot; surplus?: string }> {
+  const previous = earlier.at(-1);
+  const candidates = [
+    readParent(earlier, after),
+    previous ? readSnapshot(previous.tag) : emptySnapshot,
+  ].filter((snapshot) => snapshot !== undefined);
+  const effects = listEffects(text);
+  let surplus: string | undefined;
+  for (const before of candidates) {
+    const statements = await diffRenamed(before, after, readRenames(text));
+    const unsaid = listEffects(statements.join(BREAKPOINT)).difference(effects);
+    if (unsaid.size === 0) return { before };
+    surplus ??= [...unsaid][0];
+  }
+  return { surplus };
 }
 
 function forked({ older, newer }: Fork): Error {

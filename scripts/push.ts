@@ -22,6 +22,7 @@ import { readProtection } from "./lib/protection";
 import { advise, note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
 import { type RenameAnswers, renameFlags } from "./schema/ask-renames";
+import { describeSchema } from "./schema/describe-schema";
 import { diffSchema } from "./schema/diff-database";
 
 const usage = `bun run db:push [flags]
@@ -65,7 +66,9 @@ async function push(): Promise<void> {
   requireDevelopment(consent, protection);
   const { statements, losses, left } = await diffSchema(
     sql,
-    env.test ?? address,
+    address,
+    env.test,
+    await describeSchema(""),
     answers,
   );
   const shown = [...statements, ...losses];

@@ -6,6 +6,7 @@ import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { Catalog, CatalogEntry } from "./catalog";
 import { findCodeReach } from "./reach";
+import { splitStatements } from "./statements";
 
 /** A scratch database, and the real one that it stands for. */
 export interface Trial {
@@ -84,11 +85,18 @@ export async function takeOver(trial: Trial, text: string): Promise<boolean> {
 export function readMentions(text: string) {
   const pattern = new RegExp(`(?:(${NAME})\\s*\\.\\s*)?(${NAME})`, "g");
   const mentions = new Map<string, { schema?: string; name: string }>();
-  for (const [whole, schema, name = ""] of text.matchAll(pattern))
-    mentions.set(whole, {
-      schema: schema && foldName(schema),
-      name: foldName(name),
-    });
+  const tokens = splitStatements(text).flatMap((statement) =>
+    statement.tokens.map((token) => token.text),
+  );
+  // A double quote in a string begins no name outside of it.
+  const isString = (token: string) => /^(\$|[eE]?')/.test(token);
+  const names = tokens.filter((token) => !isString(token)).join(" ");
+  for (const part of [names, ...tokens.filter(isString)])
+    for (const [whole, schema, name = ""] of part.matchAll(pattern))
+      mentions.set(whole, {
+        schema: schema && foldName(schema),
+        name: foldName(name),
+      });
   return [...mentions.values()];
 }
 

@@ -4,7 +4,6 @@
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { failure } from "../lib/report";
-import { withScratchDatabase } from "../lib/scratch-database";
 import {
   type Catalog,
   compareCatalogs,
@@ -14,9 +13,11 @@ import {
   respell,
 } from "../migrations/catalog";
 import { countLosses } from "../migrations/losses";
+import { isInFilter, listMade } from "../migrations/ours";
 import { toScript } from "../migrations/steps";
+import { isTakenOver, runTaking, type Trial } from "../migrations/take-over";
+import { choosePlace, withTrial } from "../migrations/trial";
 import { askRenames, type RenameAnswers } from "./ask-renames";
-import { describeSchema } from "./describe-schema";
 import { diffSnapshots } from "./diff-snapshots";
 import { diffRenamed } from "./down-file";
 import { introspect } from "./introspect";
@@ -47,78 +48,109 @@ const KINDS =
 /**
  * Compares the database with schema.ts.
  *
- * @param scratchAddress the server for the scratch database.
+ * @param test the server of TEST_DATABASE_URL, for the scratch database.
+ * @param schema what schema.ts describes.
+ * @param readKnown reads the snapshots of the migrations.
  * @throws with exit code 2 where something that is gone and something that is
  * new may be the same, renamed, for `askBetween`; for a statement that fails,
  * which was tried and rolled back.
  */
 export async function diffSchema(
   sql: Sql,
-  scratchAddress: DatabaseAddress,
+  address: DatabaseAddress,
+  test: DatabaseAddress | undefined,
+  schema: Snapshot,
   answers: RenameAnswers,
+  readKnown = readSnapshots,
 ): Promise<SchemaDifference> {
-  const after = clipNames(await describeSchema(""));
-  return await withScratchDatabase(
-    scratchAddress,
-    "db:push",
-    async (scratch) => {
-      await makeSchema(sql, scratch, after);
-      const expected = await readCatalog(scratch);
-      const ours = nameOurs(expected, answers.renames);
-      const compare = async () => {
-        const found = await readCatalog(sql);
-        const differences = compareCatalogs(expected, found).filter(
-          ({ object }) => KINDS.test(object),
-        );
-        const others = differences.filter(
-          ({ object }) => !ours(found.get(object)?.parent ?? object),
-        );
-        return {
-          found,
-          others,
-          differences: await respell(
-            scratch,
-            differences.filter((difference) => !others.includes(difference)),
-            found,
-          ),
-        };
-      };
-      const { found, differences, others } = await compare();
-      if (differences.length === 0)
-        return { statements: [], losses: [], left: describeOthers(others) };
+  const after = clipNames(schema);
+  // Roles are the server's, not the scratch database's.
+  const making = await diffSnapshots(emptySnapshot, { ...after, roles: {} });
+  const made = listMade([{ text: making.join("\n") }]);
+  const place = await choosePlace(sql, address, test);
+  return await withTrial(sql, place, "db:push", made, making, async (trial) => {
+    for (const statement of making) await makeObject(trial, statement);
+    const expected = await readCatalog(trial.scratch);
+    const known = nameKnown(answers.renames, readKnown);
+    const compare = async () => {
+      const found = await readCatalog(sql);
+      const { ours, others } = compareOurs(trial, expected, found, known);
+      return { others, ours: await respell(trial.scratch, ours, found) };
+    };
+    const { ours, others } = await compare();
+    if (ours.length === 0)
+      return { statements: [], losses: [], left: describeOthers(others) };
 
-      const schemas = listSchemas(after, found, ours);
-      const before = align(
-        await introspect(sql, schemas),
-        await introspect(scratch, schemas),
-        after,
-        differences,
-        (object) => found.has(object) && ours(object),
+    const isOurs = (object: string) => expected.has(object) || known(object);
+    const schemas = listSchemas(after, trial.found, isOurs);
+    const before = align(
+      await introspect(sql, schemas),
+      await introspect(trial.scratch, schemas),
+      after,
+      ours,
+      (object) => isOurs(object) && !trial.taken.has(object),
+    );
+    await knowRoles(sql, before, after);
+    const renames = await askRenames(before, after, answers);
+    const tryOut = async (isAtOnce: boolean) => {
+      const written = await diffRenamed(before, after, renames, { isAtOnce });
+      const statements = written.map((text) =>
+        text.replace(/^(CREATE.* INDEX) CONCURRENTLY /, "$1 "),
       );
-      await knowRoles(sql, before, after);
-      const renames = await askRenames(before, after, answers);
-      const tryOut = async (isAtOnce: boolean) => {
-        const options = { isAtOnce };
-        const statements = (
-          await diffRenamed(before, after, renames, options)
-        ).map((text) => text.replace(/^(CREATE.* INDEX) CONCURRENTLY /, "$1 "));
-        return { statements, ...(await inTrial(sql, statements, compare)) };
-      };
-      const trial = await tryOut(false).catch((error: { code?: string }) => {
+      return { statements, ...(await inTrial(sql, statements, compare)) };
+    };
+    const { statements, counts, left } = await tryOut(false).catch(
+      (error: { code?: string }) => {
         // A new value of an enum is used in the transaction that adds it.
         if (error.code !== "55P04") throw error;
         return tryOut(true);
-      });
-      return {
-        statements: trial.statements,
-        losses: [...trial.counts, ...(await listLosses(sql, trial.statements))],
-        left: [
-          ...trial.left.differences.map(describeDifference),
-          ...describeOthers(trial.left.others),
-        ],
-      };
-    },
-  );
+      },
+    );
+    return {
+      statements,
+      losses: [...counts, ...(await listLosses(sql, statements))],
+      left: [
+        ...left.ours.map(describeDifference),
+        ...describeOthers(left.others),
+      ],
+    };
+  });
+}
+
+/** Makes an object of schema.ts in the scratch database, with what it needs. */
+async function makeObject(trial: Trial, statement: string): Promise<void> {
+  await runTaking(trial, statement).catch((error: Error) => {
+    throw failure(`${nameSchema()} cannot be made: ${error.message}`, {
+      lines: [`  ${statement}`],
+      hint: /^role /.test(error.message)
+        ? "make the role first, in `bun run db:shell`"
+        : undefined,
+    });
+  });
+}
+
+/**
+ * The differences in what is ours: schema.ts has it, or a snapshot of a migration
+ * does. An object that is somebody else's is a difference as a whole only.
+ */
+function compareOurs(
+  trial: Trial,
+  expected: Catalog,
+  found: Catalog,
+  known: (object: string) => boolean,
+): { ours: Difference[]; others: Difference[] } {
+  const ours: Difference[] = [];
+  const others: Difference[] = [];
+  for (const difference of compareCatalogs(expected, found)) {
+    const { object } = difference;
+    const entry = expected.get(object) ?? found.get(object);
+    if (!entry || !KINDS.test(object) || entry.isPartition) continue;
+    if (isTakenOver(trial, object, entry) || !isInFilter(entry.name)) continue;
+    const whole = entry.parent ?? object;
+    if (expected.has(whole) || known(whole)) ours.push(difference);
+    else others.push(difference);
+  }
+  return { ours, others };
 }
 
 /** PostgreSQL cuts names at 63 bytes, and so it has them. */
@@ -152,54 +184,26 @@ function isText(key: string): boolean {
   );
 }
 
-/** Makes what schema.ts describes, with the extensions that it may use. */
-async function makeSchema(
-  sql: Sql,
-  scratch: Sql,
-  after: Snapshot,
-): Promise<void> {
-  const extensions = await sql.unsafe<{ name: string }[]>(
-    "select quote_ident(extname) as name from pg_extension",
-  );
-  for (const { name } of extensions)
-    await scratch.unsafe(`create extension if not exists ${name}`);
-  // Roles are the server's, not the scratch database's.
-  const own = { ...after, roles: {} };
-  for (const statement of await diffSnapshots(emptySnapshot, own))
-    await scratch.unsafe(statement).catch((error: Error) => {
-      throw failure(`${nameSchema()} cannot be made: ${error.message}`, {
-        lines: [`  ${statement}`],
-        hint: /^role /.test(error.message)
-          ? "make the role first, in `bun run db:shell`"
-          : undefined,
-      });
-    });
-}
-
-/**
- * True for what schema.ts has, what a snapshot of a migration has, or what
- * `--rename` names: all else in the database is somebody else's.
- */
-function nameOurs(
-  expected: Catalog,
+/** True for what a snapshot of a migration has, or `--rename` names. */
+function nameKnown(
   renames: string[],
+  readKnown: () => Snapshot[],
 ): (object: string) => boolean {
   let known: Set<string> | undefined;
   return (object) => {
-    if (expected.has(object)) return true;
-    known ??= listKnown(renames);
+    known ??= listKnown(renames, readKnown());
     return known.has(object.replaceAll('"', ""));
   };
 }
 
 /** As the catalog calls them, without quotes. */
-function listKnown(renames: string[]): Set<string> {
+function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
   const named = renames.flatMap((answer) => {
     const [name = ""] = answer.split("=");
     return name.split(".").length === 1 ? [`public.${name}`, name] : [name];
   });
   return new Set([
-    ...readSnapshots().flatMap((snapshot) => [
+    ...snapshots.flatMap((snapshot) => [
       ...Object.keys(snapshot.tables).map((key) => `table ${key}`),
       ...Object.keys(snapshot.enums).map((key) => `type ${key}`),
       ...Object.keys(snapshot.sequences).map((key) => `sequence ${key}`),
@@ -217,7 +221,7 @@ function listKnown(renames: string[]): Set<string> {
 
 function describeOthers(others: Difference[]): string[] {
   const names = others
-    .filter(({ found }) => found && !/ AS PARTITION /.test(found))
+    .filter(({ object }) => !object.startsWith("schema "))
     .map(({ object }) => object);
   if (names.length === 0) return [];
   const list = names.slice(0, 5).join(", ");

@@ -371,6 +371,7 @@ function bare(
           }),
           default: isRebuilt ? undefined : column.default,
           identity: old && !old.identity ? undefined : identity,
+          generated: old && !old.generated ? undefined : column.generated,
         };
       }),
     };

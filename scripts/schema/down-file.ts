@@ -2,6 +2,7 @@
 // It is a draft to review: what cannot be brought back is said at its line.
 import { readWords, splitStatements } from "../migrations/statements";
 import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
+import { listEffects } from "./effects";
 import {
   applyRename,
   invertRename,
@@ -58,9 +59,19 @@ export async function printDown(
     return comment ? `-- ${comment}\n${statement}` : statement;
   });
   // One for SQL of one's own leads to the snapshot that it starts from.
-  const isCustom = (await diffSnapshots(before, after)).length === 0;
+  const isCustom = Bun.deepEquals(
+    { ...before, id: "", prevId: "" },
+    { ...after, id: "", prevId: "" },
+  );
+  const forward = await diffRenamed(before, after, readRenames(text));
+  const said = listEffects(forward.join("\n"));
+  const isSaid = (statement: string) =>
+    [...listEffects(statement)].every((effect) => said.has(effect));
   const foreign = splitStatements(text)
-    .filter(({ tokens }) => isCustom || !isOfSnapshots(readWords(tokens, 3)))
+    .filter(
+      ({ tokens, text: statement }) =>
+        isCustom || !isOfSnapshots(readWords(tokens, 3)) || !isSaid(statement),
+    )
     .map((statement) => `--   ${statement.text.replace(/\s+/g, " ")}\n`);
   const heading =
     foreign.length > 0

@@ -1,0 +1,155 @@
+// bun run db:pull: writes the schema.ts of a database into pulled/. It is loaded
+// before it counts; what drizzle cannot describe is named. Exits 1 when it fails.
+import {
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { readEnv, root } from "../src/env";
+import { readProject } from "../src/project";
+import { openConnection } from "./lib/connection";
+import { jsonFlag, readOptions } from "./lib/options";
+import { failure, note, print, printJson } from "./lib/report";
+import { readCatalog } from "./migrations/catalog";
+import { isInFilter } from "./migrations/ours";
+import { describeExports } from "./schema/describe-schema";
+import { introspect } from "./schema/introspect";
+import { printRelations, printSchema } from "./schema/print-schema";
+import type { Snapshot } from "./schema/snapshots";
+
+const usage = `bun run db:pull [flags]
+
+Writes the schema.ts of the database into pulled/.`;
+
+readOptions(usage, { ...jsonFlag });
+
+await using sql = await openConnection(
+  readEnv().direct,
+  "db:pull",
+  "prefer-primary",
+);
+const schemas = readProject().schemaFilter ?? (await listSchemas());
+const snapshot = await readWithTargets();
+const catalog = await readCatalog(sql);
+const files = {
+  "schema.ts": printSchema(snapshot, schemas),
+  "relations.ts": printRelations(snapshot, schemas),
+};
+await write();
+for (const line of listLeftOut()) note(`Not pulled: ${line}`);
+
+/** All but those of PostgreSQL and of the migrations' records. */
+async function listSchemas(): Promise<string[]> {
+  const rows = await sql<{ name: string }[]>`
+    select nspname as name from pg_namespace
+    where nspname !~ '^(pg_|information_schema$)' and nspname <> ${readProject().records.schema}
+      and not exists (select from pg_depend where classid = 'pg_namespace'::regclass
+        and objid = pg_namespace.oid and deptype = 'e')`;
+  return rows.map(({ name }) => name);
+}
+
+/** These schemas, and of others the tables and types that they refer to. */
+async function readWithTargets(): Promise<Snapshot> {
+  const own = await introspect(sql, schemas);
+  const isOwn = (table: { schema: string }) =>
+    schemas.includes(table.schema || "public");
+  const tables = Object.values(own.tables).filter(({ name }) =>
+    isInFilter(name),
+  );
+  const keys = tables.flatMap(({ foreignKeys }) =>
+    Object.values(foreignKeys).map(
+      ({ schemaTo, tableTo }) => `${schemaTo || "public"}.${tableTo}`,
+    ),
+  );
+  const types = tables.flatMap(({ columns }) =>
+    Object.values(columns).flatMap(({ typeSchema }) => typeSchema ?? []),
+  );
+  const places = [...keys.map((key) => key.split(".")[0] ?? ""), ...types];
+  const all = await introspect(sql, [...new Set([...schemas, ...places])]);
+  const bare = (table: Snapshot["tables"][string]) =>
+    isOwn(table)
+      ? table
+      : {
+          ...table,
+          foreignKeys: {},
+          indexes: {},
+          policies: {},
+          checkConstraints: {},
+        };
+  const pick = <T extends { schema: string; name: string }>(
+    parts: Record<string, T>,
+    isPicked: (key: string) => boolean,
+  ) =>
+    Object.fromEntries(
+      Object.entries(parts).filter(
+        ([key, part]) =>
+          (isOwn(part) && isInFilter(part.name)) || isPicked(key),
+      ),
+    );
+  return {
+    ...all,
+    schemas: Object.fromEntries(
+      Object.entries(all.schemas).filter(([key]) => schemas.includes(key)),
+    ),
+    tables: Object.fromEntries(
+      Object.entries(pick(all.tables, (key) => keys.includes(key))).map(
+        ([key, table]) => [key, bare(table)],
+      ),
+    ),
+    enums: pick(all.enums, (key) => types.includes(key.split(".")[0] ?? "")),
+    sequences: pick(all.sequences, () => false),
+    views: pick(all.views, () => false),
+  };
+}
+
+/** Written beside, loaded, and then put into place. */
+async function write(): Promise<void> {
+  const partial = mkdtempSync(join(root, "pulled.partial-"));
+  const pulled = join(root, "pulled");
+  try {
+    for (const [name, text] of Object.entries(files))
+      if (text !== undefined) writeFileSync(join(partial, name), text);
+    try {
+      await describeExports(await import(join(partial, "schema.ts")), "");
+    } catch (error) {
+      throw failure(
+        `the schema of this database cannot be described: ${(error as Error).message}`,
+      );
+    }
+    mkdirSync(pulled, { recursive: true });
+    const written: string[] = [];
+    for (const [name, text] of Object.entries(files)) {
+      if (text === undefined) {
+        rmSync(join(pulled, name), { force: true });
+        continue;
+      }
+      renameSync(join(partial, name), join(pulled, name));
+      written.push(`pulled/${name}`);
+      print(`Pulled: pulled/${name}`);
+    }
+    printJson({ files: written });
+  } finally {
+    rmSync(partial, { recursive: true, force: true });
+  }
+}
+
+/** What is in the database, and drizzle has no word for. */
+function listLeftOut(): string[] {
+  const isPulled = (schema: string | null) =>
+    schema !== null && schemas.includes(schema);
+  const entries = [...catalog].filter(([, entry]) => isPulled(entry.schema));
+  const named = entries
+    .filter(([object]) =>
+      /^(function|procedure|trigger|rule|domain) /.test(object),
+    )
+    .map(([object]) => object);
+  const parts = entries.flatMap(([object, { sql: text, isPartition }]) => {
+    if (isPartition || !/^(table|constraint) /.test(object)) return [];
+    if (/ PARTITION BY /.test(text)) return [`the partitions of ${object}`];
+    return / EXCLUDE /.test(text) ? [object] : [];
+  });
+  return [...parts, ...named];
+}

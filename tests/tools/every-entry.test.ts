@@ -1,0 +1,92 @@
+// Everything that drizzle-orm/pg-core can express: made from nothing, into and
+// out of a schema that has none of it, up, down, up; pushed twice; and pulled.
+import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Sql } from "postgres";
+import { openConnection } from "../../scripts/lib/connection";
+import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
+import { splitStatements } from "../../scripts/migrations/statements";
+import { describeExports } from "../../scripts/schema/describe-schema";
+import { diffSchema } from "../../scripts/schema/diff-database";
+import {
+  BREAKPOINT,
+  diffRenamed,
+  printDown,
+} from "../../scripts/schema/down-file";
+import { introspect } from "../../scripts/schema/introspect";
+import { printSchema } from "../../scripts/schema/print-schema";
+import { emptySnapshot, type Snapshot } from "../../scripts/schema/snapshots";
+import { root } from "../../src/env";
+import { withDatabase } from "../lib/database";
+import { bareEntries, everyEntry, needed, role } from "../lib/every-entry";
+
+const SCHEMAS = ["public", "other", "a-b"];
+const answers = { renames: [], isComplete: true, asked: undefined };
+
+test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, and comes back by a pull", async () => {
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    const all = await describeExports(everyEntry, "");
+    const bare = await describeExports(bareEntries, "");
+    const up = (await diffRenamed(bare, all, [])).join(BREAKPOINT);
+    const down = await printDown(bare, all, up);
+    const whole = (await diffRenamed(emptySnapshot, all, [])).join(BREAKPOINT);
+    const first = (await diffRenamed(emptySnapshot, bare, [])).join(BREAKPOINT);
+    const out = await printDown(emptySnapshot, all, whole);
+
+    await sql.unsafe(needed);
+    await run(sql, whole);
+    const made = await readCatalog(sql);
+    await run(sql, out);
+    expect(
+      compareCatalogs(made, await readCatalog(sql)).length,
+    ).toBeGreaterThan(0);
+    await run(sql, first);
+    const before = await readCatalog(sql);
+    await run(sql, up);
+    const after = await readCatalog(sql);
+    await run(sql, down);
+    const back = await readCatalog(sql);
+    await run(sql, up);
+    const again = await readCatalog(sql);
+    const push = (schema: Snapshot) =>
+      diffSchema(sql, address, undefined, schema, answers, () => [all]);
+    const unchanged = await push(all);
+    const pulled = await pull(sql);
+    const same = await push(pulled);
+    const emptied = await push(bare);
+    await run(sql, `begin; ${emptied.statements.join(BREAKPOINT)}; commit`);
+    const still = await push(bare);
+    const filled = await push(all);
+    await run(sql, `begin; ${filled.statements.join(BREAKPOINT)}; commit`);
+    const full = await readCatalog(sql);
+    await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
+
+    expect(compareCatalogs(made, after)).toEqual([]);
+    expect(compareCatalogs(before, back)).toEqual([]);
+    expect(compareCatalogs(after, again)).toEqual([]);
+    expect(unchanged).toEqual({ statements: [], losses: [], left: [] });
+    expect(same).toEqual({ statements: [], losses: [], left: [] });
+    expect(still).toEqual({ statements: [], losses: [], left: [] });
+    expect(compareCatalogs(made, full)).toEqual([]);
+  });
+}, 60_000);
+
+async function pull(sql: Sql): Promise<Snapshot> {
+  const folder = mkdtempSync(join(root, "pulled.partial-"));
+  try {
+    const file = join(folder, "schema.ts");
+    writeFileSync(file, printSchema(await introspect(sql, SCHEMAS), SCHEMAS));
+    return await describeExports(await import(file), "");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function run(sql: Sql, text: string): Promise<void> {
+  for (const statement of splitStatements(text))
+    await sql.unsafe(statement.text).catch((error: Error) => {
+      throw new Error(`${error.message}: ${statement.text}`);
+    });
+}
