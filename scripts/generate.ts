@@ -76,7 +76,7 @@ if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
 
 readEnv(); // so that a malformed one is said here as everywhere
-refuseFolders();
+refuseLayout();
 const migrations = readMigrationsIfAny();
 const fork = findFork(migrations);
 if (values.down) await writeMissingDownFiles();
@@ -85,8 +85,16 @@ else if (fork) throw forked(fork);
 else if (values.custom) await generateCustom();
 else await generate(migrations, name);
 
-/** A second journal beside them would count for every command. */
-function refuseFolders(): void {
+/**
+ * A second journal beside the folders of 1.0 would count for every command; and
+ * without a prefix drizzle-kit keeps one file for the snapshots of all.
+ */
+function refuseLayout(): void {
+  const { config, prefix } = readProject();
+  if (prefix === "none")
+    throw refusal(`${config}: migrations.prefix is none`, {
+      hint: `take \`index\` or \`timestamp\` for \`migrations.prefix\` in \`${config}\`: without a prefix all migrations share one snapshot file`,
+    });
   if (listFolders(readProject().migrationsFolder).length === 0) return;
   throw refusal(
     `${nameFolder()} has the layout of drizzle-kit 1.0, and db:generate writes that of 0.31`,
@@ -122,7 +130,7 @@ async function generate(
     printJson({ tag: null, file: null, down: null, findings: [] });
     return undefined;
   }
-  const text = statements.join(BREAKPOINT);
+  const text = statements.join(readProject().breakpoints ? BREAKPOINT : "\n");
   const down = await printDown(before, after, text);
   prepare();
   const written = writeMigration(base, title || nameAfter(statements), {

@@ -47,6 +47,7 @@ export function findLeftDownFiles(
   if (folders.length === 0) return [];
   return readdirSync(migrations)
     .filter((name) => name.endsWith(".down.sql"))
+    .sort()
     .flatMap((name) => {
       const title = name.replace(/^[^_]*_|\.down\.sql$/g, "");
       const [tag, ...others] = folders.filter(

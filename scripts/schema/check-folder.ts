@@ -3,8 +3,14 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { root } from "../../src/env";
+import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
 import { type FailureFields, note } from "../lib/report";
+import {
+  findLeftDownFiles,
+  listFolders,
+  readStamp,
+} from "../migrations/folders";
 import {
   nameDownFile,
   nameFolder,
@@ -22,6 +28,7 @@ import {
 } from "./default-branch";
 import { describeSchema } from "./describe-schema";
 import { diffSnapshots } from "./diff-snapshots";
+import { loadDrizzleKit } from "./drizzle-kit";
 import { lintMigrations } from "./lint";
 import { diagramFile, drawDiagram } from "./mermaid";
 import {
@@ -37,6 +44,8 @@ const journalFile = nameJournal();
 
 /** Everything that can be told without a database. */
 export async function checkFolder(): Promise<Problem[]> {
+  const names = listFolders(readProject().migrationsFolder);
+  if (names.length > 0) return await checkFolders(names);
   const { entries, text, problems } = tryReadJournal();
   const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
@@ -147,16 +156,55 @@ function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
     .map((name) => `${folder}/meta/${name}`)
     .filter((file) => !snapshots.has(file))
     .map(orphan);
-  const irreversible = entries
-    .filter(({ tag }) => !existsSync(join(root, nameDownFile(tag))))
-    .map(({ tag }) =>
+  return [...missing, ...orphans, ...lost, ...checkDownFiles(entries)];
+}
+
+/** From this many on, what is missing for each migration is one problem. */
+const MANY = 6;
+
+function checkDownFiles(entries: JournalEntry[]): Problem[] {
+  const missing = entries
+    .map(({ tag }) => ({ tag, file: nameDownFile(tag) }))
+    .filter(({ file }) => !existsSync(join(root, file)));
+  if (missing.length >= MANY)
+    return [
       problem(
         "down_missing",
-        `${tag} cannot be rolled back: \`bun run db:generate --down ${tag}\` writes it, or you, for SQL of your own`,
-        { tag, file: nameDownFile(tag) },
+        `${missing.length} of ${entries.length} migrations have no down file and cannot be rolled back: \`bun run db:generate --down\` writes those that it can`,
+        { file: folder },
       ),
-    );
-  return [...missing, ...orphans, ...lost, ...irreversible];
+    ];
+  return missing.map((place) =>
+    problem(
+      "down_missing",
+      `${place.tag} cannot be rolled back: \`bun run db:generate --down ${place.tag}\` writes it, or you, for SQL of your own`,
+      place,
+    ),
+  );
+}
+
+/**
+ * The same for the layout of drizzle-kit 1.0, which has no journal and snapshots
+ * of another kind.
+ */
+async function checkFolders(names: string[]): Promise<Problem[]> {
+  const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
+  const branch = compareWithDefaultBranch(folder);
+  note("Not compared: snapshots of drizzle-kit 1.0 with schema.ts");
+  if (!branch) note("Not compared: there is no default branch of git");
+  const left = findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) =>
+    problem(
+      "file_orphan",
+      `\`drizzle-kit up\` has left it behind: \`git mv ${folder}/${from} ${folder}/${to}\``,
+      { tag, file: `${folder}/${from}` },
+    ),
+  );
+  return [
+    ...left,
+    ...checkDownFiles(entries),
+    ...(branch ? checkEdits(new Set(names), branch) : []),
+    ...(branch ? await lintNew(entries, branch) : []),
+  ];
 }
 
 /** Each snapshot names the one that it was made from. */
@@ -190,7 +238,17 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
     }
     parent = snapshot?.id;
   }
-  return problems;
+  const older = problems.filter(
+    ({ code, severity }) =>
+      code === "snapshot_missing" && severity === "warning",
+  );
+  if (older.length < MANY) return problems;
+  const message = `${older.length} of ${entries.length} migrations have no snapshot, which db:generate --down needs`;
+  const one = problem("snapshot_missing", message, { file: `${folder}/meta` });
+  return [
+    ...problems.filter((found) => !older.includes(found)),
+    { ...one, severity: "warning" as const },
+  ];
 }
 
 /** Of a snapshot of any version; undefined where there is none to be read. */
@@ -243,6 +301,7 @@ function readTags(journal: string): string[] {
 /** Does schema.ts lead to a migration or a diagram that is not there? */
 async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
+  if (!(await hasDrizzleKit())) return [];
   const before = newest ? readWhole(newest.tag) : emptySnapshot;
   const after = await describeSchema(before?.id ?? "");
   const statements = before ? await diffSnapshots(before, after) : [];
@@ -267,6 +326,18 @@ async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
       ),
     );
   return found;
+}
+
+/** Without it, as in an install for production, the rest is checked. */
+async function hasDrizzleKit(): Promise<boolean> {
+  try {
+    await loadDrizzleKit();
+    return true;
+  } catch (error) {
+    const { message, hint } = error as Error & { hint?: string };
+    note(`Not compared: schema.ts, for ${message}: ${hint}`);
+    return false;
+  }
 }
 
 /** Undefined where it cannot be read, which is a problem of its own. */

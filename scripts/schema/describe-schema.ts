@@ -9,7 +9,7 @@ import {
   type PgColumn,
 } from "drizzle-orm/pg-core";
 import { loadSchema, type Project, readProject } from "../../src/project";
-import { failure } from "../lib/report";
+import { failure, refusal } from "../lib/report";
 import { loadDrizzleKit, withoutTalk } from "./drizzle-kit";
 import { nameEnums, nameSchema, type Snapshot } from "./snapshots";
 
@@ -19,6 +19,35 @@ import { nameEnums, nameSchema, type Snapshot } from "./snapshots";
  * @throws when schema.ts cannot be loaded.
  */
 export async function describeSchema(prevId: string): Promise<Snapshot> {
+  await loadDrizzleKit();
+  const snapshot = await describeFiles(prevId);
+  refuseFiltered(snapshot);
+  return snapshot;
+}
+
+/** drizzle-kit would leave them out and find nothing to generate. */
+function refuseFiltered(snapshot: Snapshot): void {
+  const { config, schemaFilter } = readProject();
+  if (!schemaFilter) return;
+  const { tables, enums, views, sequences, schemas } = snapshot;
+  const used = [tables, enums, views, sequences]
+    .flatMap((objects) => Object.values<{ schema?: string }>(objects))
+    .map(({ schema }) => schema || "public");
+  const outside = [...new Set([...used, ...Object.values(schemas)])].filter(
+    (schema) => !schemaFilter.includes(schema),
+  );
+  if (outside.length === 0) return;
+  const all = [...schemaFilter, ...outside].map((schema) => `"${schema}"`);
+  throw refusal(
+    `${nameSchema()} has objects in ${outside.join(", ")}, outside of the schemaFilter of ${config}`,
+    {
+      code: "SCHEMA_FILTERED",
+      hint: `set \`schemaFilter: [${all.join(", ")}]\` in \`${config}\``,
+    },
+  );
+}
+
+async function describeFiles(prevId: string): Promise<Snapshot> {
   try {
     const { casing } = readProject();
     return await describeExports(await loadSchema(), prevId, casing);

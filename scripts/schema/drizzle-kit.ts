@@ -2,12 +2,39 @@
 // large; and kept from harm: it packs names and expressions into one text and
 // cuts that at `;` and `--`, quotes types by guessing, and talks on stdout.
 // Seen in 0.31.11.
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { root } from "../../src/env";
 import { quoteIdentifier } from "../lib/quote";
+import { refusal } from "../lib/report";
 import type { Snapshot, SnapshotColumn, SnapshotIndex } from "./snapshots";
 
-/** Loads drizzle-kit/api. */
+/**
+ * Loads drizzle-kit/api.
+ *
+ * @throws DRIZZLE_KIT, with exit code 2, where no drizzle-kit of 0.31 is there.
+ */
 export async function loadDrizzleKit() {
-  return await import("drizzle-kit/api");
+  const version = readVersion();
+  if (version?.startsWith("0.31.")) return await import("drizzle-kit/api");
+  throw refusal(
+    version
+      ? `drizzle-kit ${version} is installed, and only 0.31 is known here`
+      : "drizzle-kit is not installed",
+    {
+      code: "DRIZZLE_KIT",
+      hint: "add the package `drizzle-kit@0.31` to the development dependencies",
+    },
+  );
+}
+
+function readVersion(): string | undefined {
+  try {
+    const require = createRequire(join(root, "package.json"));
+    return require("drizzle-kit/package.json").version;
+  } catch {
+    return undefined;
+  }
 }
 
 /**

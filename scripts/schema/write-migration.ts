@@ -9,6 +9,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { root } from "../../src/env";
+import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
 import {
   type Migration,
@@ -37,7 +38,8 @@ export function writeMigration(
   parts: { text: string; down?: string; snapshot: Snapshot },
 ): WrittenMigration {
   // Whatever the clock says: drizzle's own migrator skips what is stamped earlier.
-  const when = Math.max(Date.now(), ...base.map((m) => m.when + 1));
+  // A second apart, since `drizzle-kit up` of 1.0 orders them by seconds.
+  const when = Math.max(Date.now(), ...base.map((m) => m.when + 1000));
   const idx = Math.max(-1, ...base.map((migration) => migration.idx)) + 1;
   const words = title.replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 100);
   const tag = `${nameNext(base, idx, when)}_${words}`;
@@ -45,7 +47,8 @@ export function writeMigration(
   writeSnapshot(tag, parts.snapshot);
   write(file, parts.text);
   if (parts.down !== undefined) writeDownFile(tag, parts.down);
-  writeJournal(base, { idx, version: "7", when, tag, breakpoints: true });
+  const { breakpoints } = readProject();
+  writeJournal(base, { idx, version: "7", when, tag, breakpoints });
   return {
     tag,
     file,
@@ -83,7 +86,9 @@ export function writeDownFile(tag: string, text: string): void {
 /** Counts on, or gives the time where the newest tag begins with one. */
 function nameNext(base: Migration[], idx: number, when: number): string {
   const newest = base.at(-1)?.tag ?? "";
-  if (/^\d{14}_/.test(newest))
+  const { prefix } = readProject();
+  if (prefix === "unix") return String(Math.floor(when / 1000));
+  if (prefix !== "index" || /^\d{14}_/.test(newest))
     return new Date(when).toISOString().replace(/\D/g, "").slice(0, 14);
   const numbers = base.map(({ tag }) => /^(\d+)_/.exec(tag)?.[1] ?? "-1");
   return String(Math.max(idx, ...numbers.map((n) => Number(n) + 1))).padStart(

@@ -71,8 +71,10 @@ describe("copy", () => {
     const commands = Object.keys(scripts).filter((name) =>
       name.startsWith("db:"),
     );
+    // Not by a worker, which reads only the project's own folders anew.
+    const { PATH = "" } = process.env;
     const run = (command: string) =>
-      runCommand(command, {}, application.folder);
+      runCommand(command, { PATH }, application.folder);
 
     const copied = await application.copy(
       `${commands.join(" ")} --into tools/db`,

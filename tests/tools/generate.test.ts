@@ -117,17 +117,28 @@ describe("db:generate", () => {
   test(
     "moves a table to another schema, rather than dropping it",
     "seeded",
-    async ({ run, change, read }) => {
+    async ({ run, change, read, project }) => {
       change(
         "export const builds = pgTable(",
         'export const ci = pgSchema("ci");\n\nexport const builds = ci.table(',
       );
       change("  pgTable,\n", "  pgSchema,\n  pgTable,\n");
+      const filtered = await run("db:generate next");
+      project.replace("drizzle.config.ts", '["public"]', '["public", "ci"]');
       const open = await run("db:generate next");
       const moved = await run("db:generate next --rename builds=ci.builds");
       const applied = await run("db:migrate");
       const undone = await run("db:rollback");
 
+      expect(filtered).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: [
+          "Error: src/infrastructure/database/schema.ts has objects in ci, outside of the schemaFilter of drizzle.config.ts",
+          'Hint: set `schemaFilter: ["public", "ci"]` in `drizzle.config.ts`',
+          "",
+        ].join("\n"),
+      });
       expect(open.exitCode).toBe(2);
       expect(open.stderr).toContain("`--rename builds=ci.builds`");
       expect(moved.exitCode).toBe(0);
@@ -142,7 +153,7 @@ describe("db:generate", () => {
   );
 
   test(
-    "stamps a migration later than every other, whatever the clock says",
+    "stamps a migration a second later than every other, whatever the clock says",
     "empty",
     async (given) => {
       const { run, change, project } = given;
@@ -155,7 +166,7 @@ describe("db:generate", () => {
 
       expect(readJournal(given).entries.at(-1)).toMatchObject({
         tag: next,
-        when: when + 1,
+        when: when + 1000,
       });
     },
   );

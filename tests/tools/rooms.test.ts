@@ -12,6 +12,7 @@ const needs: Record<string, string[]> = {
   schema: ["lib", "migrations"],
   server: ["lib"],
   backups: ["lib", "server"],
+  copying: ["lib"],
   seeds: [],
   copying: ["lib"],
 };

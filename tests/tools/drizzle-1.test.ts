@@ -1,0 +1,107 @@
+// The layout and the records of Drizzle 1.0, as its release candidate 5 makes
+// them: `drizzle-kit up` for the folder, its first `migrate` for the table.
+import { expect } from "bun:test";
+import { readdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { migrations, writeMigrations } from "../lib/migrations";
+import { test } from "../lib/test";
+
+test("Drizzle 1.0 and the commands take turns on one database, and nothing runs twice", async ({
+  sql,
+  project,
+  run,
+}) => {
+  const files = {
+    "0000_one": "create table one (id int);",
+    "0000_one.down": "drop table one;",
+    "0001_two": "create table two (id int);",
+    "0001_two.down": "drop table two;",
+  };
+  writeMigrations(project, files, (index) => 2_000_000_000_123 + index * 1000);
+  const names = () =>
+    sql`select created_at::float8 as when, name from drizzle.__drizzle_migrations order by id`;
+  const folder = join(project.folder, migrations);
+  const left = (from: string, to: string) =>
+    `Warning: \`drizzle-kit up\` has left ${from} behind: \`git mv ${migrations}/${from} ${migrations}/${to}\`\n`;
+
+  await run("db:migrate");
+  for (const [tag, name] of [
+    ["0000_one", "20330518033320_one"],
+    ["0001_two", "20330518033321_two"],
+  ]) {
+    project.write(
+      `${migrations}/${name}/migration.sql`,
+      project.read(`${migrations}/${tag}.sql`),
+    );
+    rmSync(join(folder, `${tag}.sql`));
+  }
+  rmSync(join(folder, "meta"), { recursive: true });
+  const upped = await run("db:migrate");
+  for (const [from, to] of [
+    ["0000_one", "20330518033320_one"],
+    ["0001_two", "20330518033321_two"],
+  ])
+    renameSync(
+      join(folder, `${from}.down.sql`),
+      join(folder, `${to}/down.sql`),
+    );
+  await sql.unsafe(`
+    alter table drizzle.__drizzle_migrations add name text, add applied_at timestamptz default now();
+    update drizzle.__drizzle_migrations set applied_at = null,
+      name = case id when 1 then '20330518033320_one' else '20330518033321_two' end`);
+  project.write(
+    `${migrations}/20330518033322_three/migration.sql`,
+    "create table three (id int);",
+  );
+  project.write(
+    `${migrations}/20330518033322_three/down.sql`,
+    "drop table three;",
+  );
+  const third = await run("db:migrate");
+  const applied = await names();
+  const status = await run("db:migrate:status");
+  const check = await run("db:check --offline");
+  const back = await run("db:rollback --steps 2");
+  const again = await run("db:migrate --to 20330518033321_two");
+  const baseline = await sql
+    .unsafe("create table three (id int)")
+    .then(() => run("db:baseline"));
+  const generated = await run("db:generate");
+
+  expect(upped).toEqual({
+    exitCode: 0,
+    stdout: expect.stringMatching(
+      /^Nothing to migrate: .* is at 20330518033321_two\n$/,
+    ),
+    stderr:
+      left("0000_one.down.sql", "20330518033320_one/down.sql") +
+      left("0001_two.down.sql", "20330518033321_two/down.sql"),
+  });
+  expect(third.stdout).toStartWith("Applied: 20330518033322_three (");
+  expect([...applied]).toEqual([
+    { when: 2_000_000_000_123, name: "20330518033320_one" },
+    { when: 2_000_000_001_123, name: "20330518033321_two" },
+    { when: 2_000_000_002_000, name: "20330518033322_three" },
+  ]);
+  expect(status).toMatchObject({ exitCode: 0, stderr: "" });
+  expect(check).toMatchObject({
+    exitCode: 0,
+    stdout: "Checked: 0 errors, 0 warnings\n",
+  });
+  expect(back.stdout).toMatch(
+    /^Rolled back: 20330518033322_three .*\nRolled back: 20330518033321_two /,
+  );
+  expect(again.stdout).toStartWith("Applied: 20330518033321_two (");
+  expect(baseline.stdout).toBe("Recorded: 20330518033322_three\n");
+  expect(generated).toMatchObject({ exitCode: 2, stdout: "" });
+  expect((await names()).map(({ name }) => name)).toEqual([
+    "20330518033320_one",
+    "20330518033321_two",
+    "20330518033322_three",
+  ]);
+  expect(readdirSync(folder).sort()).toEqual([
+    "20330518033320_one",
+    "20330518033321_two",
+    "20330518033322_three",
+  ]);
+});
