@@ -50,9 +50,7 @@ export function findNeeds(programs: string[]): Needs {
     for (const [, path = ""] of text.matchAll(
       /\b(?:from|import\(?)\s*"([^"]+)"/g,
     ))
-      if (path.endsWith("drizzle.config"))
-        continue; // the application's own
-      else if (path.startsWith(".")) visit(resolveImport(file, path));
+      if (path.startsWith(".")) resolveImport(file, path).forEach(visit);
       else names.add(/^(@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? path);
     for (const other of listNamed(file, text)) visit(other);
   };
@@ -70,13 +68,14 @@ export function findNeeds(programs: string[]): Needs {
   };
 }
 
-function resolveImport(from: string, path: string): string {
+/** None for the drizzle.config.ts, which is the application's own, and for an
+ * import in a text that a program writes. */
+function resolveImport(from: string, path: string): string[] {
   const target = normalize(join(dirname(from), path));
-  const found = [`${target}.ts`, `${target}/index.ts`].find((file) =>
-    existsSync(join(root, file)),
-  );
-  if (!found) throw new Error(`${from} imports ${path}, which is not there`);
-  return found;
+  if (target === "drizzle.config") return [];
+  return [`${target}.ts`, `${target}/index.ts`]
+    .filter((file) => existsSync(join(root, file)))
+    .slice(0, 1);
 }
 
 /** Files that a program names in a string: what it starts, reads or loads. */

@@ -14,7 +14,6 @@ const needs: Record<string, string[]> = {
   backups: ["lib", "server"],
   copying: ["lib"],
   seeds: [],
-  copying: ["lib"],
 };
 const PROGRAM = "";
 
