@@ -130,14 +130,16 @@ async function generate(
     printJson({ tag: null, file: null, down: null, findings: [] });
     return undefined;
   }
-  const text = statements.join(readProject().breakpoints ? BREAKPOINT : "\n");
+  const { breakpoints } = readProject();
+  const text = statements.join(breakpoints ? BREAKPOINT : "\n");
   const down = await printDown(before, after, text);
   prepare();
-  const written = writeMigration(base, title || nameAfter(statements), {
-    text,
-    down,
-    snapshot: after,
-  });
+  const written = writeMigration(
+    base,
+    title || nameAfter(statements),
+    { text, down, snapshot: after },
+    migrations,
+  );
   print(`Generated: ${written.file}`);
   print(`Generated: ${written.down}`);
   const findings = await lintMigrations([written.file]);

@@ -10,7 +10,7 @@ import {
 import { dirname, join } from "node:path";
 import { root } from "../../src/env";
 import { readProject } from "../../src/project";
-import { failure } from "../lib/report";
+import { failure, refusal } from "../lib/report";
 import {
   type Migration,
   nameDownFile,
@@ -31,11 +31,14 @@ export interface WrittenMigration {
  * Adds a migration after `base`, of which the journal then consists.
  *
  * @param title what follows the number in its tag.
+ * @param read the migrations of the journal, whose files may be written over.
+ * @throws with exit code 2 where something else is in the way.
  */
 export function writeMigration(
   base: Migration[],
   title: string,
   parts: { text: string; down?: string; snapshot: Snapshot },
+  read = base,
 ): WrittenMigration {
   // Whatever the clock says: drizzle's own migrator skips what is stamped earlier.
   // A second apart, since `drizzle-kit up` of 1.0 orders them by seconds.
@@ -44,10 +47,11 @@ export function writeMigration(
   const words = title.replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 100);
   const tag = `${nameNext(base, idx, when)}_${words}`;
   const file = nameUpFile(tag);
+  const { breakpoints } = readProject();
+  requireFree([file, nameDownFile(tag), nameSnapshotFile(tag)], read);
   writeSnapshot(tag, parts.snapshot);
   write(file, parts.text);
   if (parts.down !== undefined) writeDownFile(tag, parts.down);
-  const { breakpoints } = readProject();
   writeJournal(base, { idx, version: "7", when, tag, breakpoints });
   return {
     tag,
@@ -56,16 +60,49 @@ export function writeMigration(
   };
 }
 
+/** Files of migrations that the journal does not name are somebody else's. */
+function requireFree(files: string[], read: Migration[]): void {
+  const own = read.flatMap(({ tag }) => [
+    nameUpFile(tag),
+    nameDownFile(tag),
+    nameSnapshotFile(tag),
+  ]);
+  const taken = files.find(
+    (file) => !own.includes(file) && existsSync(join(root, file)),
+  );
+  if (taken)
+    throw refusal(
+      `${taken} is there already, and ${nameJournal()} does not name it`,
+      {
+        code: "FILE_EXISTS",
+        hint: `restore the journal from git, or remove \`${taken}\``,
+      },
+    );
+  const known = new Set(read.map(({ tag }) => tag));
+  const other = readDocument().entries.find(({ tag }) => !known.has(tag));
+  if (other)
+    throw refusal(
+      `${nameJournal()} has ${other.tag}, which was not there before`,
+      {
+        code: "FILE_EXISTS",
+        hint: "run the command again",
+      },
+    );
+}
+
+function readDocument(): { entries: { tag: string }[] } {
+  if (existsSync(join(root, nameJournal()))) return readJournal().document;
+  const start = { version: "7", dialect: "postgresql", entries: [] };
+  return start;
+}
+
 /** Writes the journal with these entries of it, and a new one after them. */
 export function writeJournal(base: Migration[], entry?: object): void {
-  const file = nameJournal();
-  const journal = existsSync(join(root, file))
-    ? readJournal().document
-    : { version: "7", dialect: "postgresql", entries: [] };
+  const journal = readDocument();
   const tags = new Set(base.map(({ tag }) => tag));
   const kept = journal.entries.filter(({ tag }) => tags.has(tag));
   const entries = entry ? [...kept, entry] : kept;
-  write(file, JSON.stringify({ ...journal, entries }, null, 2));
+  write(nameJournal(), JSON.stringify({ ...journal, entries }, null, 2));
 }
 
 /** Removes the files of a migration that the journal no longer has. */
@@ -87,6 +124,7 @@ export function writeDownFile(tag: string, text: string): void {
 function nameNext(base: Migration[], idx: number, when: number): string {
   const newest = base.at(-1)?.tag ?? "";
   const { prefix } = readProject();
+  if (prefix === "none") return "";
   if (prefix === "unix") return String(Math.floor(when / 1000));
   if (prefix !== "index" || /^\d{14}_/.test(newest))
     return new Date(when).toISOString().replace(/\D/g, "").slice(0, 14);

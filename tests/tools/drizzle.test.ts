@@ -1,8 +1,6 @@
 // db:push and db:pull, without a terminal, on a copy of the project.
 import { describe, expect } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { fixture, image } from "../lib/schema-file";
+import { fixture, image, schemaFile } from "../lib/schema-file";
 import { test } from "../lib/test";
 
 describe("db:push", () => {
@@ -168,28 +166,42 @@ describe("db:push", () => {
 });
 
 describe("db:pull", () => {
-  test(
-    "writes the schema of the database into pulled/, and again",
-    "empty",
-    async ({ run, sql, project }) => {
-      await sql`create table thing (id int primary key)`;
-      const first = await run("db:pull");
-      await sql`create table other (id int primary key)`;
-      const second = await run("db:pull");
+  test("writes a schema.ts that loads and says what the database is, and names the rest", async ({
+    run,
+    sql,
+    project,
+    database,
+  }) => {
+    await sql.unsafe(`
+      create schema platform;
+      create table platform.accounts (id int primary key, mail text);
+      create table "class" (id int primary key, tags text[] default '{}', raw tsvector,
+        account int references platform.accounts (id), note text default 'O''Brien \\ \`\${x}');
+      create table parts (id int primary key, whole int references "class" (id)) partition by range (id);
+      create function twice(n int) returns int language sql return n * 2`);
+    const first = await run("db:pull");
+    await sql`create table other (id int primary key)`;
+    const second = await run("db:pull --json");
+    project.write(schemaFile, project.read("pulled/schema.ts"));
+    const pushed = await run("db:push --dry-run --json");
 
-      expect(first).toEqual({
-        exitCode: 0,
-        stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
-        stderr: "",
-      });
-      expect(second.exitCode).toBe(0);
-      const pulled = readFileSync(
-        join(project.folder, "pulled/schema.ts"),
-        "utf8",
-      );
-      expect(pulled).toContain('pgTable("thing"');
-      expect(pulled).toContain('pgTable("other"');
-      expect(existsSync(join(project.folder, "pulled.partial"))).toBe(false);
-    },
-  );
+    expect(first).toEqual({
+      exitCode: 0,
+      stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
+      stderr:
+        "Not pulled: the partitions of table public.parts\n" +
+        "Not pulled: function public.twice(n integer)\n",
+    });
+    expect(JSON.parse(second.stdout)).toEqual({
+      files: ["pulled/schema.ts", "pulled/relations.ts"],
+    });
+    expect(project.read("pulled/schema.ts")).toContain(
+      'export const other = pgTable("other"',
+    );
+    expect(project.read("pulled/relations.ts")).toContain("one(class2, {");
+    expect(JSON.parse(pushed.stdout)).toMatchObject({
+      database: database.name,
+      statements: [],
+    });
+  });
 });

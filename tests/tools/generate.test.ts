@@ -238,6 +238,33 @@ describe("db:generate", () => {
   );
 });
 
+describe("db:generate, beside files that it did not write", () => {
+  test(
+    "writes over none of them",
+    "empty",
+    async ({ run, change, project, read }) => {
+      change(image, fixture);
+      const own = read(journal);
+      const snapshot = read(`${migrations}/meta/0000_snapshot.json`);
+      rmSync(join(project.folder, journal));
+      const withoutJournal = await run("db:generate next");
+      project.write(journal, own);
+      project.write(`${migrations}/${next}.sql`, "-- mine\n");
+      const withFile = await run("db:generate next --json");
+
+      expect(withoutJournal).toMatchObject({ exitCode: 2, stdout: "" });
+      expect(withoutJournal.stderr).toContain(
+        `${migrations}/meta/0000_snapshot.json is there already`,
+      );
+      expect(withFile.exitCode).toBe(2);
+      expect(JSON.parse(withFile.stdout).error.code).toBe("FILE_EXISTS");
+      expect(read(`${migrations}/meta/0000_snapshot.json`)).toBe(snapshot);
+      expect(read(`${migrations}/${next}.sql`)).toBe("-- mine\n");
+      expect(read(journal)).toBe(own);
+    },
+  );
+});
+
 describe("after a merge", () => {
   /** Two branches that each made a migration of the same parent. */
   async function merge(given: Given, isRenumbered: boolean): Promise<void> {
@@ -253,6 +280,9 @@ describe("after a merge", () => {
       'logo: text("logo"),\n    motto: text("motto"),',
     );
     project.write(journal, before);
+    rmSync(
+      join(project.folder, `${migrations}/meta/${number(0)}_snapshot.json`),
+    );
     await run("db:generate ours");
     await commit(project.folder, "ours"); // git is where the snapshot of ours will be
     const { entries, ...rest } = readJournal(given);
@@ -363,6 +393,9 @@ describe("after a merge", () => {
       );
       for (const end of [".sql", ".down.sql"])
         rmSync(join(project.folder, `${migrations}/${number(0)}_ours${end}`));
+      rmSync(
+        join(project.folder, `${migrations}/meta/${number(0)}_snapshot.json`),
+      );
       change('    motto: text("motto"),', "");
       project.write(journal, before);
       change(image, fixture);
