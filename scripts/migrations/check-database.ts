@@ -156,7 +156,7 @@ async function findDrift(
   made: Made,
   leftOut: LeftOut[],
 ): Promise<Problem[]> {
-  const differences = await findDifferences(trial, made, leftOut);
+  const differences = await findDifferences(trial, made, leftOut, plan.pending);
   const [first] = differences;
   if (first && plan.applied.size === 0)
     return [
