@@ -1,7 +1,9 @@
 // bun run db:check: the gate for CI. Are the migrations whole, does the database
 // have their schema, and can what is pending be taken back? Writes nothing but
-// scratch databases, which it drops. Exits 3 when it finds an error.
+// scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
+// Actions, findings are annotations, too.
 import { readEnv } from "../src/env";
+import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions } from "./lib/options";
 import type { Problem } from "./lib/problem";
@@ -28,14 +30,15 @@ try {
   if (!values.offline && isReadable) await checkServer();
 } catch (error) {
   for (const problem of problems) print(describe(problem));
+  annotate("db:check failed", problems);
   throw Object.assign(error as Error, { document: { problems } });
 }
 for (const problem of problems) print(describe(problem));
 const errors = problems.filter(({ severity }) => severity === "error").length;
 const warnings = problems.length - errors;
-print(
-  `Checked: ${errors} ${errors === 1 ? "error" : "errors"}, ${warnings} ${warnings === 1 ? "warning" : "warnings"}`,
-);
+const figure = `${errors} ${errors === 1 ? "error" : "errors"}, ${warnings} ${warnings === 1 ? "warning" : "warnings"}`;
+annotate(`db:check: ${figure}`, problems);
+print(`Checked: ${figure}`);
 printJson({ problems });
 if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 

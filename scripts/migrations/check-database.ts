@@ -44,9 +44,12 @@ export async function checkDatabase(
   const applied = plan.migrations.filter((m) => plan.applied.has(m));
   const reaches = readReaches([...applied, ...plan.pending]);
   const chosen = await choosePlace(sql, address, test);
+  const { major, maker } = await readServer(sql);
+  // Also for a role that may not make a database on the real one.
   await using temporary =
-    !chosen.isScratchServer && needsServer(plan, reaches)
-      ? await startServer((await readServer(sql)).major)
+    !chosen.isScratchServer &&
+    (needsServer(plan, reaches) || (!maker && chosen.address === address))
+      ? await startServer(major)
       : undefined;
   const place = temporary
     ? { address: temporary.address, isScratchServer: true }
@@ -153,7 +156,7 @@ async function findDrift(
   made: Made,
   leftOut: LeftOut[],
 ): Promise<Problem[]> {
-  const differences = await findDifferences(trial, made, leftOut);
+  const differences = await findDifferences(trial, made, leftOut, plan.pending);
   const [first] = differences;
   if (first && plan.applied.size === 0)
     return [

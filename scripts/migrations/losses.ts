@@ -2,6 +2,7 @@
 // and the server says which columns and rows are gone then; these are counted.
 import type { Sql } from "postgres";
 import { explainFailure, type PostgresError } from "./failure";
+import { followReach } from "./reach";
 import type { Script } from "./steps";
 
 /** A column or a table, by numbers that renaming leaves alone. */
@@ -21,7 +22,8 @@ interface Part {
 /** What cannot be tried in a transaction: see migration-steps.ts. */
 const UNTRIABLE = ["25001", "2D000", "55P04"];
 /** What a rollback does not take back. */
-const LASTING = /prepare\s+transaction|setval|pg_advisory|dblink/i;
+const LASTING =
+  /prepare\s+transaction|setval|pg_advisory|pg_(terminate|cancel)_backend|pg_reload_conf|pg_switch_wal|pg_replication_origin/i;
 
 /**
  * Counts what the rest of the scripts, run one after the other, would take away.
@@ -37,6 +39,7 @@ export async function countLosses(
   done: number[] = [],
 ): Promise<string[]> {
   const before = await listParts(sql);
+  const follow = followReach(await listForeignTables(sql));
   const found: string[] = [];
   let after = new Map<string, Part>();
   /** The rows of tables that were truncated or written anew, by their key. */
@@ -44,7 +47,10 @@ export async function countLosses(
   await sql.unsafe(`begin; set local lock_timeout = ${lockTimeout}`);
   try {
     for (const [index, script] of scripts.entries()) {
-      const untried = await tryScript(sql, script, done[index] ?? 0);
+      const reaches = follow(script.statements, script.text);
+      const untried = reaches.some(({ reach }) => reach === "outside")
+        ? "it reaches out of the server"
+        : await tryScript(sql, script, done[index] ?? 0);
       if (untried) return [`${script.tag} cannot be tried first: ${untried}`];
     }
     await sql.unsafe("reset session authorization; reset role");
@@ -108,6 +114,12 @@ async function tryScript(
       throw explainFailure(error, script, index, done);
     }
   }
+}
+
+async function listForeignTables(sql: Sql): Promise<string[]> {
+  const rows = await sql<{ name: string }[]>`
+    select relname as name from pg_class where relkind = 'f'`;
+  return rows.map(({ name }) => name);
 }
 
 async function listParts(sql: Sql): Promise<Part[]> {

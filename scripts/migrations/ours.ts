@@ -114,11 +114,13 @@ function noteTheirs(found: Catalog, ours: Set<string>): void {
  * files were run, as far as they are ours. Says how many schemas are not.
  *
  * @param leftOut what was not run there, and may have made something.
+ * @param pending migrations that may need what is in the real one only.
  */
 export async function findDifferences(
   trial: Trial,
   made: Made,
   leftOut: LeftOut[],
+  pending: Migration[] = [],
 ): Promise<Difference[]> {
   const { found, taken } = trial;
   const expected = await readCatalog(trial.scratch);
@@ -130,6 +132,7 @@ export async function findDifferences(
       .flatMap(({ statement }) => readMentions(statement.text))
       .map(({ name }) => name),
   );
+  const needed = listNeeded(trial, pending);
   const defaults = await readDefaults(trial);
   const differences = compareCatalogs(expected, found).flatMap((difference) => {
     const { object } = difference;
@@ -142,12 +145,23 @@ export async function findDifferences(
     const isTheirs = !one || object.startsWith("grants ");
     if (isTheirs && isTakenOver(trial, object, entry)) return [];
     // An extension beside ours is the operator's.
+    if (!one && needed.has(`${entry.schema}.${entry.name}`)) return [];
     if (!one && (!entry.schema || !isOurs(entry, expected, ours))) return [];
     if (unknown.has(entry.name)) return [];
     if (!object.startsWith("grants ")) return [difference];
     return compareGrants(difference, one, other, defaults);
   });
   return await respell(trial.scratch, differences, found);
+}
+
+/** What migrations mention and none of ours makes, as `schema.name`. */
+function listNeeded({ path, own }: Trial, migrations: Migration[]) {
+  const names = migrations.flatMap(({ text }) =>
+    readMentions(text.replace(/--.*$/gm, "")).flatMap(({ schema, name }) =>
+      (schema ? [schema] : path).map((home) => `${home}.${name}`),
+    ),
+  );
+  return new Set(names.filter((name) => !own.has(name)));
 }
 
 /** Of what is in the real database only. */

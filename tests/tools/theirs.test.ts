@@ -1,0 +1,246 @@
+// Databases that others use, too: what is theirs is left alone, what ours needs
+// of it is there to compare with, and a look at a server changes nothing on it.
+import { expect, test as bunTest } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { followReach } from "../../scripts/migrations/reach";
+import { splitStatements } from "../../scripts/migrations/statements";
+import { writeMigrations } from "../lib/migrations";
+import { type Given, test } from "../lib/test";
+
+/** What db:check finds, but for what a folder without snapshots lacks. */
+async function check({ run }: Given, variables?: Record<string, string>) {
+  const { stdout, stderr } = await run("db:check --json", variables);
+  const { problems, error } = JSON.parse(stdout) as {
+    problems: { code: string; tag?: string; line?: number; message: string }[];
+    error?: object;
+  };
+  expect(error).toBeUndefined();
+  const found = problems
+    .filter(({ code }) => !/snapshot|down_missing|schema|stale/.test(code))
+    .map(({ code, tag, line, message }) =>
+      [code, tag, line, code === "drift" && message.split(";")[0]]
+        .filter(Boolean)
+        .join(" "),
+    );
+  return { found, stderr };
+}
+
+test("leaves alone what others have made, and compares with what ours needs of it", async (given) => {
+  const { sql, run, project } = given;
+  await sql.unsafe(`
+    create schema auth; create schema extensions; create schema jobs;
+    create extension "uuid-ossp" schema extensions;
+    create type auth.level as enum ('low', 'high');
+    create table auth.users (id uuid primary key default extensions.uuid_generate_v4(), level auth.level);
+    create table auth.sessions (id uuid references auth.users);
+    create function auth.uid() returns uuid language sql as 'select null::uuid';
+    create table jobs.job (id int primary key);
+    create domain public.email as text check (value like '%@%');
+    alter default privileges in schema public grant select on tables to pg_monitor;
+    alter default privileges in schema auth grant select on tables to pg_monitor`);
+  writeMigrations(project, {
+    "0000_profiles": `
+      create schema billing;
+      create table profiles (
+        id uuid primary key references auth.users, email email,
+        key uuid default extensions.uuid_generate_v4());
+      create policy own on profiles using (auth.uid() = id);
+      create function on_user() returns trigger language plpgsql as 'begin return new; end';
+      create trigger on_user after insert on auth.users for each row execute function on_user();`,
+    "0001_events": `
+      create table billing.events (at date not null) partition by range (at);
+      create table billing.bills (at date primary key)`,
+    "0001_events.down": "drop table billing.events, billing.bills",
+  });
+  const pending = await check(given);
+  await run("db:migrate");
+  await sql.unsafe(`
+    create table billing.events_2026 partition of billing.events
+      for values from ('2026-01-01') to ('2027-01-01')`);
+  const clean = await check(given);
+  await sql.unsafe("drop schema drizzle cascade");
+  const recorded = await run("db:baseline");
+  await sql.unsafe(`
+    drop trigger on_user on auth.users;
+    create table auth.mine (); create table billing.by_hand ();
+    alter table profiles alter key set default extensions.uuid_generate_v1()`);
+  const drifted = await check(given);
+
+  expect(pending.found).toEqual([
+    "pending 0000_profiles",
+    "pending 0001_events",
+  ]);
+  expect(clean).toEqual({
+    found: [],
+    stderr: expect.stringContaining(
+      "Left alone: 3 schemas in which nothing is ours: ",
+    ),
+  });
+  expect(recorded.exitCode).toBe(0);
+  expect(drifted.found).toEqual([
+    "drift different: default of public.profiles.key: ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v1(), not ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v4()",
+    "drift surplus: CREATE TABLE billing.by_hand ()",
+    expect.stringMatching(/^drift missing: CREATE TRIGGER on_user /),
+  ]);
+});
+
+test("compares what is left of a migration that needed rows, and records none that cannot be compared", async (given) => {
+  const { sql, run, project } = given;
+  writeMigrations(project, {
+    "0000_base": `
+      create table tenants (id int primary key);
+      create table members (tenant int not null references tenants)`,
+    "0001_rows": `
+      insert into members values (7);
+      alter table members add column name text;
+      do $$ begin if not exists (select from members) then raise 'none'; end if; end $$;`,
+  });
+  await run("db:migrate --to 0000_base");
+  await sql.unsafe("insert into tenants values (7)");
+  const pending = await check(given);
+  await run("db:migrate");
+  await sql.unsafe("create table by_hand ()");
+  const applied = await check(given);
+  await sql.unsafe("drop schema drizzle cascade; drop table by_hand");
+  writeMigrations(project, {
+    "0000_unknown": "create table t (a unknown_type)",
+  });
+  const refused = await run("db:baseline");
+
+  expect(pending.found).toEqual([
+    "pending 0001_rows",
+    "not_tried 0001_rows 2",
+    "not_tried 0001_rows 4",
+  ]);
+  expect(applied.found).toEqual([
+    "not_replayed 0001_rows 2",
+    "not_replayed 0001_rows 4",
+    "drift surplus: CREATE TABLE public.by_hand ()",
+  ]);
+  expect(refused.exitCode).toBe(1);
+  expect(refused.stderr).toContain('type "unknown_type" does not exist');
+});
+
+test("changes nothing on the server, whatever the migrations would do to it", async (given) => {
+  const { sql, run, project, name } = given;
+  const [team, ada, made] = ["team", "ada", "made"].map(
+    (word) => `${name}_${word}`,
+  );
+  await sql.unsafe(`
+    create role ${team}; create role ${ada}; create extension dblink;
+    create table kept (id int); insert into kept values (1)`);
+  writeMigrations(project, {
+    "0000_team": `
+      create table notes (id int);
+      grant ${team} to ${ada};
+      do $$ begin create role ${made}; create table from_block (id int); end $$;`,
+    "0000_team.down": `drop table notes, from_block; revoke ${team} from ${ada}; drop role ${made}`,
+    "0001_more": `
+      alter role ${ada} createdb;
+      select dblink_exec('dbname=${name} port=1', 'delete from kept');`,
+    "0001_more.down": `alter role ${ada} nocreatedb; copy kept to program 'false'`,
+  });
+  // What pg_dumpall --globals-only prints, as far as it is this test's.
+  const readGlobals = async () =>
+    await sql.unsafe(`
+    select to_jsonb(pg_authid) - 'oid' as globals from pg_authid where starts_with(rolname, '${name}_')
+    union all select jsonb_build_object('role', roleid::regrole, 'member', member::regrole)
+      from pg_auth_members where starts_with(member::regrole::text, '${name}_')
+    union all select jsonb_build_object('owner', datdba::regrole, 'acl', datacl)
+      from pg_database where datname = '${name}'
+    order by 1`);
+  try {
+    await run("db:migrate --to 0000_team");
+    await sql.unsafe(`revoke ${team} from ${ada}; drop role ${made}`);
+    const before = await readGlobals();
+    const { found } = await check(given);
+    for (const command of [
+      "db:check --offline",
+      "db:migrate:status",
+      "db:migrate --dry-run",
+      "db:rollback --dry-run",
+      "db:status",
+      "db:push --dry-run",
+    ])
+      await run(command);
+    const after = await readGlobals();
+
+    expect(found).toEqual([
+      "pending 0001_more",
+      "not_tried 0001_more 3",
+      "not_tried 0001_more",
+    ]);
+    expect(after).toEqual(before);
+    expect(await sql`select from kept`).toHaveLength(1);
+  } finally {
+    await sql.unsafe(`drop role if exists ${team}, ${ada}, ${made}`);
+  }
+});
+
+test("annotates findings in GitHub Actions, and adds them to the summary", async (given) => {
+  const summary = join(given.project.folder, "summary.md");
+  writeMigrations(given.project, { "0000_one": "create table one ()" });
+  const { stderr } = await given.run("db:check", {
+    GITHUB_ACTIONS: "true",
+    GITHUB_WORKSPACE: join(given.project.folder, ".."),
+    GITHUB_STEP_SUMMARY: summary,
+  });
+
+  expect(stderr).toMatch(
+    /^::warning file=[^,]+\/0000_one\.sql,title=pending::it is not applied/m,
+  );
+  expect(readFileSync(summary, "utf8")).toMatch(
+    /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0000_one\.sql` \|/,
+  );
+});
+
+bunTest("follows how far statements reach", () => {
+  const rows: [string, "database" | "server" | "outside"][] = [
+    ["create role x", "server"],
+    ["alter table t drop role", "database"],
+    ['grant "a" to "b"', "server"],
+    ['grant select ("c") on t to "b"', "database"],
+    [
+      "alter default privileges for role x grant select on tables to y",
+      "database",
+    ],
+    ["insert into docs values ('create role x')", "database"],
+    ["do $$ begin execute format('grant %I to %I', a, b); end $$", "server"],
+    [
+      "do $$ begin execute format('grant select on %I to %I', a, b); end $$",
+      "database",
+    ],
+    [
+      "create function mk() returns void language plpgsql as 'begin create role z; end'",
+      "database",
+    ],
+    ["select my_mk()", "database"],
+    ["select mk()", "server"],
+    [
+      "create trigger tr after insert on users for each row execute function mk()",
+      "database",
+    ],
+    ["alter table users add column x int", "database"],
+    ["insert into users values (1)", "server"],
+    ["copy t from stdin", "database"],
+    ["copy t to '/tmp/x'", "outside"],
+    ["select cron.schedule('a', 'b', 'c')", "outside"],
+    ["create subscription s connection 'x' publication p", "outside"],
+    ["create foreign table far (id int) server s", "database"],
+    ["create view near as select * from far", "database"],
+    ["select * from near", "database"],
+    ["update near set id = 1", "outside"],
+    ["do language plpython3u $$ pass $$", "outside"],
+  ];
+  const text = rows.map(([statement]) => statement).join(";\n");
+
+  const reaches = followReach()(splitStatements(text), text);
+
+  expect(
+    reaches.map(({ statement, reach }): [string, string] => [
+      statement.text,
+      reach,
+    ]),
+  ).toEqual(rows);
+});
