@@ -62,11 +62,10 @@ await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
 
 async function repair(): Promise<void> {
   const plan = await readPlan(sql);
-  const log = await readLog(sql);
   const repairs = [
     ...findEdited(plan),
     ...findMissing(plan),
-    ...findPartial(log),
+    ...findPartial(await readLog(sql, "ms is null")),
   ];
   const lines = repairs.map(
     ({ code, tag, before, after }) =>
@@ -109,14 +108,12 @@ function findMissing({ unknown }: Plan): Repair[] {
   }));
 }
 
-function findPartial(log: LogEntry[]): Repair[] {
-  return log
-    .filter(({ ms }) => ms === null)
-    .map(({ tag, direction, statementsDone }) => ({
-      code: "partial",
-      tag,
-      before: `${statementsDone} statements of its ${direction} file are committed`,
-      after: "its next run begins with the first statement",
-      text: logForgotten(tag),
-    }));
+function findPartial(unfinished: LogEntry[]): Repair[] {
+  return unfinished.map(({ tag, direction, statementsDone }) => ({
+    code: "partial",
+    tag,
+    before: `${statementsDone} statements of its ${direction} file are committed`,
+    after: "its next run begins with the first statement",
+    text: logForgotten(tag),
+  }));
 }

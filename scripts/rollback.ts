@@ -63,7 +63,7 @@ const steps = readWhole(values.steps ?? "1", "--steps");
 const waitSeconds = readWhole(values.wait, "--wait");
 const lockTimeout = readLockTimeout(values["lock-timeout"]);
 if (values.steps !== undefined && values.to !== undefined)
-  throw refusal("--steps and --to are two ways to say how far", {
+  throw refusal("use either --steps or --to", {
     code: "USAGE",
   });
 
@@ -145,7 +145,7 @@ function readDownScript({ tag }: Migration): Script {
   try {
     text = readFileSync(join(root, down), "utf8");
   } catch {
-    throw failure(`${down} is not there, and nothing was undone`, {
+    throw failure(`${down} is missing, and nothing was undone`, {
       code: "FILE_MISSING",
       hint: `write the SQL that undoes ${tag} into \`${down}\``,
       details: { tag, file: down },

@@ -68,7 +68,7 @@ export async function keepMigrationLock(sql: Sql): Promise<void> {
     .catch(() => [{ locked: true }]); // a lost session says so at the next query
   if (row?.locked) return;
   throw failure(
-    "the migration lock was let go of, and another command has it",
+    "the file released the migration lock, and another command took it",
     {
       code: "BUSY",
       exitCode: BUSY,

@@ -112,7 +112,7 @@ function checkRecords(plan: Plan): Problem[] {
   const missing = plan.unknown.map(({ id }) =>
     problem(
       "missing",
-      `record ${id} of the database is of no migration in this checkout: pull the newer one, or forget it with \`bun run db:migrate:repair\``,
+      `the database has a migration (record ${id}) that this checkout does not have: pull the newer one, or forget it with \`bun run db:migrate:repair\``,
     ),
   );
   const partial = listPartial(plan).map(({ message, hint, tag, file }) =>

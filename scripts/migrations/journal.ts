@@ -129,7 +129,7 @@ function readMigrationFile(file: string, tag: string) {
     const text = bytes.toString("utf8");
     return { text, hash: hashText(isUtf8(bytes) ? bytes : text) };
   } catch {
-    throw failure(`${file} is not there, and the journal names it`, {
+    throw failure(`${file} is missing, and the journal names it`, {
       code: "FILE_MISSING",
       hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
       details: { tag, file },

@@ -119,7 +119,7 @@ export function planMigrations(
       })),
       ...unknown.map(({ id }) => ({
         code: "missing",
-        message: `record ${id} of the database is of no migration in this checkout`,
+        message: `the database has a migration (record ${id}) that this checkout does not have`,
       })),
     ],
   };

@@ -59,7 +59,7 @@ interface StepFailure {
   statement: number | undefined;
 }
 
-/** So that a run that was killed lets go of its lock; not every system can. */
+/** Has the server release the lock of a run that was killed, where the system can. */
 const noticeLostClient = `
   do $$ begin
     set client_connection_check_interval = 1000;

@@ -422,7 +422,7 @@ describe("a file that lets go of the migration lock", () => {
 
     expect(exitCode).toBe(75);
     expect(stderr).toContain(
-      "Error: the migration lock was let go of, and another command has it\n",
+      "Error: the file released the migration lock, and another command took it\n",
     );
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
       { a: null },

@@ -277,7 +277,7 @@ describe("db:migrate", () => {
 
     expect(migrated.exitCode).toBe(0);
     expect(migrated.stderr).toMatch(
-      /^Warning: record \d+ of the database is of no migration in this checkout\n$/,
+      /^Warning: the database has a migration \(record \d+\) that this checkout does not have\n$/,
     );
     expect(status.exitCode).toBe(3);
     expect(status.stdout).toContain("missing   record of 2000000000000\n");
@@ -299,7 +299,7 @@ describe("db:migrate", () => {
     expect(missing.exitCode).toBe(1);
     expect(missing.stdout).toBe("");
     expect(missing.stderr).toContain(
-      "0001_b.sql is not there, and the journal names it",
+      "0001_b.sql is missing, and the journal names it",
     );
   });
 

@@ -324,7 +324,7 @@ describe("db:rollback", () => {
 
     expect(missing.exitCode).toBe(1);
     expect(missing.stderr).toContain(
-      "0001_bio.down.sql is not there, and nothing was undone\nHint: ",
+      "0001_bio.down.sql is missing, and nothing was undone\nHint: ",
     );
     expect(failing.exitCode).toBe(1);
     expect(failing.stderr).toContain(
