@@ -38,13 +38,25 @@ const { values } = readOptions(usage, {
   ...waitFlag,
   ...lockTimeoutFlag,
   ...verboseFlag,
+  "wait-for-server": {
+    type: "string",
+    value: "<seconds>",
+    default: "0",
+    help: "how long to wait for a server that is starting",
+  },
   ...jsonFlag,
 });
+const serverSeconds = readWhole(values["wait-for-server"], "--wait-for-server");
 const waitSeconds = readWhole(values.wait, "--wait");
 const lockTimeout = readLockTimeout(values["lock-timeout"]);
 
 const env = readEnv();
 const { database } = env.direct;
+if (serverSeconds > 0)
+  await (
+    await import("./lib/wait-for-server")
+  ).waitForServer(env.direct, serverSeconds);
+
 /** What the migrations have raised. */
 const warned: Warning[] = [];
 await using sql = await openConnection(env.direct, "db:migrate");

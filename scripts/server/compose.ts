@@ -46,7 +46,7 @@ export async function startCompose(env: Env): Promise<void> {
     ]);
     if (exitCode === 0) return;
 
-    const tail = ["logs", "--no-log-prefix", "--tail", "20", "db"];
+    const tail = ["logs", "--no-log-prefix", "--tail", "40", "db"];
     const logs = await compose(env, tail);
     // A container that did not start would stay behind; its volume is kept.
     await compose(env, ["rm", "--stop", "--force", "db"]);
@@ -61,7 +61,7 @@ export async function startCompose(env: Env): Promise<void> {
  * @throws when the Docker engine does not answer.
  */
 export async function stopCompose(env: Env): Promise<boolean> {
-  const container = await findContainer(env);
+  const container = await findContainer(projectOf(env), env.dataDir);
   if (!container?.isOurs || !container.isRunning) return false;
   const { exitCode, stderr } = await compose(env, ["stop", "db"]);
   if (exitCode !== 0) throw explain(stderr, "", env);
@@ -74,7 +74,9 @@ export async function stopCompose(env: Env): Promise<boolean> {
  */
 export async function readComposePort(env: Env): Promise<number | undefined> {
   if (!Bun.which("docker")) return undefined;
-  const container = await findContainer(env).catch(() => undefined);
+  const container = await findContainer(projectOf(env), env.dataDir).catch(
+    () => undefined,
+  );
   return container?.isOurs ? container.port : undefined;
 }
 
@@ -94,7 +96,7 @@ export async function withProject<T>(
     try {
       return await work();
     } finally {
-      if (await hasVolume(env)) {
+      if (await hasVolume(`${projectOf(env)}_db-data`)) {
         mkdirSync(env.dataDir, { recursive: true });
         writeFileSync(noteFile(env), projectOf(env));
       }
@@ -105,19 +107,11 @@ export async function withProject<T>(
 /** @throws with exit code 2 where the Compose project is another checkout's. */
 export async function requireOwnProject(env: Env): Promise<void> {
   const project = projectOf(env);
-  const container = await findContainer(env);
-  if (container?.isOurs) return;
-  if (container)
-    throw refusal(
-      `the Compose project ${project} is of the checkout in ${container.folder}`,
-      {
-        hint: "set `COMPOSE_PROJECT_NAME`, in the environment or in `.env.local`, to a name of this checkout's own",
-      },
-    );
+  if (await hasOwnContainer(project, env.dataDir)) return;
 
   // A volume does not tell whose it is: its first user has noted the project.
   const isOwn = env.composeProjectName ?? readNote(env) === project;
-  if (isOwn || !(await hasVolume(env))) return;
+  if (isOwn || !(await hasVolume(`${project}_db-data`))) return;
   throw refusal(
     `the volume ${project}_db-data may be of another checkout: this one has not created it`,
     {
@@ -134,13 +128,34 @@ function readNote(env: Env): string | undefined {
   return existsSync(file) ? readFileSync(file, "utf8") : undefined;
 }
 
-async function hasVolume(env: Env): Promise<boolean> {
-  const volume = `${projectOf(env)}_db-data`;
+/** True where Docker has a volume of this name. */
+export async function hasVolume(volume: string): Promise<boolean> {
   return (await run(["docker", "volume", "inspect", volume])).exitCode === 0;
 }
 
+/**
+ * True where the project has a container of this checkout's, running or not.
+ *
+ * @throws with exit code 2 where it is another checkout's.
+ */
+export async function hasOwnContainer(
+  project: string,
+  dataDir = "",
+): Promise<boolean> {
+  const container = await findContainer(project, dataDir);
+  if (!container || container.isOurs) return container !== undefined;
+  throw refusal(
+    `the Compose project ${project} is of the checkout in ${container.folder}`,
+    {
+      hint: "set `COMPOSE_PROJECT_NAME`, in the environment or in `.env.local`, to a name of this checkout's own",
+    },
+  );
+}
+
 /** Docker Compose's name for this clone's containers and volumes. */
-export function projectOf({ composeProjectName }: Env): string {
+export function projectOf({
+  composeProjectName,
+}: Pick<Env, "composeProjectName">): string {
   const folder = basename(root).toLowerCase();
   const name = folder.replace(/[^a-z0-9_-]/g, "").replace(/^[_-]+/, "");
   return composeProjectName ?? (name || "app");
@@ -151,24 +166,24 @@ export function projectOf({ composeProjectName }: Env): string {
  *
  * @throws when the Docker engine does not answer.
  */
-async function findContainer(env: Env) {
+async function findContainer(project: string, dataDir: string) {
   const label = "com.docker.compose";
-  const { exitCode, stdout, stderr } = await run([
+  const { exitCode, stdout } = await run([
     "docker",
     "ps",
     "--all",
     "--no-trunc",
-    `--filter=label=${label}.project=${projectOf(env)}`,
+    `--filter=label=${label}.project=${project}`,
     `--filter=label=${label}.service=db`,
     `--format={{.State}}\t{{.Ports}}\t{{.Label "${label}.project.working_dir"}}`,
   ]);
-  if (exitCode !== 0) throw explain(stderr, "", env);
+  if (exitCode !== 0) throw engineGone();
   const [state, ports = "", folder] = stdout.trim().split("\t");
   if (folder === undefined) return undefined;
   const port = /:(\d+)->5432/.exec(ports)?.[1];
   // A checkout that was moved has taken its record along.
   const isMoved =
-    !existsSync(folder) && readOwnServer(env.dataDir)?.folder === folder;
+    !existsSync(folder) && readOwnServer(dataDir)?.folder === folder;
   return {
     folder,
     isOurs: isMoved || isSameFolder(folder, root),
@@ -228,33 +243,34 @@ function isSameFolder(one: string, other: string): boolean {
   }
 }
 
+function engineGone(): Error {
+  return failure(
+    "the Docker engine does not answer, and this clone's database is in Docker",
+    {
+      hint: "start Docker; or set `DB_ENGINE=embedded` in `.env.local` for another, empty database",
+    },
+  );
+}
+
 /** Turns what Compose and the container wrote into one error. */
 function explain(stderr: string, log: string, env: Env): Error {
   if (/port is already allocated|address already in use/i.test(stderr))
     return failure(`${nameServer(env.database)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
     });
-  if (
-    stderr === "" ||
-    stderr === NO_DOCKER ||
-    /docker daemon|docker API|permission denied/i.test(stderr)
-  )
-    return failure(
-      "the Docker engine does not answer, and this clone's database is in Docker",
-      {
-        hint: "start Docker; or set `DB_ENGINE=embedded` in `.env.local` for another, empty database",
-      },
-    );
+  const isGone = /^$|docker daemon|docker API|permission denied/i.test(stderr);
+  if (isGone || stderr === NO_DOCKER) return engineGone();
   if (/no space left on device/i.test(stderr + log))
     return failure("Docker's disk is full", {
       hint: "free some space, for instance with `docker image prune`",
     });
+  // PostgreSQL's own words, and those of its image from 18 on.
   const other = /initialized by PostgreSQL version (\d+)/.exec(log)?.[1];
-  if (other)
+  if (other || log.includes("there appears to be PostgreSQL data in"))
     return failure(
-      `the volume holds the data of PostgreSQL ${other}, and the image is another version`,
+      `the volume holds the data of PostgreSQL ${other ?? "17 or older"}, and the image is another version`,
       {
-        hint: `set the image in \`docker-compose.dev.yml\` back to postgres:${other}, dump the data, and restore it`,
+        hint: "set the version before in `docker-compose.dev.yml`, then run `bun run db:start` and `bun run db:backup`; docs/UPGRADE.md has the rest",
       },
     );
   const reason =

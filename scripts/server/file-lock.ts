@@ -8,14 +8,19 @@ const POLL_MS = 50;
  * Runs `work` while holding the lock on a file, and waits for it as long as
  * another process holds it.
  *
+ * @param onWait is called once where it has to wait.
  * @throws what `work` throws, and an error when the file cannot be opened.
  */
 export async function withFileLock<T>(
   file: string,
   work: () => Promise<T>,
+  onWait = () => {},
 ): Promise<T> {
   using lock = new Database(file, { create: true });
-  while (!tryLock(lock)) await Bun.sleep(POLL_MS);
+  for (let attempt = 1; !tryLock(lock); attempt += 1) {
+    if (attempt === 1) onWait();
+    await Bun.sleep(POLL_MS);
+  }
   return await work();
 }
 

@@ -1,0 +1,192 @@
+// bun run docker:prod: deploys this checkout with docker-compose.yml: builds a
+// version, migrates, and puts it in the place of the one that serves, which goes
+// on serving where anything fails. Needs Docker. Exits 1 when the deploy failed,
+// 2 where there is no Docker or the Compose project is another checkout's.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
+import { parse } from "dotenv";
+import { root } from "../src/env";
+import { readOptions } from "./lib/options";
+import { failure, note, print, refusal } from "./lib/report";
+import {
+  hasOwnContainer,
+  hasVolume,
+  isDockerReady,
+  projectOf,
+} from "./server/compose";
+import { withFileLock } from "./server/file-lock";
+import {
+  compose,
+  docker,
+  listVersions,
+  nameImage,
+  nameVersion,
+  type Production,
+  readImage,
+  readLogs,
+  readRelease,
+  type Release,
+  switchRelease,
+} from "./server/release";
+
+const usage = `bun run docker:prod [--rollback] | docker:prod:down
+
+Builds a version, migrates, and puts it in the place of the one that serves.
+docker:prod:down stops everything and keeps the data.`;
+
+/** How many images are kept. */
+const KEPT = 5;
+
+const { values, positionals } = readOptions(
+  usage,
+  {
+    rollback: { type: "boolean", help: "go back to the version before" },
+  },
+  { allowPositionals: true },
+);
+const [verb] = positionals;
+if (!["up", "down"].includes(positionals.join(" ")))
+  throw refusal("docker-prod.ts takes up or down, nothing else");
+if (!(await isDockerReady()))
+  throw refusal("no Docker engine with Compose v2 answers", {
+    hint: "install or start Docker",
+  });
+
+const production = findProduction();
+const file = readFileSync(join(root, "docker-compose.yml"), "utf8");
+const services = file.includes("\n  gate:") ? ["app", "gate"] : ["app"];
+const lock = `compose-${production.project}-${userInfo().uid}.lock`;
+await withFileLock(
+  join(tmpdir(), lock),
+  async () => {
+    const hasContainer = await hasOwnContainer(production.project);
+    if (verb === "down") return await takeDown();
+    if (values.rollback) return await rollBack();
+    if (!existsSync(production.envFile)) await writeSettings(hasContainer);
+    await deploy();
+  },
+  () => note("Waiting: another docker:prod is under way"),
+);
+
+/** .env.production may name another project than the folder does. */
+function findProduction(): Production {
+  const envFile = join(root, ".env.production");
+  const settings = existsSync(envFile) ? parse(readFileSync(envFile)) : {};
+  const project =
+    process.env.COMPOSE_PROJECT_NAME ??
+    settings.COMPOSE_PROJECT_NAME ??
+    `${projectOf({ composeProjectName: undefined })}-production`;
+  return { project, envFile };
+}
+
+/** A password fits the volume that was made with it, and no other. */
+async function writeSettings(hasContainer: boolean): Promise<void> {
+  const { project, envFile } = production;
+  const volume = `${project}_production-data`;
+  if (hasContainer || (await hasVolume(volume)))
+    throw refusal(
+      `the volume ${volume} is there, and .env.production, which holds its password, is not`,
+      {
+        hint: "restore `.env.production`; or, for another database, set `COMPOSE_PROJECT_NAME`",
+      },
+    );
+  const password = crypto.getRandomValues(new Uint8Array(24)).toHex();
+  const text = `# Written by docker:prod. Keep a copy: without it nobody gets into the database.
+COMPOSE_PROJECT_NAME=${project}
+POSTGRES_PASSWORD=${password}
+`;
+  writeFileSync(envFile, text, { mode: 0o600, flag: "wx" });
+  print("Wrote: .env.production, with a new password");
+}
+
+async function deploy(): Promise<void> {
+  const old = readRelease(production);
+  let version = nameVersion();
+  const variables = { APP_VERSION: version };
+  const keeps = old ? `; version ${old.version} still serves` : "";
+
+  if (!(await compose(production, ["build", ...services], variables)))
+    throw failure(`the image was not built${keeps}`);
+  if (old?.image === readImage(production, version)) {
+    docker(["rmi", nameImage(production, version)]);
+    version = old.version;
+    print(`Nothing to build: ${version} is this version`);
+  } else print(`Built: ${nameImage(production, version)}`);
+
+  try {
+    if (!(await compose(production, ["up", "--detach", "--wait", "db"])))
+      throw failure(`the database did not become healthy${keeps}`);
+    const init = ["run", "--rm", "--no-deps", "-T", "db-init"];
+    if (!(await compose(production, init, { APP_VERSION: version })))
+      throw failure(`db-init failed, as is said above${keeps}`);
+    print("Migrated: by db-init, which has ended");
+    const isOld = version === old?.version;
+    await replace(old, version, isOld ? old.previous : old?.version);
+  } catch (error) {
+    if (version !== old?.version)
+      docker(["rmi", nameImage(production, version)]);
+    throw error;
+  }
+  if (services.includes("gate"))
+    if (!(await compose(production, ["up", "--detach", "--no-deps", "gate"])))
+      throw failure(`version ${version} runs, and its port is not published`);
+  docker([
+    "tag",
+    nameImage(production, version),
+    nameImage(production, "latest"),
+  ]);
+  const kept = [
+    version,
+    old?.version,
+    ...listVersions(production).slice(-KEPT),
+  ];
+  for (const other of listVersions(production))
+    if (!kept.includes(other)) docker(["rmi", nameImage(production, other)]);
+}
+
+async function rollBack(): Promise<void> {
+  const old = readRelease(production);
+  if (!old) throw failure("no version serves");
+  if (!old.previous || !readImage(production, old.previous))
+    throw failure(`there is no image of a version before ${old.version}`, {
+      hint: "check out the commit to go back to, and run `bun run docker:prod`",
+    });
+  await replace(old, old.previous);
+}
+
+/** Puts a version in the place of the old one, and says how. */
+async function replace(
+  old: Release | undefined,
+  version: string,
+  previous = "",
+): Promise<void> {
+  const variables = { APP_VERSION: version, APP_PREVIOUS: previous };
+  if (!old || version === old.version) {
+    const up = ["up", "--detach", "--no-deps", "--wait", "app"];
+    if (!(await compose(production, up, variables)))
+      throw failure(`version ${version} does not become healthy`, {
+        lines: readLogs(production),
+      });
+    return print(`Deployed: ${version}`);
+  }
+  try {
+    const isBeside = await switchRelease(production, old, variables);
+    const how = isBeside
+      ? "which ended once the new one was healthy"
+      : "which ended first, for they share a published port";
+    print(`Deployed: ${version} in place of ${old.version}, ${how}`);
+  } catch (error) {
+    const { message } = error as Error;
+    (error as Error).message = `${message}; version ${old.version} serves`;
+    throw error;
+  }
+}
+
+async function takeDown(): Promise<void> {
+  if (!existsSync(production.envFile))
+    return print("Nothing to take down: docker:prod was not run here");
+  if (!(await compose(production, ["down"])))
+    throw failure("docker compose down failed");
+  print("Taken down: the data is kept");
+}

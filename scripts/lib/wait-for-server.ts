@@ -1,0 +1,42 @@
+// Waits for a server that starts at the same time, as containers do.
+import type { DatabaseAddress } from "../../src/database-url";
+import { probe } from "./probe";
+import { note, withProgress } from "./report";
+
+const PAUSE_MS = 250;
+const NEWS_MS = 5000;
+
+/**
+ * Returns once the server lets this user into the database. Says every five
+ * seconds why it still waits; waiting does not help where the server refuses the
+ * user.
+ *
+ * @throws what was in the way last, when `seconds` are over.
+ */
+export async function waitForServer(
+  address: DatabaseAddress,
+  seconds: number,
+): Promise<void> {
+  const start = performance.now();
+  let news = start;
+  let state = "waiting for the server";
+  await withProgress(
+    () => state,
+    async () => {
+      while (true) {
+        const found = await probe(address);
+        if (found.state === "ready") return;
+        const now = performance.now();
+        const isOver = now - start >= seconds * 1000;
+        if (isOver || found.state === "denied") throw found.error;
+        const passed = Math.round((now - start) / 1000);
+        state = `Waiting: ${found.error.message} (${passed} of ${seconds} s)`;
+        if (now - news >= NEWS_MS) {
+          note(state);
+          news = now;
+        }
+        await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      }
+    },
+  );
+}

@@ -1,0 +1,156 @@
+// What docker:prod asks of Docker: versions of the application's image, and the
+// container that serves.
+import { spawn, spawnSync } from "bun";
+import { root } from "../../src/env";
+import { failure } from "../lib/report";
+
+/** A container of the application. */
+export interface Release {
+  container: string;
+  /** The tag of its image. */
+  version: string;
+  image: string;
+  /** The version before it, which `--rollback` goes back to. */
+  previous: string;
+}
+
+/** Runs Compose on docker-compose.yml with what .env.production and this say. */
+export interface Production {
+  project: string;
+  envFile: string;
+}
+
+/** The name of an image of the application. */
+export const nameImage = ({ project }: Production, version: string) =>
+  `${project}-app:${version}`;
+
+/** Reads which version serves; undefined where none does. */
+export function readRelease(production: Production): Release | undefined {
+  // After a deploy that was interrupted there are two: the older one served.
+  const container =
+    listContainers(production, ["--filter=health=healthy"]).at(-1) ??
+    listContainers(production, ["--filter=status=running"]).at(-1);
+  if (!container) return undefined;
+  const format =
+    '{{.Config.Image}}\t{{.Image}}\t{{index .Config.Labels "previous-version"}}';
+  const [name = "", image = "", previous = ""] = ask([
+    "inspect",
+    `--format=${format}`,
+    container,
+  ]).split("\t");
+  return { container, image, previous, version: name.replace(/^.*:/, "") };
+}
+
+/** The application's containers, newest first: by default also stopped ones. */
+function listContainers({ project }: Production, flags = ["--all"]): string[] {
+  const label = "com.docker.compose";
+  const filters = [`project=${project}`, "service=app", "oneoff=False"].map(
+    (filter) => `--filter=label=${label}.${filter}`,
+  );
+  return ask(["ps", "--quiet", "--no-trunc", ...flags, ...filters])
+    .split("\n")
+    .filter(Boolean);
+}
+
+/** The id of an image; empty where there is none. */
+export function readImage(production: Production, version: string): string {
+  const name = nameImage(production, version);
+  return ask(["image", "inspect", "--format={{.Id}}", name]);
+}
+
+/** Every version that there is an image of, oldest first. */
+export function listVersions({ project }: Production): string[] {
+  const tags = ask(["images", "--format={{.Tag}}", `${project}-app`]);
+  return tags
+    .split("\n")
+    .filter((tag) => /^\d{14}/.test(tag))
+    .sort();
+}
+
+/** A new version: the time in UTC, and the commit where there is git. */
+export function nameVersion(): string {
+  const time = new Date().toISOString().replace(/\D/g, "").slice(0, 14);
+  const git = spawnSync(["git", "rev-parse", "--short", "HEAD"], {
+    cwd: root,
+    stderr: "ignore",
+  });
+  const commit = git.success ? git.stdout.toString().trim() : "";
+  return commit ? `${time}-${commit}` : time;
+}
+
+/**
+ * Runs `docker compose` to its end; what it prints is progress.
+ *
+ * @param variables what docker-compose.yml asks for beside the settings.
+ * @returns true where it exited 0.
+ */
+export async function compose(
+  { project, envFile }: Production,
+  args: string[],
+  variables: Record<string, string> = {},
+): Promise<boolean> {
+  const files = ["--env-file", envFile, "--file", "docker-compose.yml"];
+  const child = spawn(["docker", "compose", ...files, ...args], {
+    cwd: root,
+    env: { ...process.env, COMPOSE_PROJECT_NAME: project, ...variables },
+    stdio: ["ignore", process.stderr.fd, process.stderr.fd],
+  });
+  return (await child.exited) === 0;
+}
+
+/**
+ * Starts a version beside the one that serves, and removes the old one once the
+ * new one is healthy. Where they would share a published port, the old one ends
+ * first.
+ *
+ * @returns false where the old one ended first.
+ * @throws when the new one does not become healthy; then the old one serves.
+ */
+export async function switchRelease(
+  production: Production,
+  old: Release,
+  variables: Record<string, string>,
+): Promise<boolean> {
+  const isBeside = ask(["port", old.container]) === "";
+  const keep = isBeside ? ["--no-recreate", "--scale=app=2"] : [];
+  removeOthers(production, old.container); // of a deploy that was interrupted
+  const up = ["up", "--detach", "--no-deps", "--wait", "app"];
+  if (await compose(production, [...up, ...keep], variables)) {
+    if (isBeside)
+      for (const end of ["stop", "rm"]) docker([end, old.container]);
+    return isBeside;
+  }
+  const lines = readLogs(production, old.container);
+  if (isBeside) removeOthers(production, old.container);
+  else
+    await compose(production, up, {
+      APP_VERSION: old.version,
+      APP_PREVIOUS: old.previous,
+    });
+  throw failure("the new version does not become healthy", { lines });
+}
+
+/** The end of the log of every container of the application but one. */
+export function readLogs(production: Production, except = ""): string[] {
+  return listContainers(production)
+    .filter((container) => container !== except)
+    .flatMap((container) => docker(["logs", "--tail=20", container]).lines);
+}
+
+function removeOthers(production: Production, kept: string): void {
+  for (const container of listContainers(production))
+    if (container !== kept) docker(["rm", "--force", container]);
+}
+
+/** Runs `docker`, which answers at once. */
+export function docker(args: string[]) {
+  const { stdout, stderr, success } = spawnSync(["docker", ...args]);
+  const lines = `${stdout}${stderr}`.trimEnd().split("\n");
+  return { success, stdout: stdout.toString(), lines };
+}
+
+/** What `docker` prints; empty where it fails. */
+function ask(args: string[]): string {
+  const { success, stdout } = docker(args);
+  return success ? stdout.trim() : "";
+}

@@ -1,0 +1,71 @@
+// Has the published port in production, and passes each connection to a container
+// of the application that is healthy. While a new version takes the place of an
+// old one, no connection is refused: it waits until one of them takes it.
+import { lookup } from "node:dns/promises";
+import { connect, createServer, type Socket } from "node:net";
+
+/** Compose's name for every container of the application. */
+const APP = "app";
+const PORT = 3000;
+const LOOK_MS = 500;
+/** How long a connection waits for a container that takes it. */
+const WAIT_MS = 10_000;
+
+let addresses: string[] = [];
+let turn = 0;
+
+createServer({ pauseOnConnect: true }, pass).listen(PORT);
+console.log(`Listening: port ${PORT}, for ${APP}`);
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.once(signal, () => process.exit());
+
+while (true) {
+  addresses = await findAddresses();
+  await Bun.sleep(LOOK_MS);
+}
+
+/** The healthy containers; all of them where none is, for they say why. */
+async function findAddresses(): Promise<string[]> {
+  const found = await lookup(APP, { all: true, family: 4 }).catch(() => []);
+  const all = found.map(({ address }) => address);
+  const areHealthy = await Promise.all(all.map(isHealthy));
+  const healthy = all.filter((_, index) => areHealthy[index]);
+  return healthy.length > 0 ? healthy : all;
+}
+
+async function isHealthy(address: string): Promise<boolean> {
+  try {
+    const signal = AbortSignal.timeout(5000);
+    const url = `http://${address}:${PORT}/health`;
+    return (await fetch(url, { signal, keepalive: false })).ok;
+  } catch {
+    return false; // it has just ended, or starts
+  }
+}
+
+async function pass(client: Socket): Promise<void> {
+  client.on("error", () => client.destroy());
+  const deadline = Date.now() + WAIT_MS;
+  while (!client.destroyed && Date.now() < deadline) {
+    turn += 1;
+    const address = addresses[turn % addresses.length];
+    const server = address && (await open(address));
+    if (server) {
+      server.on("error", () => client.destroy());
+      client.on("close", () => server.destroy());
+      client.pipe(server).pipe(client);
+      return;
+    }
+    await Bun.sleep(20);
+  }
+  client.destroy();
+}
+
+/** A connection; undefined where the container does not take it. */
+function open(address: string): Promise<Socket | undefined> {
+  const { promise, resolve } = Promise.withResolvers<Socket | undefined>();
+  const socket = connect(PORT, address);
+  socket.once("connect", () => resolve(socket));
+  socket.once("error", () => resolve(undefined));
+  return promise;
+}
