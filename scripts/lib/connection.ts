@@ -216,6 +216,6 @@ function warnOfChannelBinding({ settings, variable }: DatabaseAddress): void {
   if (isWarned || settings?.channel_binding !== "require") return;
   isWarned = true;
   note(
-    `Warning: channel_binding=require in ${variable} holds for psql and pg_dump; this connection has TLS without it`,
+    `Warning: this command connects without the channel binding that channel_binding=require in ${variable} asks for`,
   );
 }
