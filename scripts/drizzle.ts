@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { spawn } from "bun";
 import { formatDatabaseUrl } from "../src/database-url";
 import { readEnv, root } from "../src/env";
-import { openConnection, reachedAddress } from "./lib/connection";
+import { openConnection, settledAddress } from "./lib/connection";
 import { readOptions } from "./lib/options";
 import { failure } from "./lib/report";
 
@@ -43,7 +43,7 @@ async function checkServer(): Promise<void> {
 
 /** drizzle-kit knows a single host, and not what sslmode=prefer leaves open. */
 function nameServerReached() {
-  const address = reachedAddress(readEnv().direct);
+  const address = settledAddress(readEnv().direct);
   const url = formatDatabaseUrl(address);
   const { options: PGOPTIONS } = address.parameters;
   return { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url, PGOPTIONS };

@@ -48,17 +48,19 @@ export const patient = `
  */
 const reached = new Map<string, Way>();
 
-/**
- * The address of the one server that this process has reached, encrypted as that
- * was; the address itself before.
- */
+/** The address of the one server that this process has reached; itself before. */
 export function reachedAddress(address: DatabaseAddress): DatabaseAddress {
   const way = reached.get(nameServer(address));
   if (!way) return address;
-  const { host, port, tls } = way;
-  const isOpen = ["allow", "prefer"].includes(address.sslmode);
-  const sslmode = isOpen ? (tls ? "require" : "disable") : address.sslmode;
-  return { ...address, host, port, otherHosts: [], sslmode };
+  return { ...address, host: way.host, port: way.port, otherHosts: [] };
+}
+
+/** That address, with the sslmode for what `prefer` or `allow` has come to. */
+export function settledAddress(address: DatabaseAddress): DatabaseAddress {
+  const settled = reachedAddress(address);
+  if (!["allow", "prefer"].includes(address.sslmode)) return settled;
+  const isEncrypted = reached.get(nameServer(address))?.tls;
+  return { ...settled, sslmode: isEncrypted ? "require" : "disable" };
 }
 
 /**
@@ -214,6 +216,6 @@ function warnOfChannelBinding({ settings, variable }: DatabaseAddress): void {
   if (isWarned || settings?.channel_binding !== "require") return;
   isWarned = true;
   note(
-    `Warning: channel_binding=require in ${variable} holds for psql and pg_dump; this connection has TLS without it`,
+    `Warning: this command connects without the channel binding that channel_binding=require in ${variable} asks for`,
   );
 }

@@ -183,7 +183,7 @@ function explainRefusal(
     );
   if ("isTls" in error)
     return explain(
-      `TLS with ${server} failed: ${error.message}`,
+      `TLS with ${server} failed: ${error.message.trim()}`,
       `check the TLS parameters in \`${variable}\``,
     );
   // One that has a SQLSTATE is the server's own answer.

@@ -132,8 +132,9 @@ export async function findEngine(
 
 /** The engine that `db:start` takes where nothing answers yet. */
 export async function chooseEngine(env: Env): Promise<Engine> {
-  const { host } = env.database;
-  if (!isLocal(env.database) || host.startsWith("/")) return "external";
+  const { host, otherHosts = [] } = env.database;
+  if (!isLocal(env.database) || host.startsWith("/") || otherHosts.length > 0)
+    return "external";
   if (env.engine !== "auto") return env.engine;
   return (
     readUsedEngine(env) ?? ((await isDockerReady()) ? "compose" : "embedded")
