@@ -210,7 +210,10 @@ export function openPool(
     };
   }
 
-  function drop() {
+  function drop(
+    reason = databaseError("CONNECTION_LOST", "the connections were closed"),
+  ) {
+    for (const waiter of waiters.splice(0)) waiter.giveUp(reason);
     for (const connection of connections) connection.destroy();
   }
 
@@ -233,10 +236,9 @@ export function openPool(
     },
     usedAt: () =>
       opening > 0 || connections.size > idle.length ? Date.now() : releasedAt,
-    drop,
+    drop: () => drop(),
     close: () => {
       isClosed = true;
-      for (const waiter of waiters.splice(0)) waiter.giveUp(closedError());
       const goodbyes = idle.splice(0).map(({ connection, timer }) => {
         clearTimeout(timer);
         connections.delete(connection);
@@ -244,7 +246,7 @@ export function openPool(
         return connection.end();
       });
       void Promise.all(goodbyes);
-      drop();
+      drop(closedError());
     },
   };
 }
