@@ -37,6 +37,8 @@ export interface Connection {
   loss(): Error | undefined;
   /** True while a transaction is open, also a failed one. */
   isInTransaction(): boolean;
+  /** True once a write was refused because it cannot: it may lead to a standby. */
+  isReadOnly(): boolean;
   /** Says goodbye to the server. */
   end(): Promise<void>;
   /** Ends it at once, whatever the network does. */
@@ -76,6 +78,7 @@ export async function logIn(
       ),
     );
 
+  let isReadOnly = false;
   const bindsChannel = settings?.channel_binding === "require";
   let isBound = false;
   // What is left out or empty, pg would take from variables of libpq.
@@ -101,6 +104,7 @@ export async function logIn(
   return {
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
+    isReadOnly: () => isReadOnly,
     end: () => client.end(),
     destroy: () => socket.destroy(),
     ask: async ({ text, name, rowMode }, values, types, limitMs) => {
@@ -124,8 +128,10 @@ export async function logIn(
           ...(rowMode && { rowMode }),
         });
       } catch (error) {
-        if (error instanceof pg.DatabaseError)
+        if (error instanceof pg.DatabaseError) {
           if (ENDS_SESSION.test(error.code ?? "")) loseTo(error);
+          isReadOnly ||= error.code === "25006";
+        }
         throw loss ?? (name ? explainPrepared(error) : error);
       } finally {
         clearTimeout(timer);

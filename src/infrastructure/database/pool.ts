@@ -28,7 +28,7 @@ export interface Lease {
   isLost(): boolean;
   /** True while a transaction is open on it. */
   isInTransaction(): boolean;
-  /** Gives it back. It is closed where it is lost, or still in a transaction. */
+  /** Gives it back. It is closed where nobody else should get it as it is. */
   release(): void;
 }
 
@@ -147,7 +147,8 @@ export function openPool(
   }
 
   function giveBack(connection: Connection) {
-    if (isClosed || connection.loss() || connection.isInTransaction()) {
+    const { loss, isInTransaction, isReadOnly } = connection;
+    if (isClosed || loss() || isInTransaction() || isReadOnly()) {
       connection.destroy();
       forget(connection);
       return;
