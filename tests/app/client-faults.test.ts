@@ -270,7 +270,7 @@ test(
 
     const direct = await ask(false);
     const pooled = await ask(true);
-    const small = openClient(address, { poolSize: 1, acquireMs: 50 });
+    const small = openClient(address, { poolSize: 1, acquireMs: 500 });
     const busy = await small.db.transaction(() =>
       rejection(small.db.execute("select 1")),
     );

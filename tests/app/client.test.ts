@@ -49,7 +49,17 @@ await closeDatabase();
 `,
     );
 
-    const outcome = await database.run("app.ts", {}, project.folder);
+    // Variables of libpq, which pg would read as well.
+    const others = {
+      PGHOST: "192.0.2.1",
+      PGPORT: "1",
+      PGOPTIONS: "-c nonsense=1",
+      PGREPLICATION: "database",
+      PGSSLMODE: "verify-full",
+      PGSSLNEGOTIATION: "nonsense",
+    };
+
+    const outcome = await database.run("app.ts", others, project.folder);
 
     expect(outcome).toEqual({ exitCode: 0, stdout: "Ada 0\n", stderr: "" });
   },

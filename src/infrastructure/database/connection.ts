@@ -1,6 +1,7 @@
 // One session of pg's client, with a limit for every answer and a memory of
 // what ended it.
 import type { Socket } from "node:net";
+import { TLSSocket } from "node:tls";
 import pg, { type QueryResult } from "pg";
 import type { DatabaseAddress } from "../../database-url";
 import { databaseError } from "./errors";
@@ -36,6 +37,8 @@ export interface Connection {
   loss(): Error | undefined;
   /** True while a transaction is open, also a failed one. */
   isInTransaction(): boolean;
+  /** True once a write was refused because it cannot: it may lead to a standby. */
+  isReadOnly(): boolean;
   /** Says goodbye to the server. */
   end(): Promise<void>;
   /** Ends it at once, whatever the network does. */
@@ -44,6 +47,8 @@ export interface Connection {
 
 /** With these PostgreSQL ends a session: shut down, crashed, idle for too long. */
 const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
+
+const WITH_CHANNEL = "SCRAM-SHA-256-PLUS";
 
 /**
  * Logs in through a socket that is connected, and encrypted where that is wanted.
@@ -73,22 +78,33 @@ export async function logIn(
       ),
     );
 
+  let isReadOnly = false;
+  const bindsChannel = settings?.channel_binding === "require";
+  let isBound = false;
+  // What is left out or empty, pg would take from variables of libpq.
   const client = new pg.Client({
     stream: () => adopt(socket),
     ssl: false, // the socket has seen to it
+    sslnegotiation: "postgres",
     user,
     database,
-    password: () => password, // for an empty one pg would look elsewhere
-    enableChannelBinding: settings?.channel_binding === "require",
+    password: () => password,
+    enableChannelBinding: bindsChannel,
   });
-  // pg's own would add what PG… variables say.
+  client.connection.once("authenticationSASL", ({ mechanisms }) => {
+    isBound = socket instanceof TLSSocket && mechanisms.includes(WITH_CHANNEL);
+  });
+  // pg's own would add more of them.
   Object.assign(client, { getStartupConf: () => startup });
   client.on("error", loseTo); // without a listener the process would end
   await client.connect();
+  if (bindsChannel && !isBound)
+    throw new Error("it offers no channel binding, which the URL requires");
 
   return {
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
+    isReadOnly: () => isReadOnly,
     end: () => client.end(),
     destroy: () => socket.destroy(),
     ask: async ({ text, name, rowMode }, values, types, limitMs) => {
@@ -112,14 +128,30 @@ export async function logIn(
           ...(rowMode && { rowMode }),
         });
       } catch (error) {
-        if (error instanceof pg.DatabaseError)
+        if (error instanceof pg.DatabaseError) {
           if (ENDS_SESSION.test(error.code ?? "")) loseTo(error);
-        throw loss ?? error;
+          isReadOnly ||= error.code === "25006";
+        }
+        throw loss ?? (name ? explainPrepared(error) : error);
       } finally {
         clearTimeout(timer);
       }
     },
   };
+}
+
+/** A pooler hands a session on, with the statements that others prepared in it. */
+function explainPrepared(error: unknown): unknown {
+  const isPooler =
+    error instanceof pg.DatabaseError &&
+    ["26000", "42P05"].includes(error.code ?? "");
+  if (!isPooler) return error;
+  return databaseError(
+    "NOT_PREPARED",
+    `DATABASE_URL leads to a transaction pooler, which does not keep prepared statements: ${error.message}`,
+    error,
+    "set `DATABASE_PREPARE=false`, or `DATABASE_URL_UNPOOLED` to the server itself",
+  );
 }
 
 /** pg connects its socket itself, and waits for the event. */

@@ -19,6 +19,8 @@ export type DatabaseErrorCode =
   | "UNSAFE_TRANSACTION"
   /** The transaction has ended; its `tx` is of no use any more. */
   | "TRANSACTION_OVER"
+  /** A pooler does not keep what is prepared. */
+  | "NOT_PREPARED"
   /** closeDatabase() was called. */
   | "CLOSED";
 

@@ -28,7 +28,7 @@ export interface Lease {
   isLost(): boolean;
   /** True while a transaction is open on it. */
   isInTransaction(): boolean;
-  /** Gives it back. It is closed where it is lost, or still in a transaction. */
+  /** Gives it back. It is closed where nobody else should get it as it is. */
   release(): void;
 }
 
@@ -147,7 +147,8 @@ export function openPool(
   }
 
   function giveBack(connection: Connection) {
-    if (isClosed || connection.loss() || connection.isInTransaction()) {
+    const { loss, isInTransaction, isReadOnly } = connection;
+    if (isClosed || loss() || isInTransaction() || isReadOnly()) {
       connection.destroy();
       forget(connection);
       return;
@@ -210,7 +211,10 @@ export function openPool(
     };
   }
 
-  function drop() {
+  function drop(
+    reason = databaseError("CONNECTION_LOST", "the connections were closed"),
+  ) {
+    for (const waiter of waiters.splice(0)) waiter.giveUp(reason);
     for (const connection of connections) connection.destroy();
   }
 
@@ -233,10 +237,9 @@ export function openPool(
     },
     usedAt: () =>
       opening > 0 || connections.size > idle.length ? Date.now() : releasedAt,
-    drop,
+    drop: () => drop(),
     close: () => {
       isClosed = true;
-      for (const waiter of waiters.splice(0)) waiter.giveUp(closedError());
       const goodbyes = idle.splice(0).map(({ connection, timer }) => {
         clearTimeout(timer);
         connections.delete(connection);
@@ -244,7 +247,7 @@ export function openPool(
         return connection.end();
       });
       void Promise.all(goodbyes);
-      drop();
+      drop(closedError());
     },
   };
 }

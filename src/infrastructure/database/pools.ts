@@ -14,8 +14,8 @@ export interface Pools {
   settings: Env["client"];
 }
 
-/** A look at a replica that takes longer has failed. In milliseconds. */
-const LOOK_LIMIT_MS = 2000;
+/** For connections that look at replicas, where nobody waits longer. In milliseconds. */
+const LOOK_LIMIT_MS = 1000;
 /** Docker kills ten seconds after SIGTERM. In milliseconds. */
 const CLOSE_MS = 8000;
 const QUIET_MS = 100;
@@ -34,7 +34,7 @@ export function openPools({
     ...settings,
     connectMs: Math.min(settings.connectMs, LOOK_LIMIT_MS),
     acquireMs: LOOK_LIMIT_MS,
-    statementMs: LOOK_LIMIT_MS / 2,
+    statementMs: LOOK_LIMIT_MS,
   };
   const watch = openPool(database, forLooking, 1, "read-write");
   const watched = replicas.map((address) => ({

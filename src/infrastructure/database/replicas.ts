@@ -3,7 +3,7 @@
 import type { QueryResult } from "pg";
 import type { Statement } from "./connection";
 import { codeOf } from "./errors";
-import type { Pool } from "./pool";
+import type { Lease, Pool } from "./pool";
 
 /** A server that may be read from. */
 export interface Replica {
@@ -14,6 +14,10 @@ export interface Replica {
 
 /** How old a look may be before the next one is taken. In milliseconds. */
 const LOOK_MS = 1000;
+/** A look that takes longer has failed. In milliseconds. */
+const LOOK_LIMIT_MS = 500;
+/** A replica that a read waits for so long is looked at. In milliseconds. */
+const SUSPECT_MS = 250;
 /** How old a look may be that a read still relies on. In milliseconds. */
 const STALE_MS = 5000;
 
@@ -54,7 +58,7 @@ export function routeReads(
 
   /** Looks at a replica, once at a time. Never rejects. */
   const look = (sight: Sight): Promise<void> => {
-    sight.looking ??= measureLag(watch, sight.watch)
+    sight.looking ??= within(LOOK_LIMIT_MS, measureLag(watch, sight.watch))
       .then(
         (lagMs) => (sight.isGood = lagMs <= maxLagMs),
         () => {
@@ -81,6 +85,7 @@ export function routeReads(
     return sight.isGood;
   };
 
+  /** Nobody is sent to it before it has answered. */
   const suspect = (sight: Sight): void => {
     sight.isGood = false;
     void look(sight);
@@ -94,26 +99,36 @@ export function routeReads(
     const start = Math.floor(Math.random() * sights.length);
     for (const sight of [...sights.slice(start), ...sights.slice(0, start)]) {
       if (!(await isUsable(sight))) continue;
-      const lease = await sight.pool.acquire().catch((error: unknown) => {
-        if (OWN_LIMITS.includes(codeOf(error) ?? "")) throw error;
-        suspect(sight);
-      });
-      if (!lease) continue;
-      // A read without an answer is not yet a replica without one.
-      const timer = setInterval(() => void look(sight), LOOK_MS);
+      const timer = setInterval(() => suspect(sight), SUSPECT_MS);
+      let lease: Lease | undefined;
       try {
+        lease = await sight.pool.acquire();
         return await lease.query(statement, values);
       } catch (error) {
         const code = codeOf(error) ?? "";
-        if (lease.isLost()) suspect(sight);
-        if (!ASK_ANOTHER.includes(code)) throw error;
+        const isRefused = !lease && !OWN_LIMITS.includes(code);
+        if (isRefused || lease?.isLost()) suspect(sight);
+        if (!isRefused && !ASK_ANOTHER.includes(code)) throw error;
       } finally {
         clearInterval(timer);
-        lease.release();
+        lease?.release();
       }
     }
     return await primary.query(statement, values);
   };
+}
+
+/** @throws where the promise takes longer. */
+async function within<T>(limitMs: number, promise: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const giveUp = () => late.reject(new Error("it takes too long"));
+  // Where this process was busy itself, what has arrived is read in between.
+  let timer = setTimeout(() => (timer = setTimeout(giveUp, 50)), limitMs);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** True for what drizzle's builders write to read rows; never for `db.execute`. */
@@ -127,20 +142,23 @@ function isRead({ text, rowMode, isCount }: Statement): boolean {
 
 /**
  * Returns how far a replica is behind, in milliseconds: 0 where it has replayed
- * what the primary has written, Infinity where it receives nothing. A server
+ * what the primary has written or, where that does not answer, what it has
+ * received; Infinity where it receives nothing. A server
  * that is no standby, as in logical replication, counts as 0.
  * https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-INFO-TABLE
  */
 async function measureLag(primary: Pool, replica: Pool): Promise<number> {
   // First the primary: what it writes meanwhile does not count.
-  const written = await primary
-    .query({ text: "select pg_current_wal_lsn()::text as position" }, [])
-    .catch(() => undefined);
+  const position = "select pg_current_wal_lsn()::text as position";
+  const written = await within(
+    LOOK_LIMIT_MS / 2,
+    primary.query({ text: position }, []),
+  ).catch(() => undefined);
   const { rows } = await replica.query(
     {
       text: `select case when not pg_is_in_recovery() then 0
         when not exists (select from pg_stat_wal_receiver) then 'Infinity'
-        when pg_last_wal_replay_lsn() >= $1::pg_lsn then 0
+        when pg_last_wal_replay_lsn() >= coalesce($1::pg_lsn, pg_last_wal_receive_lsn()) then 0
         else coalesce(extract(epoch from now() - pg_last_xact_replay_timestamp()) * 1000,
           'Infinity') end::float8 as lag`,
     },
