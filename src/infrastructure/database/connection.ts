@@ -48,6 +48,8 @@ export interface Connection {
 /** With these PostgreSQL ends a session: shut down, crashed, idle for too long. */
 const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
 
+/** A dead network has no time to say goodbye. In milliseconds. */
+const GOODBYE_MS = 1000;
 const WITH_CHANNEL = "SCRAM-SHA-256-PLUS";
 
 /**
@@ -105,7 +107,10 @@ export async function logIn(
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
     isReadOnly: () => isReadOnly,
-    end: () => client.end(),
+    end: async () => {
+      setTimeout(() => socket.destroy(), GOODBYE_MS).unref();
+      await client.end();
+    },
     destroy: () => socket.destroy(),
     ask: async ({ text, name, rowMode }, values, types, limitMs) => {
       if (loss) throw loss;

@@ -1,5 +1,8 @@
 // The errors of the application's client itself. drizzle wraps what a statement
 // throws, so look at `error.cause` as well as at `error`: `codeOf` does.
+import pg from "pg";
+import type { Refusal } from "../../database-socket";
+import type { DatabaseAddress } from "../../database-url";
 
 /** What can go wrong between the application and its database. */
 export type DatabaseErrorCode =
@@ -55,4 +58,39 @@ export function causesOf(error: unknown): object[] {
     chain.push(at);
   }
   return chain;
+}
+
+/**
+ * Returns why no connection could be opened: what is configured wrong and what
+ * PostgreSQL refuses as it is, all else with the code CANNOT_CONNECT.
+ */
+export function explainRefusal(
+  error: unknown,
+  { variable }: DatabaseAddress,
+): unknown {
+  const message = error instanceof Error ? error.message : String(error);
+  const [, parameter] =
+    /unsupported startup parameter(?: in options)?: (\w+)/.exec(message) ?? [];
+  if (parameter)
+    return databaseError(
+      "CANNOT_CONNECT",
+      `${variable} leads to a pooler, which refuses the startup parameter ${parameter}`,
+      error,
+      parameter === "options"
+        ? "leave `options` out of the URL: a pooler cannot keep it apart for each of its clients"
+        : "set `DATABASE_URL_UNPOOLED` to the server itself, or `DATABASE_PREPARE=false`",
+    );
+  const code = codeOf(error) ?? "";
+  const isAnswer =
+    error instanceof pg.DatabaseError && !/^(57P|53|08)/.test(code);
+  if (isAnswer || code === "CONFIGURATION") return error;
+  const refusals = (error as { refusals?: Refusal[] }).refusals ?? [];
+  const reasons = refusals.map(
+    ({ host: { host, port }, error }) => `${host}:${port}: ${error.message}`,
+  );
+  return databaseError(
+    "CANNOT_CONNECT",
+    `cannot connect to ${reasons.join("; ") || message}`,
+    error,
+  );
 }

@@ -1,10 +1,9 @@
 // A pool of connections to one database that keeps time: opening a connection,
 // waiting for a free one, and every answer have a limit.
-import pg, { type QueryResult } from "pg";
+import type { QueryResult } from "pg";
 import {
   type Driver,
   openSession,
-  type Refusal,
   type Role,
   ROLE,
   type Wanted,
@@ -12,7 +11,7 @@ import {
 import { type DatabaseAddress, type Host, hostsOf } from "../../database-url";
 import type { ClientSettings } from "../../env";
 import { type Connection, logIn, type Statement } from "./connection";
-import { databaseError } from "./errors";
+import { codeOf, databaseError, explainRefusal } from "./errors";
 import { makeTypes, SELECT_ARRAY_TYPES } from "./values";
 
 /** A connection that its taker has alone until it is released. */
@@ -61,7 +60,10 @@ interface Waiter {
 const GRACE_MS = 1000;
 /** A connection that has been idle for so long is closed. In milliseconds. */
 const IDLE_MS = 30_000;
-const GOODBYE_MS = 1000;
+/** PostgreSQL's code for a server that takes no more connections. */
+const TOO_MANY = "53300";
+/** After that, no new connection is tried for so long. In milliseconds. */
+const FULL_MS = 1000;
 
 /**
  * Opens a pool; it connects with the first statement.
@@ -97,17 +99,18 @@ export function openPool(
   let isClosed = false;
   let releasedAt = 0;
   let opening = 0;
+  let fullUntil = 0;
   const connections = new Set<Connection>();
   const idle: { connection: Connection; timer: Timer }[] = [];
   const waiters: Waiter[] = [];
 
   const driver: Driver<Connection & { role: Role }> = {
     logIn: async (socket) => {
-      const connection = await logIn(socket, target, startup, () =>
-        forget(connection),
-      );
-      const answers = await greet(connection);
-      return Object.assign(connection, answers);
+      let opened: Connection | undefined; // it may be lost before it is ours
+      const onLoss = () => opened && forget(opened);
+      const connection = await logIn(socket, target, startup, onLoss);
+      opened = connection;
+      return Object.assign(connection, await greet(connection));
     },
     close: (connection) => connection.end(),
   };
@@ -128,6 +131,7 @@ export function openPool(
   function open() {
     while (
       !isClosed &&
+      Date.now() >= fullUntil &&
       waiters.length > opening &&
       connections.size + opening < size
     ) {
@@ -138,7 +142,14 @@ export function openPool(
           connections.add(session);
           giveBack(session);
         })
-        .catch((error: unknown) => waiters.shift()?.giveUp(explain(error)))
+        .catch((error: unknown) => {
+          const isFull = codeOf(error) === TOO_MANY;
+          // One of the others will be free some time.
+          if (!isFull || connections.size + opening === 1)
+            return waiters.shift()?.giveUp(explainRefusal(error, address));
+          fullUntil = Date.now() + FULL_MS;
+          setTimeout(open, FULL_MS).unref();
+        })
         .finally(() => {
           opening -= 1;
           open();
@@ -240,13 +251,11 @@ export function openPool(
     drop: () => drop(),
     close: () => {
       isClosed = true;
-      const goodbyes = idle.splice(0).map(({ connection, timer }) => {
+      for (const { connection, timer } of idle.splice(0)) {
         clearTimeout(timer);
         connections.delete(connection);
-        setTimeout(connection.destroy, GOODBYE_MS).unref();
-        return connection.end();
-      });
-      void Promise.all(goodbyes);
+        void connection.end();
+      }
       drop(closedError());
     },
   };
@@ -271,34 +280,6 @@ function withHostFirst(
   const isOther = (other: Host) => other.host !== host || other.port !== port;
   const otherHosts = hostsOf(address).filter(isOther);
   return { ...address, host, port, otherHosts };
-}
-
-/** PostgreSQL's refusal as it is; what may pass, in words and with a code of ours. */
-function explain(error: unknown): unknown {
-  const message = error instanceof Error ? error.message : String(error);
-  const [, parameter] =
-    /unsupported startup parameter(?: in options)?: (\w+)/.exec(message) ?? [];
-  if (parameter)
-    return databaseError(
-      "CANNOT_CONNECT",
-      `DATABASE_URL leads to a pooler, which refuses the startup parameter ${parameter}`,
-      error,
-      parameter === "options"
-        ? "leave `options` out of the URL: a pooler cannot keep it apart for each of its clients"
-        : "set `DATABASE_URL_UNPOOLED` to the server itself, or `DATABASE_PREPARE=false`",
-    );
-  const isForGood =
-    error instanceof pg.DatabaseError && !/^(57P|53|08)/.test(error.code ?? "");
-  if (isForGood) return error;
-  const refusals = (error as { refusals?: Refusal[] }).refusals ?? [];
-  const reasons = refusals.map(
-    ({ host: { host, port }, error }) => `${host}:${port}: ${error.message}`,
-  );
-  return databaseError(
-    "CANNOT_CONNECT",
-    `cannot connect to ${reasons.join("; ") || message}`,
-    error,
-  );
 }
 
 function busyError(waitedMs: number, used: number, size: number): Error {

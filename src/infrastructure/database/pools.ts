@@ -20,7 +20,7 @@ const LOOK_LIMIT_MS = 1000;
 const CLOSE_MS = 8000;
 const QUIET_MS = 100;
 
-/** Opens the pools; each connects with its first statement. @throws like `openPool`. */
+/** Opens the pools; each connects with its first statement. */
 export function openPools({
   database,
   replicas,
