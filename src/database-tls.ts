@@ -36,7 +36,9 @@ export function tlsOptions(
       sslmode === "verify-full"
         ? checkServerIdentity(host, certificate)
         : undefined,
-    minVersion: settings.ssl_min_protocol_version ?? "TLSv1.2",
+    ...(settings.ssl_min_protocol_version && {
+      minVersion: settings.ssl_min_protocol_version,
+    }),
     ...(settings.ssl_max_protocol_version && {
       maxVersion: settings.ssl_max_protocol_version,
     }),

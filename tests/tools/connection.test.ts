@@ -331,11 +331,22 @@ else {
       // The certificate is for localhost.
       ["postgres", `sslmode=verify-ca&${right}&host=127.0.0.1`, "tls"],
       ["postgres", `sslmode=verify-full&${right}&host=127.0.0.1`, "fails"],
+      // Another host would have another certificate: libpq does not ask it.
+      [
+        "postgres",
+        `sslmode=verify-full&${right}&host=127.0.0.1,localhost`,
+        "fails",
+      ],
       ["only_cert", "sslmode=require", "fails"],
       ["only_cert", `sslmode=require&${client}`, "tls"],
       ["only_cert", `sslmode=verify-full&${right}&${client}`, "tls"],
       ["postgres", "sslmode=require&ssl_max_protocol_version=TLSv1.1", "fails"],
       ["postgres", "sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls"],
+      [
+        "postgres",
+        "sslmode=require&ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+        "fails",
+      ],
     ];
     for (const [user, query, verdict] of verdicts)
       test(
@@ -436,8 +447,14 @@ else {
       expect(await take([...reading, "silent"], "", "prefer-primary")).toBe(
         ports.standby,
       );
+      expect(await take(["standby", "primary"], "", "prefer-primary")).toBe(
+        ports.primary,
+      );
       expect(
-        await take(["standby", "primary"], "load_balance_hosts=random"),
+        await take(
+          ["standby", "silent", "primary"],
+          "load_balance_hosts=random",
+        ),
       ).toBe(ports.primary);
     });
 
@@ -453,13 +470,15 @@ else {
       test(`target_session_attrs=${attrs} takes the ${name}`, async () => {
         // Each its own list: a process stays with what it has reached of one.
         const silent = Array<"silent">(index + 2).fill("silent");
+        const query = `target_session_attrs=${attrs}`;
 
-        const port = await take(
-          [...silent, "standby", "primary"],
-          `target_session_attrs=${attrs}`,
+        expect(await take([...silent, "standby", "primary"], query)).toBe(
+          ports[name],
         );
-
-        expect(port).toBe(ports[name]);
+        if (attrs !== "any")
+          expect(await take(["primary", ...silent, "standby"], query)).toBe(
+            ports[name],
+          );
       });
 
     test("why each host was not taken is said", async () => {

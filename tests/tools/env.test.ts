@@ -375,6 +375,7 @@ test.concurrent(
 test("an application's variables stay in place, and the commands ignore libpq's", async () => {
   const variables = {
     PGOPTIONS: "-c a=b",
+    PGTARGETSESSIONATTRS: "standby",
     PGMINE: "mine",
     DATABASE_URL: to("a"),
   };
@@ -391,5 +392,5 @@ test("an application's variables stay in place, and the commands ignore libpq's"
     .env({ PATH: process.env.PATH ?? "", ...variables })
     .text();
 
-  expect(output).toBe("PGMINE,PGOPTIONS\nPGMINE\n");
+  expect(output).toBe("PGMINE,PGOPTIONS,PGTARGETSESSIONATTRS\nPGMINE\n");
 }, 30_000);
