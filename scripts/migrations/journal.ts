@@ -23,11 +23,7 @@ export interface Migration {
 }
 
 /** An entry of the journal, as far as it is read. */
-export interface JournalEntry {
-  tag: string;
-  idx: number;
-  when: number;
-}
+export type JournalEntry = Pick<Migration, "tag" | "idx" | "when">;
 
 /** The journal, as it stands in its file. */
 export interface Journal {
@@ -113,13 +109,8 @@ export function readMigrations(
 function readFolders(folder: string, names: string[]): Migration[] {
   return names.map((tag, idx) => {
     const file = relative(root, join(folder, tag, "migration.sql"));
-    return {
-      tag,
-      idx,
-      when: readStamp(tag),
-      file,
-      ...readMigrationFile(file, tag),
-    };
+    const when = readStamp(tag);
+    return { tag, idx, when, file, ...readMigrationFile(file, tag) };
   });
 }
 
