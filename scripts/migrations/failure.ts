@@ -1,7 +1,7 @@
 // Says where in a file a statement failed, in PostgreSQL's own words, what is
 // committed, and what to type next.
 import type { Sql } from "postgres";
-import { failure, isLost } from "../lib/report";
+import { failure } from "../lib/report";
 import type { Statement } from "./statements";
 import type { Script } from "./steps";
 
@@ -83,14 +83,7 @@ export function explainFailure(
         ...(error.lines ?? []),
         `  ${describeState(sqlstate, statement, done, isAlone)}`,
       ],
-      details: {
-        tag,
-        file,
-        ...place,
-        sqlstate,
-        detail,
-        postgresHint: hint,
-      },
+      details: { tag, file, ...place, sqlstate, detail, postgresHint: hint },
     },
   );
 }
@@ -166,16 +159,15 @@ export async function findCause(
   return `${name} is set to ${row.value || "nothing"} ${row.place}: put \`SET ${name} = ${value};\` before the statement in \`${file}\`, or change it there`;
 }
 
-/** psql's commands that a dump holds, and what to do about each. */
-const PSQL: Record<string, string> = {
-  "\\connect":
-    "delete it, and what follows for another database: a migration runs in one",
-  "\\c":
-    "delete it, and what follows for another database: a migration runs in one",
-  "\\i": "put the SQL of that file in its place",
-  "\\ir": "put the SQL of that file in its place",
-  "\\copy": "write its rows as an INSERT, as `pg_dump --inserts` does",
-};
+const AS_INSERT = "write its rows as an INSERT, as `pg_dump --inserts` does";
+/** psql's commands, and what to do about each. */
+const PSQL: [command: RegExp, hint: string][] = [
+  [/^\\c(onnect)?$/, "delete it, and what is for another database"],
+  [/^\\ir?$/, "put the SQL of that file in its place"],
+  [/^\\copy$/, AS_INSERT],
+  [/^\\/, "delete the line: only psql knows it"],
+  [/^$/, AS_INSERT],
+];
 
 /**
  * For what psql does and the server does not: its own commands, which begin with
@@ -197,9 +189,7 @@ export function refuseClientPart(script: Script): void {
       : `${file} has a COPY that needs a client at its other end`,
     {
       code: "MIGRATION_FAILED",
-      hint: command
-        ? (PSQL[command] ?? `delete the line: only psql knows it`)
-        : "write its rows as an INSERT, as `pg_dump --inserts` does",
+      hint: PSQL.find(([pattern]) => pattern.test(command))?.[1],
       lines: [`  at ${file}:${line}:${column}, statement ${index + 1}`],
       details: { tag, file, statement: index + 1, line, column },
     },
@@ -217,13 +207,11 @@ function locateStatement(
   index: number,
   position?: string,
 ): { line: number; column: number } {
-  const statement = statements[index];
-  const start = statement?.offset ?? 0;
+  let offset = statements[index]?.offset ?? 0;
   // Postgres counts characters, JavaScript halves of some.
-  const before = position
-    ? [...(statement?.text ?? "")].slice(0, Number(position) - 1).join("")
-    : "";
-  return locateOffset(text, start + before.length);
+  for (let count = 1; count < Number(position ?? 1); count += 1)
+    offset += (text.codePointAt(offset) ?? 0) > 0xffff ? 2 : 1;
+  return locateOffset(text, offset);
 }
 
 /** @param offset in the file, in UTF-16 units. */
@@ -234,9 +222,9 @@ function locateOffset(text: string, offset: number) {
 }
 
 function showStatement(text: string): string[] {
-  const lines = hidePasswords(text).split(/\r?\n/);
-  const shown = lines
-    .slice(0, SHOWN_LINES)
+  const lines = text.split(/\r?\n/);
+  const shown = hidePasswords(lines.slice(0, SHOWN_LINES).join("\n"))
+    .split("\n")
     .map((line) => (line.length > WIDTH ? `${line.slice(0, WIDTH)}…` : line))
     .map((line) => `  | ${line}`);
   const more = lines.length - SHOWN_LINES;

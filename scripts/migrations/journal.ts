@@ -23,11 +23,7 @@ export interface Migration {
 }
 
 /** An entry of the journal, as far as it is read. */
-export interface JournalEntry {
-  tag: string;
-  idx: number;
-  when: number;
-}
+export type JournalEntry = Pick<Migration, "tag" | "idx" | "when">;
 
 /** The journal, as it stands in its file. */
 export interface Journal {
@@ -113,13 +109,8 @@ export function readMigrations(
 function readFolders(folder: string, names: string[]): Migration[] {
   return names.map((tag, idx) => {
     const file = relative(root, join(folder, tag, "migration.sql"));
-    return {
-      tag,
-      idx,
-      when: readStamp(tag),
-      file,
-      ...readMigrationFile(file, tag),
-    };
+    const when = readStamp(tag);
+    return { tag, idx, when, file, ...readMigrationFile(file, tag) };
   });
 }
 
@@ -154,12 +145,12 @@ export function refuseOtherEncoding({
     const end = bytes.indexOf("\n", start);
     const part = bytes.subarray(start, end === -1 ? bytes.length : end + 1);
     start += part.length;
-    if (isUtf8(part) && !part.includes(0)) continue;
+    const hasNul = part.includes(0); // as ASCII has in UTF-16
+    if (isUtf8(part) && !hasNul) continue;
     const column = part.toString("utf8").search(/[\uFFFD\0]/) + 1;
-    const encoding = /^(\xff\xfe|\xfe\xff)/.test(bytes.toString("latin1", 0, 2))
-      ? "utf-16"
-      : "latin1";
-    throw failure(`${file} is not in UTF-8`, {
+    const encoding = hasNul ? "utf-16" : "latin1";
+    const what = isUtf8(part) ? "contains a NUL character" : "is not in UTF-8";
+    throw failure(`${file} ${what}`, {
       code: "NOT_UTF8",
       lines: [`  at ${file}:${line}:${column}`],
       hint: `save it in UTF-8; \`iconv -f ${encoding} -t utf-8 ${file}\` prints it so`,

@@ -191,7 +191,8 @@ export function stateOf(
 
 /** What was interrupted, the command that finishes it, and how to say so. */
 export function listPartial({ partial, applied }: Plan) {
-  return [...partial].map(([{ tag, file }, { direction }]) => {
+  return [...partial].map(([migration, { direction }]) => {
+    const { tag, file } = migration;
     if (direction === "up")
       return {
         tag,
@@ -200,7 +201,7 @@ export function listPartial({ partial, applied }: Plan) {
         message: `${tag} was interrupted after part of it was committed`,
         hint: "finish it with `bun run db:migrate`; or undo that part by hand and run `bun run db:migrate:repair`",
       };
-    const isRecorded = [...applied.keys()].some((one) => one.tag === tag);
+    const isRecorded = applied.has(migration);
     return {
       tag,
       file,

@@ -42,8 +42,9 @@ export async function lookAgain(
   if (!resumed) return "run";
   if (starts(/^DROP INDEX CONCURRENTLY/)) {
     if (resumed.hasFailed) return "run";
-    const [name] = readNames(statement, "IF EXISTS", "CONCURRENTLY");
-    return (await exists(sql, "to_regclass", name)) ? "run" : "done";
+    const name = quoteLiteral(readName(statement, "CONCURRENTLY"));
+    const [row] = await sql.unsafe(`select where to_regclass(${name}) is null`);
+    return row ? "done" : "run";
   }
   if (words[0] === "REINDEX") {
     await dropLeftovers(sql);
@@ -54,7 +55,7 @@ export async function lookAgain(
   if (starts(/^(CREATE|DROP) (DATABASE|TABLESPACE)/)) {
     if (resumed.hasFailed) return "run";
     const isCreate = words[0] === "CREATE";
-    const [name = ""] = readNames(statement, "IF EXISTS", words[1] ?? "");
+    const name = readName(statement, words[1] ?? "");
     const catalog =
       words[1] === "DATABASE"
         ? "pg_database where datname"
@@ -136,23 +137,12 @@ function readQualified(tokens: Token[], from: number): string {
   return text;
 }
 
-/** The names after a word, but for IF EXISTS. */
-function readNames(
-  { tokens }: Statement,
-  skipped: string,
-  after: string,
-): string[] {
-  const at = tokens.findIndex(({ text }) => text.toUpperCase() === after);
-  const skip = skipped.split(" ").length;
-  const isSkipped = readWords(tokens.slice(at + 1), skip).join(" ") === skipped;
-  return [readQualified(tokens, at + 1 + (isSkipped ? skip : 0))];
-}
-
-async function exists(sql: Sql, lookUp: string, name = ""): Promise<boolean> {
-  const [row] = await sql.unsafe<{ exists: boolean }[]>(
-    `select ${lookUp}(${quoteLiteral(name)}) is not null as exists`,
-  );
-  return row?.exists === true;
+/** The name after a word, and after IF EXISTS where that follows. */
+function readName({ tokens }: Statement, after: string): string {
+  const at = tokens.findIndex(({ text }) => text.toUpperCase() === after) + 1;
+  const [first, second] = readWords(tokens.slice(at), 2);
+  const isConditional = first === "IF" && second === "EXISTS";
+  return readQualified(tokens, at + (isConditional ? 2 : 0));
 }
 
 /** The server folds and cuts names; the invalid ones come first. */
@@ -251,8 +241,8 @@ async function finishDetach(
   statement: Statement,
   { hasFailed }: Resumed,
 ): Promise<"run" | "done"> {
-  const [parent = ""] = readNames(statement, "IF EXISTS", "TABLE");
-  const [partition = ""] = readNames(statement, "", "PARTITION");
+  const parent = readName(statement, "TABLE");
+  const partition = readName(statement, "PARTITION");
   const [row] = await sql.unsafe<{ pending: boolean }[]>(`
     select inhdetachpending as pending from pg_inherits
     where inhrelid = to_regclass(${quoteLiteral(partition)})

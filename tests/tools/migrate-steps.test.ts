@@ -709,7 +709,9 @@ describe("a file", () => {
     );
     expect(dump.stderr).toContain("0000_a.sql:2:1, statement 1\nHint: delete ");
     expect(connect.stderr).toContain("psql, `\\connect`, which is not SQL\n");
-    expect(connect.stderr).toContain("a migration runs in one\n");
+    expect(connect.stderr).toContain(
+      "delete it, and what is for another database\n",
+    );
   });
 
   test("says what it raises under its own name", async ({ project, run }) => {
