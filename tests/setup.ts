@@ -1,9 +1,7 @@
 // Runs before the test files: finds the server for the tests, and keeps the
 // development database out of their reach.
-import "./lib/memory";
+import { isPart, runFolder, splitRun } from "./lib/run"; // before all else
 import { afterAll } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { openConnection } from "../scripts/lib/connection";
@@ -15,52 +13,88 @@ import {
 } from "../scripts/server/server";
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
-import { clusterAddress, copyCluster, removeCluster } from "./lib/cluster";
-import { emptyDataDir, endWorkers, urlOf } from "./lib/command";
+import { clusterAddress, copyCluster } from "./lib/cluster";
+import { endWorkers, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 import { isWhole, seed } from "./lib/sample";
 
-if (!isWhole)
+if (!isPart && !isWhole)
   console.log(
     `Sampled: interruptions, random migrations and crowds (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
   );
 
-const env = readEnv();
-const { server, stop } = await findServer(env);
+// Ends what this process leaves when it ends, in whatever way.
+const watcher = isPart ? undefined : startWatcher();
+const { server, isKept } = await findServer(readEnv());
 
 /** The server on which the tests make and drop databases of their own. */
 export const testServer: DatabaseAddress = server;
 
 /** Whether the server, and what a failed test left on it, outlives the tests. */
-export const isServerKept = stop === undefined;
+export const isServerKept = isKept;
 
 /** How the names of the databases begin that tests copy. */
-export const templatePrefix = `test_template_${process.pid}_`;
+export const templatePrefix = `test_template_${process.env.TESTS_RUN ?? process.pid}_`;
 
 // Whatever imports the application's client gets this server.
 process.env.DATABASE_URL = urlOf(server);
 process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
-afterAll(async () => {
+const parts = splitRun();
+if (parts) {
+  process.exitCode = await runParts(parts);
+  await finish();
+  process.exit();
+}
+// A part ends its workers by ending itself: afterAll comes after its first file.
+if (!isPart) afterAll(finish, 60_000);
+
+async function runParts(args: string[]): Promise<number> {
+  const child = spawn([process.execPath, ...args], {
+    env: {
+      ...process.env,
+      TESTS_FOLDER: runFolder,
+      TESTS_RUN: String(process.pid),
+      TESTS_SERVER: isKept ? "kept" : "temporary",
+      TEST_DATABASE_URL: urlOf(server),
+      RANDOM_SEED: String(seed),
+    },
+    stdio: ["inherit", "inherit", "inherit"],
+  });
+  return await child.exited;
+}
+
+async function finish(): Promise<void> {
   await endWorkers();
-  await removeCluster();
-  if (isServerKept) await dropTemplates();
-  rmSync(emptyDataDir, { recursive: true, force: true });
-  await stop?.();
-}, 30_000);
+  if (isKept) await dropTemplates();
+  watcher?.stdin.end();
+  await watcher?.exited;
+}
+
+function startWatcher() {
+  const program = join(import.meta.dir, "lib/stop-server.ts");
+  return spawn([process.execPath, program, runFolder], {
+    stdin: "pipe",
+    stdout: "ignore",
+    stderr: "inherit",
+  });
+}
 
 async function findServer(
   env: Env,
-): Promise<{ server: DatabaseAddress; stop?: () => Promise<void> }> {
+): Promise<{ server: DatabaseAddress; isKept: boolean }> {
   if (env.test) {
     await requireServer(env.test);
-    return { server: env.test };
+    return {
+      server: env.test,
+      isKept: process.env.TESTS_SERVER !== "temporary",
+    };
   }
   if ((await chooseEngine(env)) === "compose") {
     try {
       const { engine } = await startServer(env);
-      if (engine === "compose") return { server: env.database };
+      if (engine === "compose") return { server: env.database, isKept: true };
     } catch (error) {
       // A clone that uses it has to hear of it; a new one has another way.
       if (readUsedEngine(env) === "compose") throw error;
@@ -80,20 +114,11 @@ async function requireServer(address: DatabaseAddress): Promise<void> {
 }
 
 async function startTemporaryServer() {
-  const dataDir = mkdtempSync(join(tmpdir(), "starter-test-"));
-  // Ends the server when this process ends, in whatever way.
-  const watcher = spawn(
-    [process.execPath, join(import.meta.dir, "lib/stop-server.ts"), dataDir],
-    { stdin: "pipe", stdout: "ignore", stderr: "inherit" },
-  );
+  const dataDir = join(runFolder, "server");
   const server = clusterAddress(await findFreePort());
   await copyCluster(dataDir);
   await startEmbedded(dataDir, server);
-  const stop = async () => {
-    watcher.stdin.end();
-    await watcher.exited;
-  };
-  return { server, stop };
+  return { server, isKept: false };
 }
 
 async function dropTemplates(): Promise<void> {

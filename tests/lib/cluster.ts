@@ -1,9 +1,9 @@
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, mkdtempSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
 import { createCluster } from "../../scripts/server/embedded";
 import type { DatabaseAddress } from "../../src/database-url";
+import { runFolder } from "./run";
 
 let original: Promise<string> | undefined;
 
@@ -29,8 +29,11 @@ export async function copyCluster(dataDir: string): Promise<void> {
   await $`cp -R ${await original}/. ${dataDir}`;
 }
 
+/** Makes it, unless another process of the run has. */
 async function makeCluster(): Promise<string> {
-  const dataDir = mkdtempSync(join(tmpdir(), "starter-cluster-"));
+  const cluster = join(runFolder, "cluster");
+  if (existsSync(cluster)) return cluster;
+  const dataDir = mkdtempSync(join(runFolder, "cluster-"));
   const settings = [
     "fsync=off",
     "synchronous_commit=off",
@@ -41,10 +44,6 @@ async function makeCluster(): Promise<string> {
     "--no-sync",
     ...settings.map((setting) => `--set=${setting}`),
   ]);
-  return dataDir;
-}
-
-/** Removes what the copies were made of. */
-export async function removeCluster(): Promise<void> {
-  if (original) rmSync(await original, { recursive: true, force: true });
+  if (!existsSync(cluster)) renameSync(dataDir, cluster);
+  return cluster;
 }

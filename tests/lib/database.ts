@@ -9,12 +9,14 @@ import { readEnv, root } from "../../src/env";
 import type { db as application } from "../../src/infrastructure/database/client";
 import { isServerKept, templatePrefix, testServer } from "../setup";
 import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
+import { isPart } from "./run";
 import { attend, type Attended } from "./terminal";
 
 /** Long enough for a machine that has other things to do. */
-export const TIMEOUT_MS = 120_000;
+export const TIMEOUT_MS = 60_000;
+const QUEUE_MS = 600_000;
 /** More at once would only wait for each other, and take more memory. */
-const AT_ONCE = 6;
+const AT_ONCE = isPart ? 3 : 6;
 
 /** A database with a random name on the server for the tests. */
 export interface TestDatabase {
@@ -70,20 +72,27 @@ export function testDatabase(
 let free = AT_ONCE;
 const waiting: (() => void)[] = [];
 
-/** A test that runs beside others of its file, a few at once. */
+/**
+ * A test that runs beside others of its file, a few at once. Its time begins
+ * with its turn, and when that is up, so is its turn.
+ */
 export function testBeside(sentence: string, body: () => Promise<void>): void {
   const takeTurn = async () => {
     if (free > 0) free -= 1;
     else await new Promise<void>((resolve) => waiting.push(resolve));
+    const isLate = Promise.withResolvers<never>();
+    const late = new Error(`it took longer than ${TIMEOUT_MS / 1000} seconds`);
+    const timer = setTimeout(() => isLate.reject(late), TIMEOUT_MS);
     try {
-      await body();
+      await Promise.race([body(), isLate.promise]);
     } finally {
+      clearTimeout(timer);
       const next = waiting.shift();
       if (next) next();
       else free += 1;
     }
   };
-  bunTest.concurrent(sentence, takeTurn, TIMEOUT_MS);
+  bunTest.concurrent(sentence, takeTurn, QUEUE_MS);
 }
 
 /**
