@@ -5,9 +5,10 @@
 import { readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
-import { jsonFlag, readOptions } from "./lib/options";
+import { jsonFlag, misused, readOptions } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
+import { accept, leaveOutAccepted } from "./schema/accepted";
 import { checkFolder } from "./schema/check-folder";
 import { startTemporaryServer } from "./server/temporary";
 
@@ -15,14 +16,29 @@ const usage = `bun run db:check [flags]
 
 Checks the migrations, and the database against them.`;
 
-const { values } = readOptions(usage, {
-  offline: { type: "boolean", help: "without a database" },
-  strict: { type: "boolean", help: "a warning counts like an error" },
-  ...jsonFlag,
-});
+const { values, positionals } = readOptions(
+  usage,
+  {
+    offline: { type: "boolean", help: "without a database" },
+    strict: { type: "boolean", help: "a warning counts like an error" },
+    accept: {
+      type: "string",
+      value: "<code> <tag>",
+      help: "accepts a finding about applied history from now on",
+    },
+    reason: { type: "string", value: "<text>", help: "why it is accepted" },
+    ...jsonFlag,
+  },
+  { allowPositionals: true },
+);
+const [tag, ...surplus] = positionals;
+if (surplus.length > 0 || (tag && !values.accept))
+  throw misused(`unexpected argument "${surplus[0] ?? tag}"`);
+if (values.accept && (!tag || !values.reason))
+  throw misused("--accept needs a tag, and --reason");
 
 const env = readEnv();
-const problems = await checkFolder();
+let problems = await checkFolder();
 const isReadable = !problems.some(({ code }) =>
   ["journal_invalid", "file_missing"].includes(code),
 );
@@ -32,6 +48,13 @@ try {
   for (const problem of problems) print(describe(problem));
   annotate("db:check failed", problems);
   throw Object.assign(error as Error, { document: { problems } });
+}
+problems = leaveOutAccepted(problems);
+if (values.accept && tag && values.reason) {
+  const { accept: code, reason } = values;
+  const file = accept(problems, { code, tag, reason });
+  print(`Accepted: ${code} of ${tag} (${file})`);
+  problems = leaveOutAccepted(problems);
 }
 for (const problem of problems) print(describe(problem));
 const errors = problems.filter(({ severity }) => severity === "error").length;

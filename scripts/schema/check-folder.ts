@@ -33,6 +33,7 @@ import { lintMigrations } from "./lint";
 import { diagramFile, drawDiagram } from "./mermaid";
 import {
   emptySnapshot,
+  findFork,
   nameSchema,
   nameSnapshotFile,
   readSnapshot,
@@ -212,6 +213,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
   const problems: Problem[] = [];
   const owners = new Map<string, string>();
   let parent: string | undefined = emptySnapshot.id;
+  const isForked = findFork(entries) !== undefined;
   for (const [index, { tag }] of entries.entries()) {
     const file = nameSnapshotFile(tag);
     const place = { tag, file };
@@ -233,7 +235,10 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
       );
       problems.push(isNewest ? missing : { ...missing, severity: "warning" });
     } else if (parent !== undefined && snapshot.prevId !== parent) {
-      const message = `it was not made from the one before it, as after a merge: \`bun run db:generate --rebase\``;
+      const way = isForked
+        ? "`bun run db:generate --rebase`"
+        : `where that is history, \`bun run db:check --accept snapshot_chain ${tag} --reason <text>\``;
+      const message = `it was not made from the one before it, as after a merge: ${way}`;
       problems.push(problem("snapshot_chain", message, place));
     }
     parent = snapshot?.id;

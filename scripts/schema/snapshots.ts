@@ -232,17 +232,19 @@ export function readParent(
 }
 
 /** Two migrations that were made from the same one. */
-export interface Fork {
-  older: Migration;
-  newer: Migration;
+export interface Fork<T = Migration> {
+  older: T;
+  newer: T;
 }
 
 /**
  * The first two migrations of one parent, as a merge leaves them: with one file
  * for the snapshots of both, or with the same `prevId`.
  */
-export function findFork(migrations: Migration[]): Fork | undefined {
-  const known = new Map<string, Migration>();
+export function findFork<T extends { tag: string }>(
+  migrations: T[],
+): Fork<T> | undefined {
+  const known = new Map<string, T>();
   for (const newer of migrations) {
     const file = nameSnapshotFile(newer.tag);
     const shared = known.get(file);

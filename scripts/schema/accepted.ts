@@ -1,0 +1,76 @@
+// Findings about applied history that cannot be undone: each is accepted once,
+// with a reason, in a file that is committed beside the migrations.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "../../src/env";
+import type { Problem } from "../lib/problem";
+import { failure, refusal } from "../lib/report";
+import { nameFolder } from "../migrations/journal";
+
+interface Acceptance {
+  code: string;
+  tag: string;
+  reason: string;
+}
+
+/** What a new migration, or another run, does not put right. */
+const ACCEPTABLE = (
+  "journal_unordered journal_duplicate snapshot_chain snapshot_missing " +
+  "modified missing down_missing lint not_replayed"
+).split(" ");
+
+/** The path of the file, from the project's root. */
+const nameAccepted = () => join(nameFolder(), "accepted.json");
+
+/**
+ * Leaves out the problems that were accepted.
+ *
+ * @throws when the file cannot be read.
+ */
+export function leaveOutAccepted(problems: Problem[]): Problem[] {
+  const accepted = readAccepted();
+  return problems.filter(
+    ({ code, tag }) =>
+      !accepted.some((one) => one.code === code && one.tag === tag),
+  );
+}
+
+/**
+ * Accepts a problem from now on.
+ *
+ * @returns the path of the file that it was written to.
+ * @throws with exit code 2 where there is no such problem, or it can be put right.
+ */
+export function accept(
+  problems: Problem[],
+  { code, tag, reason }: Acceptance,
+): string {
+  if (!ACCEPTABLE.includes(code))
+    throw refusal(`${code} cannot be accepted`, {
+      code: "USAGE",
+      hint: `of applied history these can: ${ACCEPTABLE.join(", ")}`,
+    });
+  if (!problems.some((one) => one.code === code && one.tag === tag))
+    throw refusal(`there is no ${code} of ${tag}`, {
+      code: "USAGE",
+      hint: "`bun run db:check` lists what there is",
+    });
+  const entries = [...readAccepted(), { code, tag, reason }];
+  const file = nameAccepted();
+  writeFileSync(join(root, file), `${JSON.stringify(entries, null, 2)}\n`);
+  return file;
+}
+
+function readAccepted(): Acceptance[] {
+  const file = nameAccepted();
+  if (!existsSync(join(root, file))) return [];
+  try {
+    const entries: unknown = JSON.parse(readFileSync(join(root, file), "utf8"));
+    if (Array.isArray(entries)) return entries;
+    throw new Error("it is no list");
+  } catch (error) {
+    throw failure(`${file} cannot be read: ${(error as Error).message}`, {
+      hint: `restore \`${file}\` from git`,
+    });
+  }
+}

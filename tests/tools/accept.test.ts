@@ -1,0 +1,50 @@
+// db:check --accept: findings about history that nobody can change any more.
+import { expect } from "bun:test";
+import { migrations } from "../lib/migrations";
+import { image, fixture } from "../lib/schema-file";
+import { test } from "../lib/test";
+
+test("a broken chain is accepted once, with a reason; what is not there, or can be put right, is not", async ({
+  run,
+  change,
+  project,
+}) => {
+  change(image, fixture);
+  await run("db:generate next");
+  const [tag] =
+    project.read(`${migrations}/meta/_journal.json`).match(/\w*_next/) ?? [];
+  const file = `${migrations}/meta/${tag?.split("_")[0]}_snapshot.json`;
+  const snapshot = JSON.parse(project.read(file));
+  snapshot.prevId = crypto.randomUUID();
+  project.write(file, JSON.stringify(snapshot));
+  const broken = await run("db:check --offline");
+  const rebase = await run("db:generate --rebase");
+  const other = await run(
+    `db:check --offline --accept drift ${tag} --reason old`,
+  );
+  const none = await run(
+    `db:check --offline --accept lint ${tag} --reason old`,
+  );
+  const bare = await run(`db:check --offline --accept snapshot_chain ${tag}`);
+  const accepted = await run(
+    `db:check --offline --accept snapshot_chain ${tag} --reason old`,
+  );
+  const after = await run("db:check --offline --json");
+
+  expect(broken.exitCode).toBe(3);
+  expect(broken.stdout).toContain(
+    `--accept snapshot_chain ${tag} --reason <text>`,
+  );
+  expect(rebase.stdout).toStartWith("Nothing to rebase");
+  expect([other, none, bare].map(({ exitCode }) => exitCode)).toEqual([
+    2, 2, 2,
+  ]);
+  expect(accepted.stdout).toStartWith(
+    `Accepted: snapshot_chain of ${tag} (${migrations}/accepted.json)\n`,
+  );
+  expect(accepted.exitCode).toBe(0);
+  expect(after.exitCode).toBe(0);
+  expect(JSON.parse(project.read(`${migrations}/accepted.json`))).toEqual([
+    { code: "snapshot_chain", tag, reason: "old" },
+  ]);
+});
