@@ -43,7 +43,7 @@ export interface Difference {
 export async function readCatalog(sql: Sql): Promise<Catalog> {
   const results = await sql.unsafe<(CatalogEntry & { object: string })[][]>(`
     select set_config('starter.search_path', current_setting('search_path'), false);
-    set search_path = '';
+    set search_path = ''; set local jit = off;
     ${query(readProject().records)};
     select set_config('search_path', current_setting('starter.search_path'), false)`);
   const rows = results.flat().filter((row) => "object" in row);

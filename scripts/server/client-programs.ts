@@ -68,7 +68,7 @@ export async function findPostgresTools<P extends Program>(
       : findOnMachine(programs, address, major, parameter?.major ?? 0));
   if (tools) {
     const { psql } = tools as Partial<Tools<Program>>;
-    if (psql && psql.major < major)
+    if (psql && programs.length === 1 && psql.major < major)
       note(
         `Warning: psql is version ${psql.major}, and the server is PostgreSQL ${major}: some of its \\ commands may fail`,
       );
