@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
+import { semver } from "bun";
 import { root } from "../src/env";
 import {
   findPackageManager,
@@ -175,7 +176,7 @@ function listPackages(): string[] {
   );
   const tsx = { name: "tsx", version: TSX, isForDevelopment: false };
   const missing = [...needs.packages, ...(isOnNode ? [tsx] : [])].filter(
-    ({ name }) => !(name in known),
+    ({ name }) => !(name in known) || (name === "tsx" && isTsxOld(known)),
   );
   return [false, true].flatMap((isForDevelopment) => {
     const some = missing
@@ -185,6 +186,16 @@ function listPackages(): string[] {
       ? [nameInstall(manager, some, isForDevelopment)]
       : [];
   });
+}
+
+/** Files of ours beside CommonJS, as without `--into`, take a tsx that is new. */
+function isTsxOld(known: Record<string, string>): boolean {
+  if (into !== "" || own.type === "module") return false;
+  const folder = join(application, "node_modules/tsx");
+  const installed = existsSync(folder)
+    ? readPackage(folder).version
+    : known.tsx;
+  return semver.order(installed?.replace(/^\D+/, "") ?? "0.0.0", TSX) < 0;
 }
 
 function copyFile(file: string, text: string): void {

@@ -28,6 +28,7 @@ import { describeSchema } from "./schema/describe-schema";
 import { diffSnapshots } from "./schema/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./schema/down-file";
 import { listEffects } from "./schema/effects";
+import { loadDrizzleKit } from "./schema/drizzle-kit";
 import { findSnapshot } from "./schema/find-snapshot";
 import { lintMigrations } from "./schema/lint";
 import { readRenames } from "./schema/renames";
@@ -77,6 +78,7 @@ if (surplus.length > 0)
 
 readEnv(); // so that a malformed one is said here as everywhere
 refuseLayout();
+if (!values.custom) await loadDrizzleKit();
 const migrations = readMigrationsIfAny();
 const fork = findFork(migrations);
 if (values.down) await writeMissingDownFiles();
@@ -151,14 +153,25 @@ async function generate(
 
 /** The newest snapshot, as drizzle-kit takes it. */
 function readNewest(base: Migration[]): Snapshot {
+  const missing: string[] = [];
   for (const { tag } of base.toReversed()) {
     const snapshot = readSnapshot(tag);
-    if (snapshot) return snapshot;
-    note(
-      `Warning: ${nameSnapshotFile(tag)} is not there: the one before it counts`,
-    );
+    if (!snapshot) {
+      missing.push(nameSnapshotFile(tag));
+      continue;
+    }
+    for (const file of missing)
+      note(`Warning: ${file} is not there: the one before it counts`);
+    return snapshot;
   }
-  return emptySnapshot;
+  if (base.length === 0) return emptySnapshot;
+  throw refusal(
+    `${nameFolder()} has migrations and no snapshot to go on from`,
+    {
+      code: "SNAPSHOT_MISSING",
+      hint: `restore \`${nameFolder()}/meta\` from git: \`git log --all -- ${nameFolder()}/meta\` finds it`,
+    },
+  );
 }
 
 /** Such as `alter_users`, after the first statement. */

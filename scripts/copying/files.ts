@@ -100,6 +100,7 @@ type Names = Record<string, string>;
 export function readPackage(folder: string): {
   text: string;
   type: string | undefined;
+  version: string | undefined;
   scripts: Names;
   dependencies: Names;
   devDependencies: Names;
@@ -113,6 +114,7 @@ export function readPackage(folder: string): {
       dependencies: {},
       devDependencies: {},
       type: undefined,
+      version: undefined,
       ...JSON.parse(text),
       text,
     };

@@ -16,13 +16,17 @@ import { run as runCommand } from "../lib/command";
 import { test } from "../lib/test";
 
 /** An application in a folder of its own, with these files. */
-function makeApplication(files: Record<string, string>) {
+function makeApplication(files: Record<string, string>, packages?: string[]) {
   const folder = mkdtempSync(join(tmpdir(), "starter-application-"));
   for (const [file, text] of Object.entries(files)) {
     mkdirSync(dirname(join(folder, file)), { recursive: true });
     writeFileSync(join(folder, file), text);
   }
-  symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
+  const modules = join(folder, "node_modules");
+  if (packages) mkdirSync(modules);
+  else symlinkSync(join(root, "node_modules"), modules);
+  for (const name of packages ?? [])
+    symlinkSync(join(root, "node_modules", name), join(modules, name));
   return {
     folder,
     copy: (args = "") => runCommand(`copy ${folder} ${args}`.trim()),
@@ -173,6 +177,54 @@ describe("copy", () => {
       '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
     );
     expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
+  });
+
+  test("what is missing in an application makes a command smaller", async () => {
+    const tags = [...Array(7).keys()].map((idx) => `000${idx}_a`);
+    const entries = tags.map((tag, idx) => ({ tag, idx, when: idx + 1 }));
+    using application = makeApplication(
+      {
+        "package.json": "{}",
+        "bun.lock": "",
+        "drizzle.config.ts":
+          'export default { dialect: "postgresql", schema: "./lib/tables", breakpoints: false };',
+        ".env": "DATABASE_URL=postgres://a:b@127.0.0.1:9/c\n",
+        "drizzle/meta/_journal.json": JSON.stringify({ entries }),
+        ...Object.fromEntries(
+          tags.map((tag) => [`drizzle/${tag}.sql`, "select 1"]),
+        ),
+        ...tables,
+      },
+      ["postgres", "dotenv", "drizzle-orm"],
+    );
+    const { PATH = "" } = process.env;
+    const run = (command: string) =>
+      runCommand(command, { PATH }, application.folder);
+
+    await application.copy("db:generate db:check");
+    const generated = await run("db:generate");
+    const checked = await run("db:check --offline --json");
+
+    expect(generated).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
+    });
+    expect(checked.stderr).toContain(
+      "Not compared: schema.ts, for drizzle-kit is not installed",
+    );
+    expect(
+      JSON.parse(checked.stdout).problems.map(
+        (found: Record<string, string>) => [
+          found.code,
+          found.severity,
+          found.file,
+        ],
+      ),
+    ).toEqual([
+      ["down_missing", "warning", "drizzle"],
+      ["snapshot_missing", "error", "drizzle/meta/0006_snapshot.json"],
+      ["snapshot_missing", "warning", "drizzle/meta"],
+    ]);
   });
 
   test("refuses a command or a folder that there is not", async () => {
