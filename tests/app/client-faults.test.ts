@@ -1,14 +1,27 @@
 // What the client does when a connection, a server or the network fails.
 import { expect } from "bun:test";
 import { eq, sql } from "drizzle-orm";
-import { tenants } from "../../src/infrastructure/database/schema";
 import { codeOf } from "../../src/infrastructure/database/errors";
 import type { Transaction } from "../../src/infrastructure/database/database";
-import { openClient, openNetwork, rejection } from "../lib/client";
-import { testDatabase as test, type TestDatabase } from "../lib/database";
+import {
+  CREATE_ITEMS,
+  items,
+  openClient,
+  openNetwork,
+  rejection,
+} from "../lib/client";
+import { testDatabase, type TestDatabase } from "../lib/database";
 import { proxyTo } from "../lib/severing-proxy";
 
-const team = (slug: string) => ({ name: "Team", slug });
+/** A test with a database that holds one empty table. */
+const test = (
+  sentence: string,
+  body: (database: TestDatabase) => Promise<void>,
+) =>
+  testDatabase(sentence, "empty", async (database) => {
+    await database.sql.unsafe(CREATE_ITEMS);
+    await body(database);
+  });
 
 /** Ends the server's process for a transaction. */
 async function sever({ sql }: TestDatabase, tx: Transaction) {
@@ -27,280 +40,256 @@ async function useWholePool(
   return (await Promise.all(held)).length;
 }
 
-test(
-  "a transaction that loses its connection has written nothing, and goes on nowhere else",
-  "migrated",
-  async (database) => {
-    const client = openClient(database.address, { poolSize: 3 });
-    const { db } = client;
-    let isOver = false;
-    const others = Array.from({ length: 6 }, async () => {
-      while (!isOver) await db.execute("select 1");
-    });
+test("a transaction that loses its connection has written nothing, and goes on nowhere else", async (database) => {
+  const client = openClient(database.address, { poolSize: 3 });
+  const { db } = client;
+  let isOver = false;
+  const others = Array.from({ length: 6 }, async () => {
+    while (!isOver) await db.execute("select 1");
+  });
 
-    const error = await rejection(
-      db.transaction(async (tx) => {
-        await tx.insert(tenants).values(team("first"));
-        await sever(database, tx);
-        await tx
-          .insert(tenants)
-          .values(team("second"))
-          .catch(() => {});
-        await tx
-          .insert(tenants)
-          .values(team("third"))
-          .catch(() => {});
-      }),
-    );
-    isOver = true;
-    await Promise.all(others);
-    const written = await db.$count(tenants);
-    const usable = await useWholePool(client, 3);
-    await client.closeDatabase();
-
-    expect(codeOf(error)).toBe("CONNECTION_LOST");
-    expect(written).toBe(0);
-    expect(usable).toBe(3);
-  },
-);
-
-test(
-  "what was lost before COMMIT is repeated, and nothing else",
-  "migrated",
-  async (database) => {
-    const { db, transactWithRetry, closeDatabase } = openClient(
-      database.address,
-    );
-    const tries: Record<string, number> = {};
-    const attempt = (
-      name: string,
-      fail: (tx: Transaction) => Promise<unknown>,
-      failing = Infinity,
-    ) =>
-      transactWithRetry(
-        async (tx) => {
-          tries[name] = (tries[name] ?? 0) + 1;
-          await tx.insert(tenants).values(team(`${name}-${tries[name]}`));
-          if (tries[name] <= failing) await fail(tx);
-        },
-        { attempts: 3 },
-      ).catch(codeOf);
-    const raise = (code: string) => (tx: Transaction) =>
-      tx.execute(`do $$ begin raise sqlstate '${code}'; end $$`);
-
-    const codes = [
-      await attempt("lost", (tx) => sever(database, tx), 2),
-      await attempt("lost-for-good", (tx) => sever(database, tx)),
-      await attempt("serialization", raise("40001"), 1),
-      await attempt("deadlock", raise("40P01"), 1),
-      await attempt("swallowed", (tx) => raise("40001")(tx).catch(() => {}), 1),
-      await attempt("duplicate", raise("23505")),
-      // A statement of its own may have been committed.
-      await attempt("elsewhere", () =>
-        db.execute("select pg_terminate_backend(pg_backend_pid())"),
-      ),
-      await attempt("idle", async (tx) => {
-        await tx.execute("set local idle_in_transaction_session_timeout = 1");
-        while (true) {
-          await Bun.sleep(2);
-          await tx.execute("select 1");
-        }
-      }),
-    ];
-    const rows = await db.select().from(tenants).orderBy(tenants.slug);
-    await closeDatabase();
-
-    expect(codes).toEqual([
-      undefined,
-      "CONNECTION_LOST",
-      undefined,
-      undefined,
-      undefined,
-      "23505",
-      "CONNECTION_LOST",
-      "CONNECTION_LOST",
-    ]);
-    expect(tries).toEqual({
-      lost: 3,
-      "lost-for-good": 3,
-      serialization: 2,
-      deadlock: 2,
-      swallowed: 2,
-      duplicate: 1,
-      elsewhere: 1,
-      idle: 1,
-    });
-    expect(rows.map(({ slug }) => slug)).toEqual([
-      "deadlock-2",
-      "lost-3",
-      "serialization-2",
-      "swallowed-2",
-    ]);
-  },
-);
-
-test(
-  "after COMMIT was sent the outcome is unknown, and is not repeated",
-  "migrated",
-  async (database) => {
-    const { address, db } = database;
-    // Array types, BEGIN, INSERT, COMMIT: its answer is lost.
-    const proxy = await proxyTo(address.port, (count) => count === 4);
-    const { transactWithRetry, closeDatabase } = openClient(
-      { ...address, port: proxy.port, sslmode: "disable" },
-      { statementMs: 500 },
-    );
-    let tries = 0;
-
-    const error = await rejection(
-      transactWithRetry(async (tx) => {
-        tries += 1;
-        await tx.insert(tenants).values(team("committed"));
-      }),
-    );
-    await closeDatabase();
-    await proxy.close();
-
-    expect(codeOf(error)).toBe("COMMIT_UNKNOWN");
-    expect(tries).toBe(1);
-    expect(await db.$count(tenants)).toBe(1);
-  },
-);
-
-test(
-  "a silent server is an error within the limit, and the whole pool is usable when it is back",
-  "migrated",
-  async ({ address }) => {
-    const network = await openNetwork(address);
-    const client = openClient(
-      { ...address, port: network.port },
-      { poolSize: 3, statementMs: 500, connectMs: 1500 },
-    );
-    const { db, closeDatabase } = client;
-    await useWholePool(client, 3);
-    network.swallow(true);
-
-    const start = Date.now();
-    const asked = Array.from({ length: 3 }, () => db.execute("select 1"));
-    const opened = db.transaction((tx) => tx.execute("select 1"));
-    const codes = await Promise.all(
-      [...asked, opened].map(async (query) => codeOf(await rejection(query))),
-    );
-    const waited = Date.now() - start;
-    network.swallow(false);
-    const usable = await useWholePool(client, 3);
-    await closeDatabase();
-    await network.close();
-
-    expect(new Set(codes)).toEqual(new Set(["NO_ANSWER", "CANNOT_CONNECT"]));
-    expect(waited).toBeLessThan(5000);
-    expect(usable).toBe(3);
-  },
-);
-
-test(
-  "a transaction says what became of it",
-  "migrated",
-  async ({ address }) => {
-    const { db, closeDatabase } = openClient(address);
-    let leaked: Transaction | undefined;
-
-    const nested = await db.transaction(async (tx) => {
-      leaked = tx;
-      await Promise.all(
-        ["a", "b"].map((slug) => tx.insert(tenants).values(team(slug))),
-      );
+  const error = await rejection(
+    db.transaction(async (tx) => {
+      await tx.insert(items).values({ slug: "first" });
+      await sever(database, tx);
       await tx
-        .transaction(async (inner) => {
-          await inner.insert(tenants).values(team("c"));
-          inner.rollback();
-        })
+        .insert(items)
+        .values({ slug: "second" })
         .catch(() => {});
-      return await tx.$count(tenants);
-    });
-    const swallowed = await rejection(
-      db.transaction(async (tx) => {
-        await tx
-          .insert(tenants)
-          .values(team("a"))
-          .catch(() => {});
-      }),
-    );
-    const thrown = await rejection(
-      db.transaction(async () => {
-        throw new Error("mine");
-      }),
-    );
-    const late = await rejection(leaked?.execute("select 1") ?? db.execute(""));
-    const begun = await rejection(db.execute("begin"));
-    const left = await db.select().from(tenants).where(eq(tenants.slug, "a"));
-    await closeDatabase();
+      await tx
+        .insert(items)
+        .values({ slug: "third" })
+        .catch(() => {});
+    }),
+  );
+  isOver = true;
+  await Promise.all(others);
+  const written = await db.$count(items);
+  const usable = await useWholePool(client, 3);
+  await client.closeDatabase();
 
-    expect(nested).toBe(2);
-    expect(codeOf(swallowed)).toBe("ROLLED_BACK");
-    expect(codeOf((swallowed as Error).cause)).toBe("23505");
-    expect(thrown).toEqual(new Error("mine"));
-    expect(codeOf(late)).toBe("TRANSACTION_OVER");
-    expect(codeOf(begun)).toBe("UNSAFE_TRANSACTION");
-    expect(left).toHaveLength(1);
-  },
-);
+  expect(codeOf(error)).toBe("CONNECTION_LOST");
+  expect(written).toBe(0);
+  expect(usable).toBe(3);
+});
 
-test(
-  "limits hold on the server, and behind a pooler in transactions",
-  "migrated",
-  async ({ address }) => {
-    const limits = { statementMs: 2000, idleTransactionMs: 3000 };
-    const shown = sql`select current_setting('statement_timeout') as statement,
+test("what was lost before COMMIT is repeated, and nothing else", async (database) => {
+  const { db, transactWithRetry, closeDatabase } = openClient(database.address);
+  const tries: Record<string, number> = {};
+  const attempt = (
+    name: string,
+    fail: (tx: Transaction) => Promise<unknown>,
+    failing = Infinity,
+  ) =>
+    transactWithRetry(
+      async (tx) => {
+        tries[name] = (tries[name] ?? 0) + 1;
+        await tx.insert(items).values({ slug: `${name}-${tries[name]}` });
+        if (tries[name] <= failing) await fail(tx);
+      },
+      { attempts: 3 },
+    ).catch(codeOf);
+  const raise = (code: string) => (tx: Transaction) =>
+    tx.execute(`do $$ begin raise sqlstate '${code}'; end $$`);
+
+  const codes = [
+    await attempt("lost", (tx) => sever(database, tx), 2),
+    await attempt("lost-for-good", (tx) => sever(database, tx)),
+    await attempt("serialization", raise("40001"), 1),
+    await attempt("deadlock", raise("40P01"), 1),
+    await attempt("swallowed", (tx) => raise("40001")(tx).catch(() => {}), 1),
+    await attempt("duplicate", raise("23505")),
+    // A statement of its own may have been committed.
+    await attempt("elsewhere", () =>
+      db.execute("select pg_terminate_backend(pg_backend_pid())"),
+    ),
+    await attempt("idle", async (tx) => {
+      await tx.execute("set local idle_in_transaction_session_timeout = 1");
+      while (true) {
+        await Bun.sleep(2);
+        await tx.execute("select 1");
+      }
+    }),
+  ];
+  const rows = await db.select().from(items).orderBy(items.slug);
+  await closeDatabase();
+
+  expect(codes).toEqual([
+    undefined,
+    "CONNECTION_LOST",
+    undefined,
+    undefined,
+    undefined,
+    "23505",
+    "CONNECTION_LOST",
+    "CONNECTION_LOST",
+  ]);
+  expect(tries).toEqual({
+    lost: 3,
+    "lost-for-good": 3,
+    serialization: 2,
+    deadlock: 2,
+    swallowed: 2,
+    duplicate: 1,
+    elsewhere: 1,
+    idle: 1,
+  });
+  expect(rows.map(({ slug }) => slug)).toEqual([
+    "deadlock-2",
+    "lost-3",
+    "serialization-2",
+    "swallowed-2",
+  ]);
+});
+
+test("after COMMIT was sent the outcome is unknown, and is not repeated", async (database) => {
+  const { address, sql: server } = database;
+  // Array types, BEGIN, INSERT, COMMIT: its answer is lost.
+  const proxy = await proxyTo(address.port, (count) => count === 4);
+  const { transactWithRetry, closeDatabase } = openClient(
+    { ...address, port: proxy.port, sslmode: "disable" },
+    { statementMs: 500 },
+  );
+  let tries = 0;
+
+  const error = await rejection(
+    transactWithRetry(async (tx) => {
+      tries += 1;
+      await tx.insert(items).values({ slug: "committed" });
+    }),
+  );
+  await closeDatabase();
+  await proxy.close();
+
+  expect(codeOf(error)).toBe("COMMIT_UNKNOWN");
+  expect(tries).toBe(1);
+  expect(await server`select slug from items`).toHaveLength(1);
+});
+
+test("a silent server is an error within the limit, and the whole pool is usable when it is back", async ({
+  address,
+}) => {
+  const network = await openNetwork(address);
+  const client = openClient(
+    { ...address, port: network.port },
+    { poolSize: 3, statementMs: 500, connectMs: 1500 },
+  );
+  const { db, closeDatabase } = client;
+  await useWholePool(client, 3);
+  network.swallow(true);
+
+  const start = Date.now();
+  const asked = Array.from({ length: 3 }, () => db.execute("select 1"));
+  const opened = db.transaction((tx) => tx.execute("select 1"));
+  const codes = await Promise.all(
+    [...asked, opened].map(async (query) => codeOf(await rejection(query))),
+  );
+  const waited = Date.now() - start;
+  network.swallow(false);
+  const usable = await useWholePool(client, 3);
+  await closeDatabase();
+  await network.close();
+
+  expect(new Set(codes)).toEqual(new Set(["NO_ANSWER", "CANNOT_CONNECT"]));
+  expect(waited).toBeLessThan(5000);
+  expect(usable).toBe(3);
+});
+
+test("a transaction says what became of it", async ({ address }) => {
+  const { db, closeDatabase } = openClient(address);
+  let leaked: Transaction | undefined;
+
+  const nested = await db.transaction(async (tx) => {
+    leaked = tx;
+    await Promise.all(
+      ["a", "b"].map((slug) => tx.insert(items).values({ slug: slug })),
+    );
+    await tx
+      .transaction(async (inner) => {
+        await inner.insert(items).values({ slug: "c" });
+        inner.rollback();
+      })
+      .catch(() => {});
+    return await tx.$count(items);
+  });
+  const swallowed = await rejection(
+    db.transaction(async (tx) => {
+      await tx
+        .insert(items)
+        .values({ slug: "a" })
+        .catch(() => {});
+    }),
+  );
+  const thrown = await rejection(
+    db.transaction(async () => {
+      throw new Error("mine");
+    }),
+  );
+  const late = await rejection(leaked?.execute("select 1") ?? db.execute(""));
+  const begun = await rejection(db.execute("begin"));
+  const left = await db.select().from(items).where(eq(items.slug, "a"));
+  await closeDatabase();
+
+  expect(nested).toBe(2);
+  expect(codeOf(swallowed)).toBe("ROLLED_BACK");
+  expect(codeOf((swallowed as Error).cause)).toBe("23505");
+  expect(thrown).toEqual(new Error("mine"));
+  expect(codeOf(late)).toBe("TRANSACTION_OVER");
+  expect(codeOf(begun)).toBe("UNSAFE_TRANSACTION");
+  expect(left).toHaveLength(1);
+});
+
+test("limits hold on the server, and behind a pooler in transactions", async ({
+  address,
+}) => {
+  const limits = { statementMs: 2000, idleTransactionMs: 3000 };
+  const shown = sql`select current_setting('statement_timeout') as statement,
       current_setting('idle_in_transaction_session_timeout') as idle,
       current_setting('application_name') as name`;
-    const ask = async (isPooled: boolean) => {
-      const { db, closeDatabase } = openClient(address, {
-        ...limits,
-        isPooled,
-      });
-      const [outside] = await db.execute(shown);
-      const [inside] = await db.transaction((tx) => tx.execute(shown));
-      const [after] = await db.execute(shown);
-      await closeDatabase();
-      return { outside, inside, after };
-    };
-    const set = { statement: "2s", idle: "3s", name: "app" };
-    const unset = { statement: "0", idle: "0", name: "app" };
+  const ask = async (isPooled: boolean) => {
+    const { db, closeDatabase } = openClient(address, {
+      ...limits,
+      isPooled,
+    });
+    const [outside] = await db.execute(shown);
+    const [inside] = await db.transaction((tx) => tx.execute(shown));
+    const [after] = await db.execute(shown);
+    await closeDatabase();
+    return { outside, inside, after };
+  };
+  const set = { statement: "2s", idle: "3s", name: "app" };
+  const unset = { statement: "0", idle: "0", name: "app" };
 
-    const direct = await ask(false);
-    const pooled = await ask(true);
-    const small = openClient(address, { poolSize: 1, acquireMs: 500 });
-    const busy = await small.db.transaction(() =>
-      rejection(small.db.execute("select 1")),
-    );
-    await small.closeDatabase();
+  const direct = await ask(false);
+  const pooled = await ask(true);
+  const small = openClient(address, { poolSize: 1, acquireMs: 500 });
+  const busy = await small.db.transaction(() =>
+    rejection(small.db.execute("select 1")),
+  );
+  await small.closeDatabase();
 
-    expect(direct).toEqual({ outside: set, inside: set, after: set });
-    expect(pooled).toEqual({ outside: unset, inside: set, after: unset });
-    expect(codeOf(busy)).toBe("POOL_BUSY");
-  },
-);
+  expect(direct).toEqual({ outside: set, inside: set, after: set });
+  expect(pooled).toEqual({ outside: unset, inside: set, after: unset });
+  expect(codeOf(busy)).toBe("POOL_BUSY");
+});
 
-test(
-  "what is under way finishes when the client is closed, and nothing new begins",
-  "migrated",
-  async ({ address }) => {
-    const { db, closeDatabase } = openClient(address);
-    const request = async () => {
-      await db.execute("select pg_sleep(0.1)");
-      return await db.transaction(async (tx) => {
-        await tx.insert(tenants).values(team("last"));
-        return await tx.$count(tenants);
-      });
-    };
+test("what is under way finishes when the client is closed, and nothing new begins", async ({
+  address,
+}) => {
+  const { db, closeDatabase } = openClient(address);
+  const request = async () => {
+    await db.execute("select pg_sleep(0.1)");
+    return await db.transaction(async (tx) => {
+      await tx.insert(items).values({ slug: "last" });
+      return await tx.$count(items);
+    });
+  };
 
-    const running = request();
-    await Promise.all([closeDatabase(), closeDatabase()]);
-    const answered = await running;
-    const refused = await rejection(db.execute("select 1"));
+  const running = request();
+  await Promise.all([closeDatabase(), closeDatabase()]);
+  const answered = await running;
+  const refused = await rejection(db.execute("select 1"));
 
-    expect(answered).toBe(1);
-    expect(codeOf(refused)).toBe("CLOSED");
-  },
-);
+  expect(answered).toBe(1);
+  expect(codeOf(refused)).toBe("CLOSED");
+});

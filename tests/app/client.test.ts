@@ -83,6 +83,8 @@ test(
 await db.insert(tenants).values({ name: "A", slug: "a" });
 const read = (client: Pick<typeof db, "select">) => client.select().from(tenants);
 console.log((await read(db)).length, (await db.transaction(read)).length);
+const related = (client: Pick<typeof db, "query">) => client.query.tenants.findMany();
+console.log((await related(db)).length, (await related(db.$primary)).length);
 await closeDatabase();
 `,
     );
@@ -93,7 +95,7 @@ await closeDatabase();
       project.folder,
     );
 
-    expect(outcome).toEqual({ exitCode: 0, stdout: "0 1\n", stderr: "" });
+    expect(outcome).toEqual({ exitCode: 0, stdout: "0 1\n0 1\n", stderr: "" });
   },
 );
 

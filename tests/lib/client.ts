@@ -1,10 +1,19 @@
 // The application's client on a database of a test, in the test's own process.
 import { connect, type Socket } from "node:net";
+import { pgTable, text } from "drizzle-orm/pg-core";
 import type { DatabaseAddress } from "../../src/database-url";
 import { type ClientSettings, readEnv } from "../../src/env";
 import { makeClient } from "../../src/infrastructure/database/client";
 import { openPools } from "../../src/infrastructure/database/pools";
 import { listen } from "./ports";
+
+/** A table of the tests' own, whatever the application's are. */
+export const items = pgTable("items", {
+  slug: text().notNull().unique(),
+  name: text(),
+});
+export const CREATE_ITEMS =
+  "create table items (slug text unique not null, name text)";
 
 /** Opens a client with other limits than the usual ones; close it at the end. */
 export function openClient(
