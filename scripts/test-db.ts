@@ -28,9 +28,11 @@ const { closeDatabase, db } = await import("../src/infrastructure/database");
 const { pending, interrupted, replication } =
   await inspect().catch(unreachable);
 await using _client = { [Symbol.asyncDispose]: closeDatabase };
-const [server] = await db.execute<{ version: string }>(
-  sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
-);
+const [server] = await db
+  .execute<{ version: string }>(
+    sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
+  )
+  .catch(unreachable);
 const start = performance.now();
 await db.execute(sql`select 1`);
 const latencyMs = Math.round((performance.now() - start) * 10) / 10;

@@ -154,36 +154,53 @@ async function logIn<Session extends { role: Role }>(
   address: DatabaseAddress,
   driver: Driver<Session>,
 ): Promise<Session> {
-  const seconds = connectSeconds(address);
-  const sockets: Socket[] = [];
+  return await inTime(address, async (opened) =>
+    driver.logIn(await dialHost(way, address, opened), way),
+  );
+}
+
+/**
+ * Connects a socket to one host, and encrypts it where that is the way.
+ *
+ * @throws like `openSession`.
+ */
+export async function openSocket(
+  way: Way,
+  address: DatabaseAddress,
+): Promise<Socket> {
+  return await inTime(address, (opened) => dialHost(way, address, opened));
+}
+
+/**
+ * Gives `work` the time that a host has.
+ *
+ * @param work puts what it has opened into a list: it is destroyed where `work`
+ * fails or is late.
+ */
+async function inTime<T>(
+  address: DatabaseAddress,
+  work: (opened: Socket[]) => Promise<T>,
+): Promise<T> {
+  const opened: Socket[] = [];
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(
     () => late.reject(coded("CONNECT_TIMEOUT", "it did not answer")),
-    seconds * 1000,
+    connectSeconds(address) * 1000,
   );
-  const work = async () => {
-    const socket = await openSocket(way, address, sockets);
-    return await driver.logIn(socket, way);
-  };
   try {
-    return await Promise.race([work(), late.promise]);
+    return await Promise.race([work(opened), late.promise]);
   } catch (error) {
-    for (const socket of sockets) socket.destroy();
+    for (const socket of opened) socket.destroy();
     throw error;
   } finally {
     clearTimeout(timer);
   }
 }
 
-/**
- * Connects a socket to one host, and encrypts it where that is the way.
- *
- * @param opened takes what is to be destroyed when nobody waits any more.
- */
-export async function openSocket(
+async function dialHost(
   way: Way,
   address: DatabaseAddress,
-  opened: Socket[] = [],
+  opened: Socket[],
 ): Promise<Socket> {
   const { host, port, tls } = way;
   const socket = host.startsWith("/")

@@ -5,6 +5,7 @@ import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import postgres, { type Sql } from "postgres";
 import {
+  connectSeconds,
   openSession,
   openSocket,
   ROLE,
@@ -163,7 +164,7 @@ function makeClient(
     // Behind a transaction pooler prepared statements vanish.
     prepare: false,
     fetch_types: false,
-    connect_timeout: null,
+    connect_timeout: connectSeconds(address),
     idle_timeout: null,
     // Half an hour by default, after which it would close the session in its work.
     max_lifetime: null,

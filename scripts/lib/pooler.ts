@@ -10,13 +10,13 @@ const DIRECT =
   "set `DATABASE_URL_UNPOOLED` to a direct connection to the server";
 
 /**
- * Whether a transaction pooler stands between. A server hands out its process
+ * True when a transaction pooler stands between. A server hands out its process
  * id as the key for cancelling; a pooler has keys of its own. Where they differ,
  * the proof is that a transaction on a second connection is given the server
  * process of the first, or that the first is given another one, which does not
  * hold its lock.
  *
- * @throws with exit code 2 when there is no second connection to be had.
+ * @throws with exit code 2 when no second connection can be opened.
  */
 export async function isPooled(
   sql: Sql,
@@ -50,7 +50,9 @@ export async function isPooled(
       ) as held, pg_advisory_unlock(${lockId})`);
     return isShared || !lock?.held;
   } catch (error) {
-    if (!isLate) throw explainConnectionError(error as Error, address);
+    const { code } = error as { code?: string };
+    if (!isLate && code !== "CONNECT_TIMEOUT")
+      throw explainConnectionError(error as Error, address);
     throw refusal(
       `${nameServer(reachedAddress(address))} gave no second connection within ${seconds} seconds`,
       { code: "POOLED", hint: DIRECT },
@@ -62,7 +64,7 @@ export async function isPooled(
 }
 
 /**
- * For what needs a session of its own, such as the migration lock.
+ * Requires a session of its own, as the migration lock does.
  *
  * @throws with exit code 2 behind a transaction pooler.
  */

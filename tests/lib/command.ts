@@ -2,9 +2,10 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
-import type { DatabaseAddress } from "../../src/database-url";
 import { root } from "../../src/env";
 import type { Job } from "./worker";
+
+export { formatDatabaseUrl as urlOf } from "../../src/database-url";
 
 /** Where commands look for a server of their own: there is none. */
 export const emptyDataDir = join(tmpdir(), `starter-none-${process.pid}`);
@@ -154,11 +155,4 @@ export function start(
     stdout: "pipe",
     stderr: "pipe",
   });
-}
-
-/** The address as a connection string. */
-export function urlOf(address: DatabaseAddress): string {
-  const { user, password, host, port, database, sslmode } = address;
-  const login = [user, password].map(encodeURIComponent).join(":");
-  return `postgres://${login}@${host}:${port}/${database}?sslmode=${sslmode}`;
 }

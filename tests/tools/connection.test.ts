@@ -409,6 +409,28 @@ else {
     );
 
     test(
+      "TLS without asking first is known here, and refused by name where psql is too old for it",
+      async () => {
+        const url = `postgres://postgres:postgres@localhost:${ports.primary}/postgres?sslmode=require&sslnegotiation=direct`;
+
+        const encrypted = await ask(url, TLS);
+        const { exitCode, stderr } = await run("db:shell -- --command=select", {
+          DATABASE_URL: url,
+          DB_ENGINE: "external",
+        });
+
+        expect(encrypted).toBe(true);
+        if (exitCode === 0) return; // psql 17 or newer
+        expect(exitCode).toBe(psql ? 2 : 1);
+        if (psql)
+          expect(stderr).toStartWith(
+            "Error: sslnegotiation=direct in DATABASE_URL requires client programs of version 17",
+          );
+      },
+      TIMEOUT_MS,
+    );
+
+    test(
       "what psql and pg_dump can and this cannot is said once",
       async () => {
         const DATABASE_URL = `postgres://postgres:postgres@localhost:${ports.primary}/postgres?sslmode=require&channel_binding=require`;
