@@ -35,7 +35,7 @@ export async function lookAgain(
   statement: Statement,
   resumed: Resumed | undefined,
 ): Promise<"run" | "done"> {
-  const { words } = statement;
+  const words = readWords(statement.tokens, 24);
   const starts = (pattern: RegExp) => pattern.test(words.join(" "));
   if (starts(/^CREATE (UNIQUE )?INDEX CONCURRENTLY/))
     return await lookAtIndex(sql, statement, resumed);
@@ -89,8 +89,8 @@ function explainUnknown(statement: Statement): Error {
   );
 }
 
-const quoteBeginning = ({ words }: Statement) =>
-  `\`${words.slice(0, 4).join(" ")}\``;
+const quoteBeginning = ({ tokens }: Statement) =>
+  `\`${readWords(tokens, 4).join(" ")}\``;
 
 /** The same index is done when it is valid, and in the way when it is not. */
 async function lookAtIndex(

@@ -20,7 +20,7 @@ import {
   logProgress,
 } from "./log";
 import { lookAgain, type Resumed } from "./resume";
-import type { Statement } from "./statements";
+import { readWords, type Statement } from "./statements";
 import { type Learned, nextStep, type Script, type Step } from "./steps";
 
 /** How to run it. */
@@ -67,6 +67,8 @@ const noticeLostClient = `
   end $$`;
 
 const RETRIES = 5;
+/** How many statements of a transaction are sent together. */
+const AT_ONCE = 1000;
 /** lock_not_available, deadlock_detected. */
 const LOCKED = ["55P03", "40P01"];
 /** active_sql_transaction, invalid_transaction_termination. */
@@ -193,12 +195,6 @@ async function runTransaction(
 ): Promise<StepFailure | undefined> {
   const { statements } = script;
   const { record, unfinished } = options;
-  const own = statements.slice(from, until).flatMap((statement, index) =>
-    textsOf(statement, options).map((text) => ({
-      text,
-      index: from + index,
-    })),
-  );
   const isLast = until === statements.length;
   // A rollback also clears what is known of an older run: it would be resumed.
   const hasProgress =
@@ -210,33 +206,54 @@ async function runTransaction(
         ${logProgress(script, progressAt(script, until))}`;
   // Of a BEGIN of the file's own; what is recorded has to be written.
   const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
-  const texts = [
-    `begin ${level} read write`,
-    ...own.map(({ text }) => text),
+  const begin = { text: `begin ${level} read write`, index: from };
+  const end = [
     ...(script.mayUnlock ? [lockOnceMore] : []),
     ...(isRolledBack ? ["rollback", "begin"] : []),
     `${asOurselves(script)} ${written}; commit`,
-  ];
-  // All at once: a statement waits for the one before it, not for us.
+  ].map((text) => ({ text, index: undefined }));
+  for (let at = from; ;) {
+    const next = Math.min(at + AT_ONCE, until);
+    const own = statements.slice(at, next).flatMap((statement, count) =>
+      textsOf(statement, options).map((text) => ({
+        text,
+        index: at + count,
+      })),
+    );
+    const texts = [
+      ...(at === from ? [begin] : []),
+      ...own,
+      ...(next === until ? end : []),
+    ];
+    const failed = await sendTogether(sql, texts);
+    if (failed || next === until) return failed;
+    at = next;
+  }
+}
+
+/** Sends them without waiting: each waits for the one before it, not for us. */
+async function sendTogether(
+  sql: Sql,
+  texts: { text: string; index: number | undefined }[],
+): Promise<StepFailure | undefined> {
   const outcomes = await Promise.allSettled(
-    texts.map((text) => sql.unsafe(text)),
+    texts.map(({ text }) => sql.unsafe(text)),
   );
   const at = outcomes.findIndex(({ status }) => status === "rejected");
   if (at === -1) return undefined;
   await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
-  return failedAt(reason, at === 0 ? from : own[at - 1]?.index);
+  return failedAt(reason, texts[at]?.index);
 }
 
 /** What is sent for a statement of a transaction. */
-function textsOf(
-  { text, words, kind }: Statement,
-  options: RunOptions,
-): string[] {
+function textsOf(statement: Statement, options: RunOptions): string[] {
+  const { text, kind, isSetting } = statement;
   // Without the unlocking that DISCARD ALL does as well.
   if (kind === "discard") return [forgetSession, setUp(options)];
   if (!["plain", "alone"].includes(kind)) return [];
-  if (words[0] === "RESET" && words[1] === "ALL") return [text, setUp(options)];
+  if (isSetting && readWords(statement.tokens, 2).join(" ") === "RESET ALL")
+    return [text, setUp(options)];
   return /advisory/i.test(text) ? [lockTransaction, text] : [text];
 }
 

@@ -18,8 +18,6 @@ export interface Statement {
   offset: number;
   /** Read anew each time: a large file has millions. */
   readonly tokens: Token[];
-  /** Its first tokens, in capitals, of which long ones are cut. */
-  words: string[];
   kind: Kind;
   /** True when it changes the session for the statements after it. */
   isSetting: boolean;
@@ -139,6 +137,18 @@ export function readWords(tokens: Token[], count: number): string[] {
   return tokens.slice(0, count).map(({ text }) => text.toUpperCase());
 }
 
+/** One for all, for a file may have hundreds of thousands of statements. */
+const lazy = {
+  get tokens(): Token[] {
+    const { text, offset } = this as unknown as Statement;
+    const tokens: Token[] = [];
+    eachToken(text, (token, at) =>
+      tokens.push({ text: token, offset: offset + at }),
+    );
+    return tokens;
+  },
+};
+
 function describe(
   text: string,
   offset: number,
@@ -149,17 +159,9 @@ function describe(
   const isCall = first === "SELECT" && words.slice(1, 8).includes("SET_CONFIG");
   const isSet =
     first === "SET" && !/^(LOCAL|TRANSACTION|CONSTRAINTS)$/.test(second);
-  return {
+  return Object.assign(Object.create(lazy), {
     text,
     offset,
-    get tokens() {
-      const tokens: Token[] = [];
-      eachToken(text, (token, at) =>
-        tokens.push({ text: token, offset: offset + at }),
-      );
-      return tokens;
-    },
-    words,
     kind: classify(first, second, rest[0], words.join(" ")),
     isSetting: isSet || isCall || first === "RESET" || first === "DISCARD",
     mayCommit: first === "CALL" || first === "DO",
@@ -167,7 +169,7 @@ function describe(
     clientOffset:
       backslash ??
       (first === "COPY" && copiesToClient(text) ? offset : undefined),
-  };
+  } satisfies Omit<Statement, "tokens">);
 }
 
 function classify(

@@ -714,6 +714,29 @@ describe("a file", () => {
     );
   });
 
+  test("of thousands of statements is one transaction all the same", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    const inserts = "insert into a values (1);\n".repeat(1500);
+    writeMigrations(project, {
+      "0000_a": `create table a (i int);\n${inserts}select nonsense;`,
+    });
+    const failed = await run("db:migrate");
+    const [left] = await sql`select to_regclass('a') as a`;
+    writeMigrations(project, {
+      "0000_a": `create table a (i int);\n${inserts}`,
+    });
+    const applied = await run("db:migrate");
+
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain("0000_a.sql:1502:8, statement 1502 ");
+    expect(left?.a).toBeNull();
+    expect(applied.exitCode).toBe(0);
+    expect(await sql`select from a`).toHaveLength(1500);
+  });
+
   test("says what it raises under its own name", async ({ project, run }) => {
     const raise = (level: string) =>
       `do $$ begin raise ${level} 'from a ${level}'; end $$;`;
