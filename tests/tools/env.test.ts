@@ -9,8 +9,11 @@ import {
   isLocal,
   parseDatabaseUrl as parse,
 } from "../../src/database-url";
-import { readEnv, root } from "../../src/env";
-import { run } from "../lib/command";
+import { readEnv } from "../../src/env";
+import { fixture } from "../lib/project";
+import { sharedProject } from "../lib/test";
+
+const { run, folder: project } = sharedProject();
 
 type Files = Record<string, string | Uint8Array>;
 
@@ -41,7 +44,7 @@ const to = (database: string) => `postgres://u:p@127.0.0.1:9/${database}`;
 describe("where variables come from", () => {
   test("without any file the example's values hold, but not in production", async () => {
     const example = {
-      ".env.example": await Bun.file(join(root, ".env.example")).text(),
+      ".env.example": await Bun.file(join(fixture, ".env.example")).text(),
     };
 
     expect(read(example, { POSTGRES_PORT: "9" }).database).toMatchObject({
@@ -363,9 +366,12 @@ test.concurrent(
       );
       expect(stderr).not.toContain("cret");
     }
-    const { exitCode, stdout, stderr } = await run("db:test --json", {
-      DATABASE_URL,
-    });
+    const { exitCode, stdout, stderr } = await sharedProject().run(
+      "db:test --json",
+      {
+        DATABASE_URL,
+      },
+    );
     expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: "" });
     expect(JSON.parse(stdout).error).toMatchObject({ code: "CONFIGURATION" });
   },
@@ -388,7 +394,7 @@ test("an application's variables stay in place, and the commands ignore libpq's"
     process.exit();`;
 
   const output = await $`${process.execPath} -e ${script}`
-    .cwd(root)
+    .cwd(project)
     .env({ PATH: process.env.PATH ?? "", ...variables })
     .text();
 

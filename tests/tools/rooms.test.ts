@@ -44,14 +44,14 @@ test("there is no circle", () => {
   const done = new Set<string>();
   const visit = (file: string, path: string[]): void => {
     expect(path).not.toContain(file);
-    if (done.has(file)) return;
+    if (done.has(file) || !files.includes(file)) return;
     for (const other of imports.get(file) ?? []) visit(other, [...path, file]);
     done.add(file);
   };
 
   for (const file of files) visit(file, []);
 
-  expect(done.size).toBeGreaterThanOrEqual(files.length);
+  expect(done.size).toBe(files.length);
 });
 
 test("what db:migrate and its like import runs on Node as well", () => {

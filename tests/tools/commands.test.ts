@@ -1,0 +1,27 @@
+// Every command of package.json as a process of its own, as a person starts it:
+// other tests run most of them in workers.
+import { expect, test } from "bun:test";
+import { sharedProject } from "../lib/test";
+
+const { run, read } = sharedProject();
+const { scripts } = JSON.parse(read("package.json"));
+const commands = Object.keys(scripts).filter((name) =>
+  /^(db|docker):|^copy$/.test(name),
+);
+
+test("every command says how it is called, and that is all it does", async () => {
+  const { PATH = "" } = process.env;
+  for (const command of commands) {
+    const { exitCode, stdout, stderr } = await run(`${command} --help`, {
+      PATH, // not by a worker
+    });
+
+    expect({ command, exitCode, stderr }).toEqual({
+      command,
+      exitCode: 0,
+      stderr: "",
+    });
+    expect(stdout).toStartWith("bun run ");
+  }
+  expect(commands.length).toBeGreaterThan(25);
+}, 120_000);
