@@ -26,6 +26,7 @@ import {
   readImage,
   readLogs,
   readRelease,
+  removeOthers,
   type Release,
   switchRelease,
 } from "./server/release";
@@ -114,6 +115,7 @@ async function deploy(): Promise<void> {
     print(`Nothing to build: ${version} is this version`);
   } else print(`Built: ${nameImage(production, version)}`);
 
+  let how = "";
   try {
     if (!(await compose(production, ["up", "--detach", "--wait", "db"])))
       throw failure(`the database did not become healthy${keeps}`);
@@ -122,15 +124,14 @@ async function deploy(): Promise<void> {
       throw failure(`db-init failed, as is said above${keeps}`);
     print("Migrated: by db-init, which has ended");
     const isOld = version === old?.version;
-    await replace(old, version, isOld ? old.previous : old?.version);
+    how = await replace(old, version, isOld ? old.previous : old?.version);
   } catch (error) {
     if (version !== old?.version)
       docker(["rmi", nameImage(production, version)]);
     throw error;
   }
-  if (services.includes("gate"))
-    if (!(await compose(production, ["up", "--detach", "--no-deps", "gate"])))
-      throw failure(`version ${version} runs, and its port is not published`);
+  if (services.includes("gate")) await openGate(version);
+  print(how);
   docker([
     "tag",
     nameImage(production, version),
@@ -152,30 +153,39 @@ async function rollBack(): Promise<void> {
     throw failure(`there is no image of a version before ${old.version}`, {
       hint: "check out the commit to go back to, and run `bun run docker:prod`",
     });
-  await replace(old, old.previous);
+  print(await replace(old, old.previous));
 }
 
-/** Puts a version in the place of the old one, and says how. */
+async function openGate(version: string): Promise<void> {
+  const up = ["up", "--detach", "--no-deps", "--wait", "gate"];
+  if (await compose(production, up)) return;
+  throw failure(`version ${version} runs, and no request reaches it`, {
+    hint: "set another `PORT`, in the environment or in `.env.production`, if it is taken",
+  });
+}
+
+/** Puts a version in the place of the old one; returns how, as a sentence. */
 async function replace(
   old: Release | undefined,
   version: string,
   previous = "",
-): Promise<void> {
+): Promise<string> {
   const variables = { APP_VERSION: version, APP_PREVIOUS: previous };
   if (!old || version === old.version) {
     const up = ["up", "--detach", "--no-deps", "--wait", "app"];
-    if (!(await compose(production, up, variables)))
-      throw failure(`version ${version} does not become healthy`, {
-        lines: readLogs(production),
-      });
-    return print(`Deployed: ${version}`);
+    if (!(await compose(production, up, variables))) {
+      const lines = readLogs(production);
+      if (!old) removeOthers(production);
+      throw failure(`version ${version} does not become healthy`, { lines });
+    }
+    return `Deployed: ${version}`;
   }
   try {
     const isBeside = await switchRelease(production, old, variables);
     const how = isBeside
       ? "which ended once the new one was healthy"
       : "which ended first, for they share a published port";
-    print(`Deployed: ${version} in place of ${old.version}, ${how}`);
+    return `Deployed: ${version} in place of ${old.version}, ${how}`;
   } catch (error) {
     const { message } = error as Error;
     (error as Error).message = `${message}; version ${old.version} serves`;

@@ -8,6 +8,8 @@ import { connect, createServer, type Socket } from "node:net";
 const APP = "app";
 const PORT = 3000;
 const LOOK_MS = 500;
+/** A container that has just gone does not answer at all. */
+const CONNECT_MS = 500;
 /** How long a connection waits for a container that takes it. */
 const WAIT_MS = 10_000;
 
@@ -61,11 +63,12 @@ async function pass(client: Socket): Promise<void> {
   client.destroy();
 }
 
-/** A connection; undefined where the container does not take it. */
+/** Returns a connection; undefined where the container does not take it at once. */
 function open(address: string): Promise<Socket | undefined> {
   const { promise, resolve } = Promise.withResolvers<Socket | undefined>();
   const socket = connect(PORT, address);
+  const timer = setTimeout(() => socket.destroy(new Error()), CONNECT_MS);
   socket.once("connect", () => resolve(socket));
   socket.once("error", () => resolve(undefined));
-  return promise;
+  return promise.finally(() => clearTimeout(timer));
 }

@@ -137,7 +137,8 @@ export function readLogs(production: Production, except = ""): string[] {
     .flatMap((container) => docker(["logs", "--tail=20", container]).lines);
 }
 
-function removeOthers(production: Production, kept: string): void {
+/** Removes every container of the application but one. */
+export function removeOthers(production: Production, kept = ""): void {
   for (const container of listContainers(production))
     if (container !== kept) docker(["rm", "--force", container]);
 }

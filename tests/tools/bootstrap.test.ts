@@ -1,6 +1,7 @@
 // db:seed rbac and db:bootstrap, on databases of their own.
 import { describe, expect } from "bun:test";
 import type { Sql } from "postgres";
+import { openConnection } from "../../scripts/lib/connection";
 import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
@@ -158,3 +159,43 @@ describe("db:bootstrap", () => {
     },
   );
 });
+
+test(
+  "db:bootstrap:roles makes a role that serves and cannot drop what it serves",
+  "migrated",
+  async ({ run, sql, address }) => {
+    const name = `serve_${crypto.randomUUID().slice(0, 8)}`;
+    try {
+      const made = await run(`db:bootstrap:roles --app-role ${name} --json`);
+      const again = await run(`db:bootstrap:roles --app-role ${name}`);
+      const own = await run(`db:bootstrap:roles --app-role ${address.user}`);
+      await sql`create table later (id serial)`;
+      const { password } = JSON.parse(made.stdout);
+      const login = { ...address, user: name, password };
+      await using served = await openConnection(login, "tests");
+      await served`insert into later default values`;
+
+      expect(made).toMatchObject({ exitCode: 0 });
+      expect(JSON.parse(made.stdout)).toMatchObject({
+        role: name,
+        created: true,
+      });
+      expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
+      expect(own.exitCode).toBe(2);
+      expect(own.stderr).toContain("is the one that migrates");
+      for (const text of [
+        "drop table users",
+        "truncate users",
+        "delete from drizzle.__drizzle_migrations",
+      ])
+        await expect((async () => await served.unsafe(text))()).rejects.toThrow(
+          /must be owner|permission denied/,
+        );
+      expect(
+        await served`select id from drizzle.__drizzle_migrations`,
+      ).not.toBeEmpty();
+    } finally {
+      await sql.unsafe(`drop owned by ${name}; drop role ${name}`);
+    }
+  },
+);

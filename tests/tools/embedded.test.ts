@@ -100,9 +100,13 @@ describe("db:start and db:stop", () => {
     async (clone) => {
       mkdirSync(`${clone.cluster}.partial/base`, { recursive: true });
 
-      const first = await clone.run("db:start");
+      const [first, waited] = await Promise.all([
+        clone.run("db:start"),
+        clone.run("db:migrate --wait-for-server 60"),
+      ]);
       const again = await clone.run("db:start --json");
       const stopped = await clone.run("db:stop");
+      const late = await clone.run("db:migrate --wait-for-server 1");
       const stoppedAgain = await clone.run("db:stop");
 
       expect(first).toEqual({ exitCode: 0, stdout: clone.started, stderr: "" });
@@ -120,6 +124,9 @@ describe("db:start and db:stop", () => {
         stdout: "Nothing to stop: this clone runs no server\n",
         stderr: "",
       });
+      expect(waited).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(late).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(late.stderr).toStartWith("Error: nothing listens on ");
       expect(existsSync(`${clone.cluster}.partial`)).toBe(false);
     },
   );
