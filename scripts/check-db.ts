@@ -5,7 +5,7 @@
 import { readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
-import { jsonFlag, misused, readOptions } from "./lib/options";
+import { jsonFlag, misused, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
@@ -21,6 +21,12 @@ const { values, positionals } = readOptions(
   {
     offline: { type: "boolean", help: "without a database" },
     strict: { type: "boolean", help: "a warning counts like an error" },
+    rows: {
+      type: "string",
+      value: "<n>",
+      default: "1000",
+      help: "of each table, to try pending migrations with; 0 is none",
+    },
     accept: {
       type: "string",
       value: "<code> <tag>",
@@ -31,6 +37,7 @@ const { values, positionals } = readOptions(
   },
   { allowPositionals: true },
 );
+const rows = readWhole(values.rows, "--rows");
 const [tag, ...surplus] = positionals;
 if (surplus.length > 0 || (tag && !values.accept))
   throw misused(`unexpected argument "${surplus[0] ?? tag}"`);
@@ -73,7 +80,13 @@ async function checkServer(): Promise<void> {
     "prefer-primary",
   );
   problems.push(
-    ...(await checkDatabase(sql, env.direct, env.test, startTemporaryServer)),
+    ...(await checkDatabase(
+      sql,
+      env.direct,
+      env.test,
+      startTemporaryServer,
+      rows,
+    )),
   );
 }
 

@@ -19,6 +19,7 @@ import { splitStatements } from "./statements";
 import { toScript } from "./steps";
 import { isTakenOver, type Trial } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
+import { tryRows } from "./try-rows";
 
 /** A server that is started for the time, and stopped. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
@@ -29,6 +30,7 @@ export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
  * tried on a scratch server only.
  *
  * @param test the server of TEST_DATABASE_URL.
+ * @param rows how many of each table a pending migration is tried with.
  * @param startServer starts one of that major version; undefined where it cannot.
  */
 export async function checkDatabase(
@@ -36,6 +38,7 @@ export async function checkDatabase(
   address: DatabaseAddress,
   test: DatabaseAddress | undefined,
   startServer: (major: number) => Promise<TemporaryServer | undefined>,
+  rows: number,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
   await refuseElsewhere(sql, plan);
@@ -70,6 +73,7 @@ export async function checkDatabase(
       return [
         ...leftOut.map(describeLeftOut("not_replayed")),
         ...drift,
+        ...(await tryRows(trial, plan.pending, reaches, rows)),
         ...(await tryPending(trial, plan, reaches)),
       ];
     },
