@@ -2,6 +2,7 @@
 // have their schema, and can what is pending be taken back? Writes nothing but
 // scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
 // Actions, findings are annotations, too.
+import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
@@ -9,7 +10,9 @@ import { jsonFlag, misused, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
+import type { Migration } from "./migrations/journal";
 import { checkFolder } from "./schema/check-folder";
+import { describeBreaks, listBreaks, readDeployed } from "./schema/deployed";
 import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
@@ -26,6 +29,11 @@ const { values, positionals } = readOptions(
       value: "<n>",
       default: "1000",
       help: "of each table, to try pending migrations with; 0 is none",
+    },
+    deployed: {
+      type: "string",
+      value: "<git ref>",
+      help: "what is deployed, and has to work on the schema to come\n(the default branch, as a warning)",
     },
     accept: {
       type: "string",
@@ -86,8 +94,27 @@ async function checkServer(): Promise<void> {
       env.test,
       startTemporaryServer,
       rows,
+      watchDeployed,
     )),
   );
+}
+
+/** Does what is deployed still work after what is pending? */
+async function watchDeployed(
+  scratch: Sql,
+  pending: Migration[],
+): Promise<() => Promise<Problem[]>> {
+  const deployed =
+    pending.length > 0 ? await readDeployed(values.deployed) : undefined;
+  if (!deployed) return async () => [];
+  const before = await listBreaks(scratch, deployed.schema);
+  return async () =>
+    describeBreaks(
+      before,
+      await listBreaks(scratch, deployed.schema),
+      pending,
+      deployed,
+    );
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

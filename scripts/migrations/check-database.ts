@@ -24,6 +24,12 @@ import { tryRows } from "./try-rows";
 /** A server that is started for the time, and stopped. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
 
+/** Looks at the scratch database before what is pending, and again after it. */
+export type Watch = (
+  scratch: Sql,
+  pending: Migration[],
+) => Promise<() => Promise<Problem[]>>;
+
 /**
  * Compares a database with the migrations. Reads only; what has to be tried is
  * tried in a scratch database, which is dropped. What acts beyond one database is
@@ -31,6 +37,7 @@ export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
  *
  * @param test the server of TEST_DATABASE_URL.
  * @param rows how many of each table a pending migration is tried with.
+ * @param watch told what is pending, before and after it is tried.
  * @param startServer starts one of that major version; undefined where it cannot.
  */
 export async function checkDatabase(
@@ -39,6 +46,7 @@ export async function checkDatabase(
   test: DatabaseAddress | undefined,
   startServer: (major: number) => Promise<TemporaryServer | undefined>,
   rows: number,
+  watch?: Watch,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
   await refuseElsewhere(sql, plan);
@@ -70,11 +78,13 @@ export async function checkDatabase(
       const drift = isComparable
         ? await findDrift(trial, plan, made, leftOut)
         : [];
+      const finish = await watch?.(trial.scratch, plan.pending);
       return [
         ...leftOut.map(describeLeftOut("not_replayed")),
         ...drift,
         ...(await tryRows(trial, plan.pending, reaches, rows)),
         ...(await tryPending(trial, plan, reaches)),
+        ...((await finish?.()) ?? []),
       ];
     },
   );
