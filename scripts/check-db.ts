@@ -2,14 +2,17 @@
 // have their schema, and can what is pending be taken back? Writes nothing but
 // scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
 // Actions, findings are annotations, too.
+import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
-import { jsonFlag, misused, readOptions } from "./lib/options";
+import { jsonFlag, misused, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
+import type { Migration } from "./migrations/journal";
 import { checkFolder } from "./schema/check-folder";
+import { describeBreaks, listBreaks, readDeployed } from "./schema/deployed";
 import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
@@ -21,6 +24,17 @@ const { values, positionals } = readOptions(
   {
     offline: { type: "boolean", help: "without a database" },
     strict: { type: "boolean", help: "a warning counts like an error" },
+    rows: {
+      type: "string",
+      value: "<n>",
+      default: "1000",
+      help: "of each table, to try pending migrations with; 0 is none",
+    },
+    deployed: {
+      type: "string",
+      value: "<git ref>",
+      help: "what is deployed, and has to work on the schema to come\n(the default branch, as a warning)",
+    },
     accept: {
       type: "string",
       value: "<code> <tag>",
@@ -31,6 +45,7 @@ const { values, positionals } = readOptions(
   },
   { allowPositionals: true },
 );
+const rows = readWhole(values.rows, "--rows");
 const [tag, ...surplus] = positionals;
 if (surplus.length > 0 || (tag && !values.accept))
   throw misused(`unexpected argument "${surplus[0] ?? tag}"`);
@@ -73,8 +88,33 @@ async function checkServer(): Promise<void> {
     "prefer-primary",
   );
   problems.push(
-    ...(await checkDatabase(sql, env.direct, env.test, startTemporaryServer)),
+    ...(await checkDatabase(
+      sql,
+      env.direct,
+      env.test,
+      startTemporaryServer,
+      rows,
+      watchDeployed,
+    )),
   );
+}
+
+/** Does what is deployed still work after what is pending? */
+async function watchDeployed(
+  scratch: Sql,
+  pending: Migration[],
+): Promise<() => Promise<Problem[]>> {
+  const deployed =
+    pending.length > 0 ? await readDeployed(values.deployed) : undefined;
+  if (!deployed) return async () => [];
+  const before = await listBreaks(scratch, deployed.schema);
+  return async () =>
+    describeBreaks(
+      before,
+      await listBreaks(scratch, deployed.schema),
+      pending,
+      deployed,
+    );
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

@@ -63,14 +63,16 @@ export function loadProject(folder: string): Project {
  * The files that `schema` names, as drizzle-kit finds them: those of a folder
  * without its subfolders.
  *
+ * @param folder that of another application, or of another state of this one.
  * @returns absolute paths.
  * @throws like `readProject`, where there is none.
  */
-export function listSchemaFiles(): string[] {
-  const { config, schema } = readProject();
+export function listSchemaFiles(folder = root): string[] {
+  const { config, schema } =
+    folder === root ? readProject() : loadProject(folder);
   const found = schema
     .flatMap((pattern) => {
-      const path = resolve(root, pattern);
+      const path = resolve(folder, pattern);
       return existsSync(path) ? [path] : globSync(path);
     })
     .flatMap((path) =>
@@ -89,12 +91,14 @@ export function listSchemaFiles(): string[] {
 }
 
 /** Loads the schema: what its files export. Where two export one name, both stay. */
-export async function loadSchema(): Promise<Record<string, unknown>> {
+export async function loadSchema(
+  folder = root,
+): Promise<Record<string, unknown>> {
   const schema: Record<string, unknown> = {};
-  for (const file of listSchemaFiles()) {
+  for (const file of listSchemaFiles(folder)) {
     const exported = await import(pathToFileURL(file).href);
     for (const [name, value] of Object.entries(exported))
-      schema[name in schema ? `${name} of ${relative(root, file)}` : name] =
+      schema[name in schema ? `${name} of ${relative(folder, file)}` : name] =
         value;
   }
   return schema;

@@ -19,9 +19,16 @@ import { splitStatements } from "./statements";
 import { toScript } from "./steps";
 import { isTakenOver, type Trial } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
+import { tryRows } from "./try-rows";
 
 /** A server that is started for the time, and stopped. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
+
+/** Looks at the scratch database before what is pending, and again after it. */
+export type Watch = (
+  scratch: Sql,
+  pending: Migration[],
+) => Promise<() => Promise<Problem[]>>;
 
 /**
  * Compares a database with the migrations. Reads only; what has to be tried is
@@ -29,6 +36,8 @@ export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
  * tried on a scratch server only.
  *
  * @param test the server of TEST_DATABASE_URL.
+ * @param rows how many of each table a pending migration is tried with.
+ * @param watch told what is pending, before and after it is tried.
  * @param startServer starts one of that major version; undefined where it cannot.
  */
 export async function checkDatabase(
@@ -36,6 +45,8 @@ export async function checkDatabase(
   address: DatabaseAddress,
   test: DatabaseAddress | undefined,
   startServer: (major: number) => Promise<TemporaryServer | undefined>,
+  rows: number,
+  watch?: Watch,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
   await refuseElsewhere(sql, plan);
@@ -67,10 +78,13 @@ export async function checkDatabase(
       const drift = isComparable
         ? await findDrift(trial, plan, made, leftOut)
         : [];
+      const finish = await watch?.(trial.scratch, plan.pending);
       return [
         ...leftOut.map(describeLeftOut("not_replayed")),
         ...drift,
+        ...(await tryRows(trial, plan.pending, reaches, rows)),
         ...(await tryPending(trial, plan, reaches)),
+        ...((await finish?.()) ?? []),
       ];
     },
   );

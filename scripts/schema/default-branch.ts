@@ -54,7 +54,7 @@ export function compareWithDefaultBranch(
 }
 
 /** As the remote says, or by its usual names. */
-function findDefaultBranch(): string | undefined {
+export function findDefaultBranch(): string | undefined {
   const names = [
     git("rev-parse", "--abbrev-ref", "origin/HEAD"),
     "origin/main",
@@ -69,7 +69,7 @@ function findDefaultBranch(): string | undefined {
 }
 
 /** Its output; undefined where it failed, or is not installed. */
-function git(...args: string[]): string | undefined {
+export function git(...args: string[]): string | undefined {
   try {
     const { stdout, success } = spawnSync(["git", ...args], {
       cwd: root,

@@ -1,0 +1,523 @@
+// Does a pending migration fail only where there are rows? Its new constraints
+// are asked of the whole tables, read-only; the rows that look wrong, and a
+// sample of the others, are taken into the scratch database, where it is run.
+// What runs there decides: a migration may put the rows right before.
+import type { Sql } from "postgres";
+import { type Problem, problem } from "../lib/problem";
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import { note } from "../lib/report";
+import { type Catalog, readCatalog } from "./catalog";
+import type { Migration } from "./journal";
+import type { Reaching } from "./reach";
+import { splitStatements, type Statement } from "./statements";
+import type { Trial } from "./take-over";
+
+const QUERY_MS = 10_000;
+/** Of one condition; each is one more row to run the migration on. */
+const SUSPECTS = 5;
+
+/** A table of the real database, by its name in SQL, and its rows that count. */
+interface Sample {
+  table: string;
+  rows: Set<string>;
+}
+
+interface Reference {
+  from: string;
+  columns: string[];
+  to: string;
+  targets: string[];
+}
+
+/**
+ * Tries pending migrations with rows, in a scratch database in which the applied
+ * ones have been run; what is done there is rolled back.
+ *
+ * @param reaches how far their statements reach: what goes beyond the database is
+ * left out.
+ * @param most rows of each table that a migration mentions.
+ */
+export async function tryRows(
+  trial: Trial,
+  pending: Migration[],
+  reaches: Map<Migration, Reaching[]>,
+  most: number,
+): Promise<Problem[]> {
+  const { real, scratch } = trial;
+  if (pending.length === 0 || most === 0) return [];
+  const steps = pending.flatMap((migration) =>
+    listSteps(migration, reaches.get(migration) ?? []),
+  );
+  const before = await readCatalog(scratch);
+  const empty = await inTransaction(scratch, async () => {
+    const failed = await runSteps(scratch, steps);
+    return failed ? undefined : await readCatalog(scratch);
+  });
+  if (!empty) return []; // it fails without rows, too, which is told elsewhere
+  const text = pending.map((migration) => migration.text).join("\n");
+  const samples = listTables(before, trial.found, text);
+  const conditions = listConditions(before, empty, text);
+  await real.unsafe(
+    `begin isolation level repeatable read read only; set local statement_timeout = ${QUERY_MS}`,
+  );
+  try {
+    const suspected: string[] = [];
+    for (const { table, query, expression } of conditions) {
+      const rows = query
+        ? await ask(real, query)
+        : await findFailing(real, table, expression ?? "null");
+      if (rows.length > 0) suspected.push(table);
+      const sample = samples.find((one) => one.table === table);
+      for (const row of rows) sample?.rows.add(row);
+    }
+    // No row leaves the server.
+    if (trial.isScratchServer)
+      return suspected.length > 0 && !changesRows(steps)
+        ? [describeElsewhere(pending, suspected)]
+        : [];
+    for (const sample of samples)
+      for (const row of await ask(
+        real,
+        `select ctid from ${sample.table} limit ${most}`,
+      ))
+        sample.rows.add(row);
+    await close(real, samples, [
+      ...listReferences(before),
+      ...listReferences(empty),
+    ]);
+    return await inTransaction(scratch, async () => {
+      const copied = await copyRows(real, scratch, samples);
+      if (!copied) return [];
+      const failed = await runSteps(scratch, steps);
+      return failed ? [describeFailure(failed)] : [];
+    });
+  } finally {
+    await real.unsafe("rollback");
+  }
+}
+
+interface Step {
+  migration: Migration;
+  statement: Statement;
+  /** From 1. */
+  number: number;
+  text: string;
+}
+
+interface FailedStep extends Step {
+  error: Error & { code?: string };
+}
+
+/** What can be run inside of a transaction. */
+function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
+  const far = reaches
+    .filter(({ reach }) => reach !== "database")
+    .map(({ statement }) => statement.offset);
+  return splitStatements(migration.text).flatMap((statement, index) => {
+    const { kind, isConcurrent, offset } = statement;
+    if (far.includes(offset)) return [];
+    if (kind !== "plain" && !isConcurrent) return [];
+    const text = isConcurrent
+      ? statement.text.replace(/\s+concurrently\b/i, "")
+      : statement.text;
+    return [{ migration, statement, number: index + 1, text }];
+  });
+}
+
+async function runSteps(
+  sql: Sql,
+  steps: Step[],
+): Promise<FailedStep | undefined> {
+  for (const step of steps)
+    try {
+      await sql.unsafe(step.text);
+    } catch (error) {
+      const { code } = error as { code?: string };
+      // A new value of an enum has to be committed first.
+      if (code === "55P04") return undefined;
+      return { ...step, error: error as Error };
+    }
+  try {
+    await sql.unsafe("set constraints all immediate");
+  } catch (error) {
+    const last = steps.at(-1);
+    return last && { ...last, error: error as Error };
+  }
+}
+
+async function inTransaction<T>(sql: Sql, work: () => Promise<T>): Promise<T> {
+  await sql.unsafe("begin");
+  try {
+    return await work();
+  } finally {
+    await sql.unsafe("rollback");
+  }
+}
+
+/** Tables of both databases that the migrations mention. */
+function listTables(scratch: Catalog, real: Catalog, text: string): Sample[] {
+  return [...scratch].flatMap(([object, { name, sql }]) => {
+    const isTable = object.startsWith("table ") && real.has(object);
+    const isWhole = !/ PARTITION (BY|OF) |^CREATE FOREIGN /.test(sql);
+    if (!isTable || !isWhole || !mentions(text, name)) return [];
+    return [{ table: object.slice("table ".length), rows: new Set<string>() }];
+  });
+}
+
+function mentions(text: string, name: string): boolean {
+  const word = name.replace(/[^\w\s]/g, "\\$&");
+  return new RegExp(`(?<![\\w$])${word}(?![\\w$])`, "i").test(text);
+}
+
+interface Condition {
+  table: string;
+  /** A query for rows, or an expression that fails for them. */
+  query?: string;
+  expression?: string;
+}
+
+/** Which rows may the changed objects refuse? In the names that they have now. */
+function listConditions(
+  before: Catalog,
+  after: Catalog,
+  text: string,
+): Condition[] {
+  const renamed = listRenamed(text);
+  const rename = (part: string) =>
+    [...renamed].reduce(
+      (named, [name, old]) => named.replace(wordOf(name), () => old),
+      part,
+    );
+  return [...after].flatMap(([object, { sql, parent }]) => {
+    if (before.get(object)?.sql === sql || !parent) return [];
+    const was = before.has(parent) ? parent : rename(parent);
+    if (!before.has(was)) return [];
+    const table = was.replace(/^table /, "");
+    const isColumn = object.startsWith("column ");
+    const old =
+      before.get(object)?.sql ?? before.get(rename(object))?.sql ?? "";
+    const condition = isColumn
+      ? suspectColumn(object, old, rename(sql), text, rename)
+      : suspectRows(table, rename(sql));
+    return condition ? [{ table, ...condition }] : [];
+  });
+}
+
+/** New names of tables and columns, with the old ones. */
+function listRenamed(text: string): Map<string, string> {
+  const name = '("(?:[^"]|"")+"|[\\w$]+)';
+  const pattern = new RegExp(
+    `\\brename\\s+(?:column\\s+)?${name}\\s+to\\s+${name}|\\btable\\s+(?:only\\s+)?(?:"?[\\w$]+"?\\.)?${name}\\s+rename\\s+to\\s+${name}`,
+    "gi",
+  );
+  return new Map(
+    [...text.matchAll(pattern)].flatMap(([, from, to, table, next]) => {
+      const [old, now] = [from ?? table, to ?? next];
+      return old && now && !/^constraint$/i.test(old)
+        ? [[now.replaceAll('"', ""), old.replaceAll('"', "")] as const]
+        : [];
+    }),
+  );
+}
+
+const wordOf = (name: string) =>
+  new RegExp(`(?<![\\w$])${name.replace(/[^\w\s]/g, "\\$&")}(?![\\w$])`, "g");
+
+function suspectRows(
+  table: string,
+  sql: string,
+): Omit<Condition, "table"> | undefined {
+  if (sql.endsWith("NOT VALID")) return undefined;
+  const [, check] = / CHECK (\(.*\))$/s.exec(sql) ?? [];
+  if (check)
+    return {
+      query: `select ctid from ${table} where not ${check} limit ${SUSPECTS}`,
+    };
+  const [, columns, target, targets] =
+    / FOREIGN KEY \((.*?)\) REFERENCES (.*?)\((.*?)\)/.exec(sql) ?? [];
+  if (columns && target && targets)
+    return {
+      query: `select ctid from ${table} as child where (${columns}) is not null and not exists (
+      select from ${target} as parent where (${prefix("parent", targets)}) = (${prefix("child", columns)})) limit ${SUSPECTS}`,
+    };
+  const start =
+    /(?: UNIQUE| PRIMARY KEY|^CREATE UNIQUE INDEX .*? USING btree)( NULLS NOT DISTINCT)? \(/s.exec(
+      sql,
+    );
+  if (!start) return undefined;
+  const from = start.index + start[0].length;
+  const keys = takeParentheses(sql, from);
+  const isDistinct = !/ NULLS NOT DISTINCT/.test(sql);
+  const [, where = "true"] = / WHERE (.*)$/s.exec(sql.slice(from)) ?? [];
+  const some = isDistinct ? ` and row(${keys}) is not null` : "";
+  const isKey = / PRIMARY KEY /.test(sql);
+  return {
+    query: `select unnest((array_agg(ctid))[1:2]) as ctid from ${table}
+    where ${where}${isKey ? "" : some} group by ${keys} having count(*) > 1 limit ${SUSPECTS}`,
+  };
+}
+
+/** From behind an opening parenthesis to the closing one. */
+function takeParentheses(text: string, from: number): string {
+  let depth = 1;
+  let at = from;
+  for (; at < text.length && depth > 0; at += 1) {
+    if (text[at] === "(") depth += 1;
+    if (text[at] === ")") depth -= 1;
+  }
+  return text.slice(from, at - 1);
+}
+
+function prefix(name: string, columns: string): string {
+  return columns
+    .split(", ")
+    .map((column) => `${name}.${column}`)
+    .join(", ");
+}
+
+function suspectColumn(
+  object: string,
+  old: string,
+  now: string,
+  text: string,
+  rename: (part: string) => string,
+): Omit<Condition, "table"> | undefined {
+  const [, computed] = / GENERATED ALWAYS AS (\(.*\)) STORED$/s.exec(now) ?? [];
+  if (computed) return { expression: computed };
+  if (!old) return undefined; // a row of the sample is enough
+  const [, table = "", column = "", type = ""] =
+    /^ALTER TABLE (\S+) ADD COLUMN ("(?:[^"]|"")+"|\S+) (.*?)(?: COLLATE .*| NOT NULL.*| GENERATED .*)?$/s.exec(
+      now,
+    ) ?? [];
+  const [, before = ""] =
+    / ADD COLUMN (?:"(?:[^"]|"")+"|\S+) (.*?)(?: COLLATE .*| NOT NULL.*| GENERATED .*)?$/s.exec(
+      old,
+    ) ?? [];
+  const rows = (condition: string) => ({
+    query: `select ctid from ${table} where ${condition} limit ${SUSPECTS}`,
+  });
+  if (type !== before) {
+    const name = object.slice(object.lastIndexOf(".") + 1).replaceAll('"', "");
+    const using = new RegExp(
+      `alter\\s+(?:column\\s+)?"?${name.replace(/[^\w\s]/g, "\\$&")}"?\\s+(?:set\\s+data\\s+)?type\\s[^;]*?\\susing\\s+([^;]*)`,
+      "i",
+    ).exec(text)?.[1];
+    const [, length] =
+      /^(?:character varying|character|bit)\((\d+)\)$/.exec(type) ?? [];
+    if (using) return { expression: rename(using) };
+    // Written out, this cast would cut what is too long.
+    if (length) return rows(`length(${column}::text) > ${length}`);
+    return { expression: `${column}::${type}` };
+  }
+  if (/ NOT NULL\b/.test(now) && !/ NOT NULL\b/.test(old))
+    return rows(`${column} is null`);
+}
+
+/** The places of the rows; none where the query cannot be asked here. */
+async function ask(sql: Sql, query: string): Promise<string[]> {
+  await sql.unsafe("savepoint question");
+  try {
+    const rows = await sql.unsafe<{ ctid: string }[]>(query);
+    return rows.map(({ ctid }) => String(ctid));
+  } catch (error) {
+    await sql.unsafe("rollback to savepoint question");
+    const { code } = error as { code?: string };
+    if (code === "57014")
+      note(`Not asked within ${QUERY_MS / 1000} s: ${query.slice(0, 200)}`);
+    return []; // of a column that is not there yet, say
+  }
+}
+
+/** Halves the table until it has a block with a row for which it fails. */
+async function findFailing(
+  sql: Sql,
+  table: string,
+  expression: string,
+): Promise<string[]> {
+  const fails = async (from: number, to: number) => {
+    await sql.unsafe("savepoint question");
+    try {
+      await sql.unsafe(
+        `select count((${expression})) from ${table} where ctid >= '(${from},0)' and ctid < '(${to},0)'`,
+      );
+      return false;
+    } catch (error) {
+      await sql.unsafe("rollback to savepoint question");
+      return /^22|^23/.test((error as { code?: string }).code ?? "");
+    }
+  };
+  const [size] = await sql.unsafe<{ blocks: number }[]>(
+    `select (pg_relation_size(${quoteLiteral(table)}) / current_setting('block_size')::int)::int as blocks`,
+  );
+  let [from, to] = [0, size?.blocks ?? 0];
+  if (to === 0 || !(await fails(from, to))) return [];
+  while (to - from > 1) {
+    const middle = Math.floor((from + to) / 2);
+    if (await fails(from, middle)) to = middle;
+    else from = middle;
+  }
+  return await ask(
+    sql,
+    `select ctid from ${table} where ctid >= '(${from},0)' and ctid < '(${to},0)'`,
+  );
+}
+
+function listReferences(catalog: Catalog): Reference[] {
+  return [...catalog].flatMap(([, { sql, parent }]) => {
+    const [, columns, to, targets] =
+      / FOREIGN KEY \((.*?)\) REFERENCES (.*?)\((.*?)\)/.exec(sql) ?? [];
+    return parent && columns && to && targets
+      ? [
+          {
+            from: parent.replace(/^table /, ""),
+            columns: columns.split(", "),
+            to,
+            targets: targets.split(", "),
+          },
+        ]
+      : [];
+  });
+}
+
+/** Adds the rows that those of the samples refer to. */
+async function close(
+  real: Sql,
+  samples: Sample[],
+  references: Reference[],
+): Promise<void> {
+  for (let changed = true; changed;) {
+    changed = false;
+    for (const { from, columns, to, targets } of references) {
+      const child = samples.find(({ table }) => table === from);
+      if (!child || child.rows.size === 0) continue;
+      let parent = samples.find(({ table }) => table === to);
+      if (!parent) samples.push((parent = { table: to, rows: new Set() }));
+      const known = parent.rows.size;
+      const found = await ask(
+        real,
+        `select ctid from ${to} as parent where (${targets.map((name) => `parent.${name}`).join(", ")}) in (
+          select ${columns.join(", ")} from ${from} where ctid = any (${printPlaces(child)}))`,
+      );
+      for (const row of found) parent.rows.add(row);
+      if (parent.rows.size > known) changed = true;
+    }
+  }
+}
+
+function printPlaces({ rows }: Sample): string {
+  return `'{${[...rows].map((row) => `"${row}"`).join(",")}}'::tid[]`;
+}
+
+/** @returns false where the rows cannot be put into the scratch database. */
+async function copyRows(
+  real: Sql,
+  scratch: Sql,
+  samples: Sample[],
+): Promise<boolean> {
+  await scratch.unsafe("savepoint role");
+  const isOff = await scratch
+    .unsafe("set local session_replication_role = replica")
+    .then(() => true)
+    .catch(() =>
+      scratch.unsafe("rollback to savepoint role").then(() => false),
+    );
+  let left = samples.filter(({ rows }) => rows.size > 0);
+  while (left.length > 0) {
+    const waiting: Sample[] = [];
+    let reason = "";
+    for (const sample of left) {
+      await scratch.unsafe("savepoint sample");
+      try {
+        if (!isOff)
+          await scratch.unsafe(
+            `alter table ${sample.table} disable trigger user`,
+          );
+        await copyTable(real, scratch, sample);
+        if (!isOff)
+          await scratch.unsafe(
+            `alter table ${sample.table} enable trigger user`,
+          );
+      } catch (error) {
+        await scratch.unsafe("rollback to savepoint sample");
+        reason = `${sample.table}: ${(error as Error).message}`;
+        waiting.push(sample); // of a table that comes later, perhaps
+      }
+    }
+    if (waiting.length === left.length) {
+      note(`Not tried with rows: ${reason}`);
+      return false;
+    }
+    left = waiting;
+  }
+  if (isOff)
+    await scratch.unsafe("set local session_replication_role = origin");
+  await copyCounts(real, scratch);
+  return true;
+}
+
+async function copyTable(
+  real: Sql,
+  scratch: Sql,
+  sample: Sample,
+): Promise<void> {
+  const { table } = sample;
+  const columns = await scratch.unsafe<{ name: string }[]>(
+    `select attname as name from pg_attribute where attrelid = ${quoteLiteral(table)}::regclass
+      and attnum > 0 and not attisdropped and attgenerated = ''`,
+  );
+  const names = columns.map(({ name }) => quoteIdentifier(name)).join(", ");
+  const rows = await real.unsafe<{ row: string }[]>(
+    `select to_jsonb(whole)::text as row from ${table} as whole where ctid = any (${printPlaces(sample)})`,
+  );
+  const document = `[${rows.map(({ row }) => row).join(",")}]`;
+  await scratch.unsafe(
+    `insert into ${table} (${names}) overriding system value
+      select ${names} from jsonb_populate_recordset(null::${table}, ${quoteLiteral(document)}::jsonb)`,
+  );
+}
+
+/** Or what the migration adds would get numbers that are taken. */
+async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
+  const rows = await real.unsafe<{ name: string; last: string }[]>(`
+    select * from (select format('%I.%I', nspname, relname) as name,
+        case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last
+      from pg_sequence join pg_class on pg_class.oid = seqrelid join pg_namespace on pg_namespace.oid = relnamespace) as counts
+    where last is not null`);
+  for (const { name, last } of rows)
+    await scratch.unsafe(
+      `select setval(to_regclass(${quoteLiteral(name)}), ${last}) where to_regclass(${quoteLiteral(name)}) is not null`,
+    );
+}
+
+/** True when rows may have been put right before they are refused. */
+function changesRows(steps: Step[]): boolean {
+  return steps.some(({ statement }) =>
+    /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DO|SELECT|WITH|CALL)$/.test(
+      statement.words[0] ?? "",
+    ),
+  );
+}
+
+function describeFailure({
+  migration,
+  statement,
+  number,
+  error,
+}: FailedStep): Problem {
+  const { tag, file, text } = migration;
+  const line = text.slice(0, statement.offset).split("\n").length;
+  return problem(
+    "fails_on_rows",
+    `statement ${number} fails on rows of this database: ${error.message}; put the rows right before it in the file, or in a migration before`,
+    { tag, file, line },
+  );
+}
+
+function describeElsewhere(pending: Migration[], tables: string[]): Problem {
+  const [first] = pending;
+  return problem(
+    "fails_on_rows",
+    `rows of ${[...new Set(tables)].join(", ")} do not fit what the migrations make: put them right before`,
+    { tag: first?.tag, file: first?.file },
+  );
+}
