@@ -96,7 +96,7 @@ function listOurSchemas(
 }
 
 /** Says how many schemas are somebody else's. */
-function noteTheirs(found: Catalog, ours: Set<string>): void {
+export function noteTheirs(found: Catalog, ours: Set<string>): void {
   const theirs = [...found.keys()]
     .filter((object) => object.startsWith("schema "))
     .map((object) => object.slice("schema ".length))

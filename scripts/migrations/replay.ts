@@ -44,13 +44,17 @@ export async function replayMigrations(
 ): Promise<LeftOut[]> {
   const { scratch } = trial;
   const leftOut: LeftOut[] = [];
+  const leave = (out: LeftOut) => {
+    leftOut.push(out);
+    trial.isIncomplete ||= out.changesSchema;
+  };
   const texts = migrations.map((migration) => {
     const far = (reaches.get(migration) ?? []).filter((reaching) =>
       mustSkip(trial, reaching, isApplied),
     );
     for (const { statement, reach, isNoSchema } of far)
       if (!isApplied || !isNoSchema)
-        leftOut.push({
+        leave({
           migration,
           statement,
           line: countLines(migration.text, statement.offset),
@@ -84,6 +88,7 @@ export async function replayMigrations(
       if (missing && (await takeOver(trial, failed.text))) continue;
       const isExpected =
         isApplied ||
+        (missing && trial.isIncomplete) ||
         NEEDS_ROWS.test(sqlstate) ||
         NOT_ALLOWED.test(sqlstate) ||
         (sqlstate === "42704" && /role "/.test(error.message));
@@ -93,7 +98,7 @@ export async function replayMigrations(
       texts[at] = blank(text, out);
       for (const statement of out)
         if (!isApplied || !isHarmless(trial, statement, sqlstate))
-          leftOut.push({
+          leave({
             migration,
             statement,
             line: countLines(migration.text, statement.offset),

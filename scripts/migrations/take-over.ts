@@ -24,6 +24,8 @@ export interface Trial {
   taken: Set<string>;
   /** What was tried to take over. */
   tried: Set<string>;
+  /** Something was left out that others may refer to. */
+  isIncomplete?: boolean;
   /** What can be taken over, by its bare name. */
   supply?: Map<string, Supply[]>;
 }

@@ -13,8 +13,9 @@ import {
   respell,
 } from "../migrations/catalog";
 import { countLosses } from "../migrations/losses";
-import { isInFilter, listMade } from "../migrations/ours";
+import { isInFilter, listMade, noteTheirs } from "../migrations/ours";
 import { toScript } from "../migrations/steps";
+import { readRecords } from "../migrations/plan";
 import { isTakenOver, runTaking, type Trial } from "../migrations/take-over";
 import { choosePlace, withTrial } from "../migrations/trial";
 import { askRenames, type RenameAnswers } from "./ask-renames";
@@ -45,6 +46,9 @@ const LOCK_TIMEOUT_MS = 5000;
 const KINDS =
   /^(schema|table|row security|column|default|constraint|index|sequence|view|materialized view|type|policy) /;
 
+/** What keeps rows from others, and is often written by hand. */
+const EXTRAS = /^(row security|policy) /;
+
 /**
  * Compares the database with schema.ts.
  *
@@ -72,12 +76,22 @@ export async function diffSchema(
     for (const statement of making) await makeObject(trial, statement);
     const expected = await readCatalog(trial.scratch);
     const known = nameKnown(answers.renames, readKnown);
+    const homes = new Set(listSchemas(after, trial.found, known));
+    const hasRecords = (await readRecords(sql)).length > 0;
     const compare = async () => {
       const found = await readCatalog(sql);
-      const { ours, others } = compareOurs(trial, expected, found, known);
+      const { ours, others } = compareOurs(
+        trial,
+        expected,
+        found,
+        known,
+        homes,
+        hasRecords,
+      );
       return { others, ours: await respell(trial.scratch, ours, found) };
     };
     const { ours, others } = await compare();
+    noteTheirs(trial.found, homes);
     if (ours.length === 0)
       return { statements: [], losses: [], left: describeOthers(others) };
 
@@ -88,6 +102,7 @@ export async function diffSchema(
       await introspect(trial.scratch, schemas),
       after,
       ours,
+      others,
       (object) => isOurs(object) && !trial.taken.has(object),
     );
     await knowRoles(sql, before, after);
@@ -138,6 +153,8 @@ function compareOurs(
   expected: Catalog,
   found: Catalog,
   known: (object: string) => boolean,
+  homes: Set<string>,
+  hasRecords: boolean,
 ): { ours: Difference[]; others: Difference[] } {
   const ours: Difference[] = [];
   const others: Difference[] = [];
@@ -147,8 +164,15 @@ function compareOurs(
     if (!entry || !KINDS.test(object) || entry.isPartition) continue;
     if (isTakenOver(trial, object, entry) || !isInFilter(entry.name)) continue;
     const whole = entry.parent ?? object;
-    if (expected.has(whole) || known(whole)) ours.push(difference);
-    else others.push(difference);
+    // What hand-written SQL of a migration made is no more to be dropped.
+    const isExtra =
+      hasRecords &&
+      EXTRAS.test(object) &&
+      !expected.has(object) &&
+      !known(object);
+    if ((expected.has(whole) || known(whole)) && !isExtra)
+      ours.push(difference);
+    else if (homes.has(entry.schema ?? "")) others.push(difference);
   }
   return { ours, others };
 }
@@ -204,7 +228,15 @@ function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
   });
   return new Set([
     ...snapshots.flatMap((snapshot) => [
-      ...Object.keys(snapshot.tables).map((key) => `table ${key}`),
+      ...Object.entries(snapshot.tables).flatMap(([key, table]) => [
+        `table ${key}`,
+        ...Object.keys(table.policies).map(
+          (name) => `policy ${name} on ${key}`,
+        ),
+        ...(table.isRLSEnabled || Object.keys(table.policies).length > 0
+          ? [`row security of ${key}`]
+          : []),
+      ]),
       ...Object.keys(snapshot.enums).map((key) => `type ${key}`),
       ...Object.keys(snapshot.sequences).map((key) => `sequence ${key}`),
       ...Object.values(snapshot.schemas).map((name) => `schema ${name}`),
@@ -257,6 +289,7 @@ function unquote(name: string): string {
  * to the server; and never in its words where they are not.
  *
  * @param expected the snapshot of the scratch database.
+ * @param others what is somebody else's.
  * @param isOurs false for what is to be left alone.
  */
 function align(
@@ -264,9 +297,11 @@ function align(
   expected: Snapshot,
   after: Snapshot,
   differences: Difference[],
+  others: Difference[],
   isOurs: (object: string) => boolean,
 ): Snapshot {
   const unquoted = (object: string) => object.replaceAll('"', "");
+  const left = new Set(others.map(({ object }) => unquoted(object)));
   const differing = new Set(differences.map(({ object }) => unquoted(object)));
   const change =
     <T extends object>(name: (key: string) => string, mark: Partial<T>) =>
@@ -339,7 +374,14 @@ function align(
       policies: change<SnapshotTable["policies"][string]>(
         (name) => `policy ${name} on ${key}`,
         { using: "other" },
-      )(table.policies, other.policies),
+      )(
+        Object.fromEntries(
+          Object.entries(table.policies).filter(
+            ([name]) => !left.has(`policy ${name} on ${key}`),
+          ),
+        ),
+        other.policies,
+      ),
       isRLSEnabled: differing.has(`row security of ${key}`)
         ? table.isRLSEnabled
         : other.isRLSEnabled,

@@ -178,6 +178,30 @@ test("changes nothing on the server, whatever the migrations would do to it", as
   }
 });
 
+test(
+  "db:push leaves row security that a migration has by hand",
+  "migrated",
+  async (given) => {
+    const { sql, run, name } = given;
+    await sql.unsafe(`
+    create policy own on users using (true); alter table users enable row level security;
+    create schema jobs; create table jobs.job (id int)`);
+    const pushed = await run(`db:push --confirm ${name}`);
+
+    expect(pushed.stdout).toMatch(/^Nothing to push: /);
+    expect(pushed.stderr).toContain(
+      "1 schema in which nothing is ours: jobs\n",
+    );
+    expect(pushed.stderr).toContain(
+      "policy own on public.users, row security of",
+    );
+    expect(
+      await sql`
+    select from pg_policy join pg_class on pg_class.oid = polrelid where relrowsecurity`,
+    ).toHaveLength(1);
+  },
+);
+
 test("annotates findings in GitHub Actions, and adds them to the summary", async (given) => {
   const summary = join(given.project.folder, "summary.md");
   writeMigrations(given.project, { "0000_one": "create table one ()" });
