@@ -91,6 +91,10 @@ if (found) {
   print(`Found: records in ${found.records}`);
 }
 for (const [part, name] of variables) print(`Found: ${part} in ${name}`);
+if (found && variables.size === 0)
+  print(
+    `Found: no variable in ${found.config}; set DATABASE_URL, or add yours at the top of ${place("src/env.ts")}`,
+  );
 printJson({
   files: [...files.keys()],
   scripts,

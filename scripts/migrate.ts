@@ -18,6 +18,7 @@ import { announce, note, print, printJson } from "./lib/report";
 import type { Applied } from "./migrations/apply";
 import { type Migration, refuseOtherEncoding } from "./migrations/journal";
 import {
+  listNameless,
   type Plan,
   readPlan,
   refuseModified,
@@ -64,7 +65,9 @@ await (values["dry-run"] ? showPending() : migrate());
 
 async function migrate(): Promise<void> {
   const first = await readPlan(sql);
-  const isCurrent = selectPending(first, values.to).length === 0;
+  const isCurrent =
+    selectPending(first, values.to).length === 0 &&
+    listNameless(first).length === 0;
   const isStampMissing = env.isProduction && !(await isStamped(sql));
   if (isCurrent && !isStampMissing) {
     refuseModified(first);

@@ -3,6 +3,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { loadProject } from "../../src/project";
+import { listFolders } from "../migrations/folders";
 
 const LOCKFILES = {
   "bun.lock": "bun",
@@ -50,22 +51,20 @@ export function nameInstall(
 /** @throws with exit code 2 what is wrong with its drizzle.config.ts. */
 export function readFound(folder: string): Found {
   const { config, migrationsFolder, records } = loadProject(folder);
-  let count = 0;
-  try {
-    const journal = readFileSync(
-      join(migrationsFolder, "meta/_journal.json"),
-      "utf8",
-    );
-    count = JSON.parse(journal).entries.length;
-  } catch {
-    // none yet, or of another layout: db:migrate:status says more
-  }
+  const count =
+    listFolders(migrationsFolder).length || countEntries(migrationsFolder);
   return {
     config,
     migrations: relative(folder, migrationsFolder),
     count,
     records: records.sql,
   };
+}
+
+function countEntries(migrations: string): number {
+  const journal = join(migrations, "meta/_journal.json");
+  if (!existsSync(journal)) return 0;
+  return JSON.parse(readFileSync(journal, "utf8")).entries.length;
 }
 
 /** A part of the address, such as `url`, and the variable that it is in. */

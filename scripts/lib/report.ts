@@ -114,7 +114,16 @@ function keepKnownCommands(hint: string): string {
       ),
     )
     .join("; ")
-    .replace(/^or /, "");
+    .replace(/^or /, "")
+    .replace(/`bun run ([\w:-]+)( -)?/g, callScript);
+}
+
+/** As the package manager of an application on Node calls it. */
+function callScript(call: string, name: string, flag = ""): string {
+  if (process.versions.bun) return call;
+  const { npm_config_user_agent: agent = "npm" } = process.env;
+  const [manager = "npm"] = /^\w+/.exec(agent) ?? [];
+  return `\`${manager} run ${name}${flag && manager === "npm" ? " --" : ""}${flag}`;
 }
 
 /** Prints progress or a warning on stderr. */

@@ -19,7 +19,7 @@ import { root } from "../../src/env";
 import { pollLock, tryLockTransaction } from "./lock";
 import { failure, refusal } from "./report";
 
-const folder = join(root, "scripts/seeds");
+const folder = join(import.meta.dirname, "../seeds");
 /** The name of development.ts, which is the one that is typed most often. */
 const DEVELOPMENT = { name: "dev", file: "development" };
 
@@ -136,7 +136,7 @@ export async function transactLocked<T>(
 ): Promise<T> {
   let done: { result: T } | undefined;
   await pollLock(client, waitSeconds, () =>
-    drizzle(client).transaction(async (db) => {
+    drizzle({ client }).transaction(async (db) => {
       const [lock] = await db.execute<{ locked: boolean }>(tryLockTransaction);
       if (!lock?.locked) return false;
       done = { result: await work(db) };

@@ -8,6 +8,7 @@ import { nameInFolders } from "./folders";
 import { type Migration, refuseOtherEncoding } from "./journal";
 import { createTables, touchesRecords } from "./log";
 import {
+  listNameless,
   type MigrationRecord,
   type Plan,
   planMigrations,
@@ -55,6 +56,8 @@ export async function applyPending(
   const { to, isReplay, onStart, onApplied, ...others } = options;
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
+  const nameless = listNameless(plan);
+  if (nameless.length > 0) await sql.unsafe(fillNames(nameless));
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
   if (!isReplay) for (const migration of wanted) refuseOtherEncoding(migration);

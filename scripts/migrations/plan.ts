@@ -22,7 +22,8 @@ export interface MigrationRecord {
   id: number;
   hash: string;
   when: number;
-  /** The migration's folder, where drizzle-orm 1.0 has upgraded the table. */
+  /** The migration's folder, where drizzle-orm 1.0 has upgraded the table; empty
+   * where it should be there and is not. */
   name?: string | null;
 }
 
@@ -59,7 +60,8 @@ export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
   const table = readProject().records.sql;
   if (!(await hasTable(sql, table))) return [];
   return await sql.unsafe<MigrationRecord[]>(`
-    select id, hash, created_at::float8 as when, to_jsonb(record) ->> 'name' as name
+    select id, hash, created_at::float8 as when, 
+        case when to_jsonb(record) ? 'name' then coalesce(to_jsonb(record) ->> 'name', '') end as name
     from ${table} as record order by id`);
 }
 
@@ -132,7 +134,7 @@ function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
   type Key = Omit<MigrationRecord, "id"> & { tag?: string };
   const toSecond = (when: number) => Math.floor(when / 1000);
   const rounds = [
-    ({ name, tag = "", when }: Key) => name ?? nameInFolders({ tag, when }),
+    ({ name, tag = "", when }: Key) => name || nameInFolders({ tag, when }),
     ({ when, hash }: Key) => `${when} ${hash}`,
     ({ when }: Key) => String(when),
     // `drizzle-kit up` keeps the seconds of a stamp only.
@@ -177,6 +179,15 @@ function warnOfDownFiles(): Warning[] {
     tag,
     message: `\`drizzle-kit up\` has left ${from} behind: \`git mv ${join(folder, from)} ${join(folder, to)}\``,
   }));
+}
+
+/** Records that Drizzle 1.0 would not see and run again, with their names. */
+export function listNameless({ applied }: Plan): Omit<MigrationRecord, "id">[] {
+  return [...applied]
+    .filter(([, { name }]) => name === "")
+    .map(([migration, { hash, when }]) => {
+      return { hash, when, name: nameInFolders(migration) };
+    });
 }
 
 /** Where a migration stands. */

@@ -1,7 +1,12 @@
 // A schema as a page that people read: a Mermaid entity diagram, which GitHub
 // draws, and a table for each table.
 // https://mermaid.js.org/syntax/entityRelationshipDiagram.html
-import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
+import {
+  type Snapshot,
+  type SnapshotColumn,
+  type SnapshotTable,
+  nameSchema,
+} from "./snapshots";
 
 /** Where `db:diagram` writes, from the project's root. */
 export const diagramFile = "docs/SCHEMA.md";
@@ -14,7 +19,7 @@ export function drawDiagram({ tables, enums }: Snapshot): string {
   const lines = [
     "# Schema",
     "",
-    "Written by `bun run db:diagram` from `src/infrastructure/database/schema.ts`.",
+    `Written by \`bun run db:diagram\` from \`${nameSchema()}\`.`,
     "",
     "```mermaid",
     "erDiagram",

@@ -256,7 +256,7 @@ describe("updated_at", () => {
   test("moves when the application changes a row", async () => {
     const { drizzle } = await import("drizzle-orm/postgres-js");
     const { users } = await import("../../src/infrastructure/database/schema");
-    const db = drizzle(sql);
+    const db = drizzle({ client: sql });
     await sql`update users set updated_at = '2020-01-01', created_at = '2020-01-01'`;
 
     const [user] = await db.update(users).set({ name: "Ada L." }).returning();

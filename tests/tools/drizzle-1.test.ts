@@ -58,6 +58,8 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
     "drop table three;",
   );
   const third = await run("db:migrate");
+  await sql`update drizzle.__drizzle_migrations set name = null where id = 2`;
+  const named = await run("db:migrate");
   const applied = await names();
   const status = await run("db:migrate:status");
   const check = await run("db:check --offline");
@@ -78,6 +80,7 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
       left("0001_two.down.sql", "20330518033321_two/down.sql"),
   });
   expect(third.stdout).toStartWith("Applied: 20330518033322_three (");
+  expect(named.stdout).toStartWith("Nothing to migrate: ");
   expect([...applied]).toEqual([
     { when: 2_000_000_000_123, name: "20330518033320_one" },
     { when: 2_000_000_001_123, name: "20330518033321_two" },

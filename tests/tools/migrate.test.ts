@@ -50,7 +50,7 @@ describe("db:migrate", () => {
   }) => {
     await run("db:migrate");
     const records = await listRecords(sql);
-    await migrate(drizzle(sql), { migrationsFolder });
+    await migrate(drizzle({ client: sql }), { migrationsFolder });
     const kit = Bun.spawn(
       [process.execPath, "node_modules/drizzle-kit/bin.cjs", "migrate"],
       {
@@ -70,7 +70,7 @@ describe("db:migrate", () => {
 
     await sql`drop schema drizzle, public cascade`;
     await sql`create schema public`;
-    await migrate(drizzle(sql), { migrationsFolder });
+    await migrate(drizzle({ client: sql }), { migrationsFolder });
     const { stdout } = await run("db:migrate");
 
     expect(stdout).toStartWith("Nothing to migrate: ");

@@ -12,7 +12,7 @@ const needs: Record<string, string[]> = {
   schema: ["lib", "migrations"],
   server: ["lib"],
   backups: ["lib", "server"],
-  copying: ["lib"],
+  copying: ["lib", "migrations"],
   seeds: [],
 };
 const PROGRAM = "";
