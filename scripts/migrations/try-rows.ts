@@ -9,7 +9,7 @@ import { note } from "../lib/report";
 import { type Catalog, readCatalog } from "./catalog";
 import type { Migration } from "./journal";
 import type { Reaching } from "./reach";
-import { splitStatements, type Statement } from "./statements";
+import { readWords, splitStatements, type Statement } from "./statements";
 import type { Trial } from "./take-over";
 
 const QUERY_MS = 10_000;
@@ -493,7 +493,7 @@ async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
 function changesRows(steps: Step[]): boolean {
   return steps.some(({ statement }) =>
     /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DO|SELECT|WITH|CALL)$/.test(
-      statement.words[0] ?? "",
+      readWords(statement.tokens, 1)[0] ?? "",
     ),
   );
 }
