@@ -98,7 +98,8 @@ function refuseOpenKey({ variable }: DatabaseAddress, file: string): void {
  * @throws like `tlsOptions`.
  */
 export function connectionOptions(address: DatabaseAddress) {
-  const { host, port, user, password, database, sslmode } = address;
+  const { host, port, user, database, sslmode } = address;
+  const password = address.password || undefined; // drizzle-kit refuses an empty one
   const isOpen = sslmode === "prefer" || sslmode === "allow";
   const ssl = isOpen && isLocal(address) ? false : tlsOptions(address);
   return { host, port, user, password, database, ssl };

@@ -4,7 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
+import { connectionOptions } from "../../src/database-tls";
 import {
+  formatDatabaseUrl,
   hostsOf,
   isLocal,
   parseDatabaseUrl as parse,
@@ -274,6 +276,21 @@ describe("connection strings", () => {
       password: "p",
       database: "d",
       sslmode: "verify-full",
+    });
+  });
+
+  test("an address is written as it was read, and drizzle-kit is given no empty password", () => {
+    const url =
+      "postgres://us%40er:@[::1]:9,%2Frun:8/my%20app?sslmode=require&sslrootcert=ca.pem&target_session_attrs=any&options=-c%20a%3Db";
+    const address = parse(url, "X");
+
+    expect(formatDatabaseUrl(address)).toBe(url);
+    expect(
+      connectionOptions({ ...address, sslrootcert: undefined }),
+    ).toMatchObject({
+      host: "::1",
+      password: undefined,
+      ssl: { rejectUnauthorized: false },
     });
   });
 
