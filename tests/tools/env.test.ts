@@ -206,12 +206,58 @@ describe("where variables come from", () => {
       /^DB_ENGINE in the environment is not an engine$/,
     ],
     [
+      "a time that is none",
+      {},
+      { DATABASE_URL: to("a"), DATABASE_STATEMENT_TIMEOUT: "soon" },
+      /^DATABASE_STATEMENT_TIMEOUT in the environment is not a time$/,
+    ],
+    [
+      "a pool of no connections",
+      {},
+      { DATABASE_URL: to("a"), DATABASE_POOL_SIZE: "0" },
+      /^DATABASE_POOL_SIZE in the environment is not a number of connections$/,
+    ],
+    [
       "a malformed value in a file, which is named",
       { ".env.local": "DATABASE_URL=postgres://u:1#secret@127.0.0.1:9/app\n" },
       {},
       /^DATABASE_URL in \.env\.local names no user$/,
     ],
   ];
+  test("the limits of the client have units, and a pooler is told from a direct connection", () => {
+    const url = { DATABASE_URL: to("a") };
+    const limits = (variables: {}) => read({}, { ...url, ...variables }).client;
+
+    expect(
+      limits({
+        DATABASE_POOL_SIZE: "3",
+        DATABASE_STATEMENT_TIMEOUT: "500ms",
+        DATABASE_CONNECT_TIMEOUT: "2",
+        DATABASE_ACQUIRE_TIMEOUT: "1.5 s",
+        DATABASE_IDLE_TRANSACTION_TIMEOUT: "5min",
+      }),
+    ).toMatchObject({
+      poolSize: 3,
+      replicaPoolSize: 3,
+      statementMs: 500,
+      connectMs: 2000,
+      acquireMs: 1500,
+      idleTransactionMs: 300_000,
+    });
+    const pooled = [
+      limits({}),
+      limits({ DATABASE_URL_UNPOOLED: to("b") }),
+      limits({ DATABASE_PREPARE: "false" }),
+      limits({ DATABASE_URL_UNPOOLED: to("b"), DATABASE_PREPARE: "true" }),
+    ].map(({ isPooled, canPrepare }) => [isPooled, canPrepare]);
+    expect(pooled).toEqual([
+      [false, true],
+      [true, false],
+      [true, false],
+      [true, true],
+    ]);
+  });
+
   for (const [what, files, variables, message] of refused)
     test(`refuses ${what}`, () => {
       const error = catchError(() => read(files, variables));
