@@ -19,7 +19,11 @@ const REPEATABLE_CODES = [
   "CANNOT_CONNECT",
 ];
 
+/** Causes for which the same would happen again, as slowly: idle for too long, a silent server. */
+const HOPELESS_CODES = ["25P03", "CONNECT_TIMEOUT"];
+
 const FIRST_PAUSE_MS = 50;
+const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
 
 /**
  * Runs the statements of one transaction, BEGIN and COMMIT included, on one
@@ -35,12 +39,12 @@ export async function transact<T>(
   settings: ClientSettings,
   run: (query: Query) => Promise<T>,
 ): Promise<T> {
-  let failure: unknown;
+  const failures: unknown[] = [];
   let verdict: Error | undefined;
   let isOver = false;
   let last: Promise<unknown> = Promise.resolve();
   const lease = await pool.acquire().catch((error: unknown) => {
-    throw markRepeatable(error, error);
+    throw markRepeatable(error, [error]);
   });
 
   const send = async (statement: Statement, values: unknown[]) => {
@@ -51,21 +55,22 @@ export async function transact<T>(
         "the transaction has ended: await every statement inside of it",
       );
     // A lost connection has rolled back, and must not hide what lost it.
-    if (/^rollback\b/i.test(text) && lease.isLost()) return NOTHING;
-    const isCommit = /^\s*commit\b/i.test(text) && !lease.isLost();
+    if (/^rollback\b/i.test(text) && lease.isLost()) return rolledBack();
+    const wasLost = lease.isLost();
     try {
       const result = await lease.query(withLimits(statement, settings), values);
-      if (isCommit && result.command === "ROLLBACK")
+      if (text === "commit" && result.command === "ROLLBACK")
         throw (verdict = databaseError(
           "ROLLED_BACK",
           "the transaction was rolled back at COMMIT: one of its statements had failed",
-          failure,
+          failures.findLast((failure) => codeOf(failure) !== "25P02"),
         ));
       return result;
     } catch (error) {
-      failure ??= error;
-      if (text === "rollback") return NOTHING; // lost by now, which rolls back
-      if (isCommit && lease.isLost())
+      if (error !== verdict) failures.push(error);
+      if (text === "rollback") return rolledBack(); // lost by now
+      const mayCommit = /\bcommit\b/i.test(text.replace(QUOTED, ""));
+      if (mayCommit && !wasLost && lease.isLost())
         verdict = databaseError(
           "COMMIT_UNKNOWN",
           "the connection was lost after COMMIT was sent: whether the transaction is committed is unknown",
@@ -84,7 +89,7 @@ export async function transact<T>(
   try {
     return await run(query);
   } catch (error) {
-    throw markRepeatable(verdict ?? error, failure);
+    throw markRepeatable(verdict ?? error, failures);
   } finally {
     isOver = true;
     lease.release();
@@ -124,13 +129,9 @@ export interface RetryConfig extends PgTransactionConfig {
 }
 
 /** What `rollback` answers where there is nothing to roll back any more. */
-const NOTHING: QueryResult = {
-  command: "ROLLBACK",
-  rowCount: null,
-  oid: 0,
-  fields: [],
-  rows: [],
-};
+function rolledBack(): QueryResult {
+  return { command: "ROLLBACK", rowCount: null, oid: 0, fields: [], rows: [] };
+}
 
 /** Behind a pooler the limits hold for one transaction; elsewhere the session has them. */
 function withLimits(statement: Statement, settings: ClientSettings): Statement {
@@ -141,18 +142,16 @@ function withLimits(statement: Statement, settings: ClientSettings): Statement {
   return { ...statement, text };
 }
 
-/** An error counts as the transaction's own only where it comes from its connection. */
-function markRepeatable(error: unknown, failure: unknown): unknown {
-  const [outermost, ...causes] = causesOf(error);
-  if (!outermost || !(failure instanceof Object)) return error;
-  const isOwn = outermost === failure || causes.includes(failure);
-  if (!isOwn || codeOf(error) === "COMMIT_UNKNOWN") return error;
-  const code = codeOf(failure);
-  // 25P03: it was idle for too long, and would be again.
-  const wasIdle = causesOf(failure).some(
-    (cause) => (cause as { code?: unknown }).code === "25P03",
+/** Only an error that comes from the transaction's own connection says what became of it. */
+function markRepeatable(error: unknown, failures: unknown[]): unknown {
+  const chain = causesOf(error);
+  const own = chain.find((cause) => failures.includes(cause));
+  const [outermost] = chain;
+  if (!own || !outermost || codeOf(error) === "COMMIT_UNKNOWN") return error;
+  const isHopeless = chain.some((cause) =>
+    HOPELESS_CODES.includes(String((cause as { code?: unknown }).code)),
   );
-  if (!wasIdle && REPEATABLE_CODES.includes(code ?? ""))
+  if (!isHopeless && REPEATABLE_CODES.includes(codeOf(own) ?? ""))
     repeatable.add(outermost);
   return error;
 }
