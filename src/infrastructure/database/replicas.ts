@@ -26,6 +26,10 @@ const ASK_ANOTHER = [
   "25006", // it writes or locks
   "55000", // "recovery is in progress"
   "40001", // the primary has removed rows that it was reading
+  "0A000", // an unlogged table
+  "42P01", // a table, a column or a type that a migration has just made
+  "42703",
+  "42704",
   "CONNECTION_LOST",
 ];
 /** These are no fault of the replica. */
