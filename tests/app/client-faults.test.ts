@@ -262,7 +262,7 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
 
   const direct = await ask(false);
   const pooled = await ask(true);
-  const small = openClient(address, { poolSize: 1, acquireMs: 500 });
+  const small = openClient(address, { poolSize: 1, acquireMs: 2000 });
   const busy = await small.db.transaction(() =>
     rejection(small.db.execute("select 1")),
   );
