@@ -147,19 +147,6 @@ describe("check", () => {
   });
 });
 
-describe("not null and defaults", () => {
-  test("each column is null, has its default and its type as the schema says", async () => {
-    const columns = await sql`
-      select table_name || '.' || column_name || ' ' || udt_name
-        || case is_nullable when 'NO' then ' not null' else '' end
-        || coalesce(' = ' || column_default, '') as column
-      from information_schema.columns where table_schema = 'public'
-      order by table_name, ordinal_position`;
-
-    expect(columns.map(({ column }) => column)).toMatchSnapshot();
-  });
-});
-
 describe("on delete", () => {
   test("a user takes sessions, accounts, memberships and sent invitations along", async () => {
     await insert("sessions", session());
@@ -228,40 +215,5 @@ describe("on delete", () => {
       expect(await refusal(table, { ...row, [column]: nobody })).toBe(
         `${table}_${column}_${to}_id_fk`,
       );
-  });
-});
-
-describe("indexes", () => {
-  test("every foreign key is the start of an index", async () => {
-    const unindexed = await sql`
-      select conname from pg_constraint
-      where contype = 'f' and connamespace = 'public'::regnamespace
-        and not exists (
-          select from pg_index
-          where indrelid = conrelid and indisvalid and indpred is null
-            and (indkey::int2[])[0:cardinality(conkey) - 1] operator(pg_catalog.@>) conkey)`;
-
-    expect(unindexed.map(({ conname }) => conname)).toEqual([]);
-  });
-
-  test("the indexes are the ones that the schema names", async () => {
-    const indexes = await sql`
-      select indexdef from pg_indexes where schemaname = 'public' order by indexname`;
-
-    expect(indexes.map(({ indexdef }) => indexdef)).toMatchSnapshot();
-  });
-});
-
-describe("updated_at", () => {
-  test("moves when the application changes a row", async () => {
-    const { drizzle } = await import("drizzle-orm/postgres-js");
-    const { users } = await import("../../src/infrastructure/database/schema");
-    const db = drizzle({ client: sql });
-    await sql`update users set updated_at = '2020-01-01', created_at = '2020-01-01'`;
-
-    const [user] = await db.update(users).set({ name: "Ada L." }).returning();
-
-    expect(user?.createdAt.getFullYear()).toBe(2020);
-    expect(user?.updatedAt.getFullYear()).toBeGreaterThan(2020);
   });
 });

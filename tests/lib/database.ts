@@ -13,8 +13,8 @@ import { isPart } from "./run";
 import { attend, type Attended } from "./terminal";
 
 /** Long enough for a machine that has other things to do. */
-export const TIMEOUT_MS = 60_000;
-const QUEUE_MS = 600_000;
+export const TIMEOUT_MS = 120_000;
+const QUEUE_MS = 1_200_000;
 /** More at once would only wait for each other, and take more memory. */
 const AT_ONCE = isPart ? 3 : 6;
 

@@ -143,6 +143,10 @@ describe("db:bootstrap", () => {
       const unknown = await run(
         `db:bootstrap:admin --email ${email} --reset-password`,
       );
+      await sql`
+        with team as (insert into tenants (name, slug) values ('x', 'administration') returning id)
+        insert into tenant_members (tenant_id, user_id, role)
+        select team.id, users.id, 'member' from team, users`;
       const member = await run("db:bootstrap:admin --email dev@example.com");
 
       expect(unknown).toMatchObject({
