@@ -140,14 +140,15 @@ export async function hasVolume(volume: string): Promise<boolean> {
  */
 export async function hasOwnContainer(
   project: string,
-  dataDir = "",
+  dataDir: string,
+  file = ".env.local",
 ): Promise<boolean> {
   const container = await findContainer(project, dataDir);
   if (!container || container.isOurs) return container !== undefined;
   throw refusal(
     `the Compose project ${project} is of the checkout in ${container.folder}`,
     {
-      hint: "set `COMPOSE_PROJECT_NAME`, in the environment or in `.env.local`, to a name of this checkout's own",
+      hint: `set \`COMPOSE_PROJECT_NAME\`, in the environment or in \`${file}\`, to a name of this checkout's own`,
     },
   );
 }
