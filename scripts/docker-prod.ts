@@ -61,7 +61,11 @@ const lock = `compose-${production.project}-${userInfo().uid}.lock`;
 await withFileLock(
   join(tmpdir(), lock),
   async () => {
-    const hasContainer = await hasOwnContainer(production.project);
+    const hasContainer = await hasOwnContainer(
+      production.project,
+      "",
+      ".env.production",
+    );
     if (verb === "down") return await takeDown();
     if (values.rollback) return await rollBack();
     if (!existsSync(production.envFile)) await writeSettings(hasContainer);
@@ -70,14 +74,14 @@ await withFileLock(
   () => note("Waiting: another docker:prod is under way"),
 );
 
-/** .env.production may name another project than the folder does. */
+/** The project is another than that of the development server, in the same folder. */
 function findProduction(): Production {
   const envFile = join(root, ".env.production");
   const settings = existsSync(envFile) ? parse(readFileSync(envFile)) : {};
+  const composeProjectName = process.env.COMPOSE_PROJECT_NAME;
   const project =
-    process.env.COMPOSE_PROJECT_NAME ??
     settings.COMPOSE_PROJECT_NAME ??
-    `${projectOf({ composeProjectName: undefined })}-production`;
+    `${projectOf({ composeProjectName })}-production`;
   return { project, envFile };
 }
 
@@ -105,7 +109,7 @@ async function deploy(): Promise<void> {
   const old = readRelease(production);
   let version = nameVersion();
   const variables = { APP_VERSION: version };
-  const keeps = old ? `; version ${old.version} still serves` : "";
+  const keeps = old ? `; version ${old.version} is left in place` : "";
 
   if (!(await compose(production, ["build", ...services], variables)))
     throw failure(`the image was not built${keeps}`);
@@ -188,7 +192,8 @@ async function replace(
     return `Deployed: ${version} in place of ${old.version}, ${how}`;
   } catch (error) {
     const { message } = error as Error;
-    (error as Error).message = `${message}; version ${old.version} serves`;
+    (error as Error).message =
+      `${message}; version ${old.version} is left in place`;
     throw error;
   }
 }

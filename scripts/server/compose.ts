@@ -113,9 +113,9 @@ export async function requireOwnProject(env: Env): Promise<void> {
   const isOwn = env.composeProjectName ?? readNote(env) === project;
   if (isOwn || !(await hasVolume(`${project}_db-data`))) return;
   throw refusal(
-    `the volume ${project}_db-data may be of another checkout: this one has not created it`,
+    `the volume ${project}_db-data may belong to another checkout: this one has not created it`,
     {
-      hint: `set \`COMPOSE_PROJECT_NAME=${project}\`, in the environment or in \`.env.local\`, if it is of this one; if not, another name`,
+      hint: `set \`COMPOSE_PROJECT_NAME=${project}\`, in the environment or in \`.env.local\`, if it belongs to this one; if not, another name`,
     },
   );
 }
@@ -140,14 +140,15 @@ export async function hasVolume(volume: string): Promise<boolean> {
  */
 export async function hasOwnContainer(
   project: string,
-  dataDir = "",
+  dataDir: string,
+  file = ".env.local",
 ): Promise<boolean> {
   const container = await findContainer(project, dataDir);
   if (!container || container.isOurs) return container !== undefined;
   throw refusal(
-    `the Compose project ${project} is of the checkout in ${container.folder}`,
+    `the Compose project ${project} belongs to the checkout in ${container.folder}`,
     {
-      hint: "set `COMPOSE_PROJECT_NAME`, in the environment or in `.env.local`, to a name of this checkout's own",
+      hint: `set \`COMPOSE_PROJECT_NAME\`, in the environment or in \`${file}\`, to a name of this checkout's own`,
     },
   );
 }

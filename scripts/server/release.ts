@@ -55,7 +55,13 @@ function listContainers({ project }: Production, flags = ["--all"]): string[] {
 /** The id of an image; empty where there is none. */
 export function readImage(production: Production, version: string): string {
   const name = nameImage(production, version);
-  return ask(["image", "inspect", "--format={{.Id}}", name]);
+  const { success, stdout } = docker([
+    "image",
+    "inspect",
+    "--format={{.Id}}",
+    name,
+  ]);
+  return success ? stdout.trim() : "";
 }
 
 /** Every version that there is an image of, oldest first. */
@@ -150,8 +156,9 @@ export function docker(args: string[]) {
   return { success, stdout: stdout.toString(), lines };
 }
 
-/** What `docker` prints; empty where it fails. */
+/** What `docker` prints. @throws when it fails: nothing may be taken for absent then. */
 function ask(args: string[]): string {
-  const { success, stdout } = docker(args);
-  return success ? stdout.trim() : "";
+  const { success, stdout, lines } = docker(args);
+  if (success) return stdout.trim();
+  throw failure(`docker ${args[0]} failed: ${lines.at(-1)}`);
 }

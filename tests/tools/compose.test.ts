@@ -127,7 +127,7 @@ else
 
       for (const { exitCode, stdout, stderr } of outcomes) {
         expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
-        expect(stderr).toContain(`the Compose project ${name} is of the`);
+        expect(stderr).toContain(`the Compose project ${name} belongs to the`);
       }
       expect(JSON.parse(left.stdout)).toMatchObject({ engine: "compose" });
     }, 120_000);

@@ -85,7 +85,7 @@ else
       expect(JSON.parse(health)).toEqual({ healthy: true });
       expect(broken.exitCode).toBe(1);
       expect(broken.stderr).toContain("Error: 0001_broken failed: ");
-      expect(broken.stderr).toMatch(/db-init failed, .* still serves\n$/);
+      expect(broken.stderr).toMatch(/db-init failed, .* is left in place\n$/);
       expect(kept).toBe("It works.\n");
       expect(second).toMatchObject({ exitCode: 0 });
       expect(second.last).toEndWith("ended once the new one was healthy");
@@ -97,10 +97,12 @@ else
         exitCode: 0,
         stdout: "Taken down: the data is kept\n",
       });
-      expect(volumes).toContain(`${name}_production-data\n`);
+      expect(volumes).toContain(`${name}-production_production-data\n`);
     } finally {
       await project.run("docker:prod:down", variables);
-      await $`docker volume rm ${name}_production-data`.quiet().nothrow();
+      await $`docker volume rm ${name}-production_production-data`
+        .quiet()
+        .nothrow();
       const images =
         await $`docker images --quiet --filter ${`reference=${name}-*`}`.text();
       for (const image of new Set(images.split("\n").filter(Boolean)))
