@@ -22,6 +22,7 @@ import {
 } from "./counters";
 import { printType, writeStatements } from "./drizzle-kit";
 import { keepExtras } from "./keep-extras";
+import { renameParts } from "./rename-parts";
 import type {
   Snapshot,
   SnapshotColumn,
@@ -65,9 +66,10 @@ export async function diffSnapshots(
   to: Snapshot,
   { isAtOnce = false, history }: DiffOptions = {},
 ): Promise<string[]> {
-  const counters: Counters = { before: from, after: to };
-  const before = plain(hideCounters(from, to), to);
-  const after = plain(hideCounters(to, from), from);
+  const { statements: renames, renamed } = renameParts(from, to);
+  const counters: Counters = { before: renamed, after: to };
+  const before = plain(hideCounters(renamed, to), to);
+  const after = plain(hideCounters(to, renamed), renamed);
   const change = findChange(before, after, isAtOnce);
   const valued = addValues(before, after, change);
   const old = takeApart(valued, after, change);
@@ -101,7 +103,7 @@ export async function diffSnapshots(
   const count = writeCounters(counters);
   return buildIndexesLast(
     keepExtras(
-      [...count.first, ...statements, ...count.last],
+      [...renames, ...count.first, ...statements, ...count.last],
       Object.keys(before.views)
         .filter((key) => key in after.views && !(key in old.detached.views))
         .flatMap((key) => before.views[key] ?? []),
