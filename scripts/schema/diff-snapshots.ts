@@ -9,7 +9,7 @@
 //   detached   policies and foreign keys               they hold columns and keys
 //   unbound    constraints and indexes                 they hold columns
 //   bare       defaults, identities, remade enums      they hold the type of a column
-//   shared     tables and columns of one side only     here is the way across
+//   shared     what one side only has, remade enums    here is the way across
 //
 // The way goes down these stages of the first snapshot and up those of the second.
 // Something is left out where it changes, or hangs on what does; else it stays.
@@ -80,7 +80,7 @@ export async function diffSnapshots(
     old.detached,
     old.unbound,
     old.bare,
-    share(old.bare, after),
+    share(old.bare, after, change),
     ...[
       next.bare,
       next.unbound,
@@ -387,13 +387,18 @@ function bare(
   };
 }
 
-/** Only the tables and columns that are in the other as well. */
-function share(snapshot: Snapshot, other: Snapshot): Snapshot {
+/** Only the tables and columns that are in the other as well, and no remade enum. */
+function share(
+  snapshot: Snapshot,
+  other: Snapshot,
+  { remade }: Change,
+): Snapshot {
   const left = mapShared(snapshot, other, (table, same) => ({
     columns: filter(table.columns, ({ name }) => name in same.columns),
   }));
   return {
     ...left,
+    enums: filter(left.enums, (_, key) => !remade.has(key)),
     tables: filter(left.tables, (_, key) => key in other.tables),
   };
 }
