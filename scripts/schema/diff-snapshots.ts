@@ -456,7 +456,7 @@ function correct(
     .map((statement) => cast(statement, casts))
     .map(dropPrimaryKey)
     .map(endCycle)
-    .map(sayLoss)
+    .map((statement) => sayLoss(statement, after))
     .filter((statement) => !isIdle(statement, before, after));
 }
 
@@ -514,9 +514,26 @@ function dropPrimaryKey(statement: string): string {
 END $$;`;
 }
 
-function sayLoss(statement: string): string {
-  return /^DROP SEQUENCE | DROP IDENTITY;$/.test(statement)
-    ? `${COUNT_LOST}\n${statement}`
+/** What the database alone knows of something that is made again goes with it. */
+function sayLoss(statement: string, after: Snapshot): string {
+  if (/^DROP SEQUENCE | DROP IDENTITY;$/.test(statement))
+    return `${COUNT_LOST}\n${statement}`;
+  const isRemade =
+    Object.values(after.enums).some(
+      ({ schema, name }) =>
+        statement ===
+        `DROP TYPE ${quoteIdentifier(schema)}.${quoteIdentifier(name)};`,
+    ) ||
+    (/ DROP COLUMN /.test(statement) &&
+      Object.values(after.tables).some(({ schema, name, columns }) => {
+        const place = schema ? `${quoteIdentifier(schema)}.` : "";
+        const start = `ALTER TABLE ${place}${quoteIdentifier(name)} DROP COLUMN `;
+        return Object.keys(columns).some(
+          (column) => statement === `${start}${quoteIdentifier(column)};`,
+        );
+      }));
+  return isRemade
+    ? `-- Loses: comments and privileges on what is made again here.\n${statement}`
     : statement;
 }
 
