@@ -351,7 +351,9 @@ async function requireUnedited(
     !isReversed ||
     readFileSync(join(root, down), "utf8") ===
       (await printDown(before, after, text));
-  const isCommented = /^\s*--(?!> statement-breakpoint)/m.test(text);
+  const isCommented = /^\s*--(?!> statement-breakpoint| Loses: | Keeps )/m.test(
+    text,
+  );
   if (isOwn && !isCommented) return;
   const edited = isOwn ? file : down;
   throw refusal(`${edited} was edited by hand, and would be made anew`, {

@@ -53,7 +53,7 @@ async function listSchemas(): Promise<string[]> {
 
 /** These schemas, and of others the tables and types that they refer to. */
 async function readWithTargets(): Promise<Snapshot> {
-  const own = await introspect(sql, schemas);
+  const own = await introspect(sql, schemas, true);
   const isOwn = (table: { schema: string }) =>
     schemas.includes(table.schema || "public");
   const tables = Object.values(own.tables).filter(({ name }) =>
@@ -68,7 +68,11 @@ async function readWithTargets(): Promise<Snapshot> {
     Object.values(columns).flatMap(({ typeSchema }) => typeSchema ?? []),
   );
   const places = [...keys.map((key) => key.split(".")[0] ?? ""), ...types];
-  const all = await introspect(sql, [...new Set([...schemas, ...places])]);
+  const all = await introspect(
+    sql,
+    [...new Set([...schemas, ...places])],
+    true,
+  );
   const bare = (table: Snapshot["tables"][string]) =>
     isOwn(table)
       ? table

@@ -9,7 +9,7 @@
 //   detached   policies and foreign keys               they hold columns and keys
 //   unbound    constraints and indexes                 they hold columns
 //   bare       defaults, identities, remade enums      they hold the type of a column
-//   shared     tables and columns of one side only     here is the way across
+//   shared     what one side only has, remade enums    here is the way across
 //
 // The way goes down these stages of the first snapshot and up those of the second.
 // Something is left out where it changes, or hangs on what does; else it stays.
@@ -22,6 +22,7 @@ import {
 } from "./counters";
 import { printType, writeStatements } from "./drizzle-kit";
 import { keepExtras } from "./keep-extras";
+import { renameParts } from "./rename-parts";
 import type {
   Snapshot,
   SnapshotColumn,
@@ -65,9 +66,10 @@ export async function diffSnapshots(
   to: Snapshot,
   { isAtOnce = false, history }: DiffOptions = {},
 ): Promise<string[]> {
-  const counters: Counters = { before: from, after: to };
-  const before = plain(hideCounters(from, to), to);
-  const after = plain(hideCounters(to, from), from);
+  const { statements: renames, renamed } = renameParts(from, to);
+  const counters: Counters = { before: renamed, after: to };
+  const before = plain(hideCounters(renamed, to), to);
+  const after = plain(hideCounters(to, renamed), renamed);
   const change = findChange(before, after, isAtOnce);
   const valued = addValues(before, after, change);
   const old = takeApart(valued, after, change);
@@ -78,7 +80,7 @@ export async function diffSnapshots(
     old.detached,
     old.unbound,
     old.bare,
-    share(old.bare, after),
+    share(old.bare, after, change),
     ...[
       next.bare,
       next.unbound,
@@ -101,7 +103,7 @@ export async function diffSnapshots(
   const count = writeCounters(counters);
   return buildIndexesLast(
     keepExtras(
-      [...count.first, ...statements, ...count.last],
+      [...renames, ...count.first, ...statements, ...count.last],
       Object.keys(before.views)
         .filter((key) => key in after.views && !(key in old.detached.views))
         .flatMap((key) => before.views[key] ?? []),
@@ -385,13 +387,18 @@ function bare(
   };
 }
 
-/** Only the tables and columns that are in the other as well. */
-function share(snapshot: Snapshot, other: Snapshot): Snapshot {
+/** Only the tables and columns that are in the other as well, and no remade enum. */
+function share(
+  snapshot: Snapshot,
+  other: Snapshot,
+  { remade }: Change,
+): Snapshot {
   const left = mapShared(snapshot, other, (table, same) => ({
     columns: filter(table.columns, ({ name }) => name in same.columns),
   }));
   return {
     ...left,
+    enums: filter(left.enums, (_, key) => !remade.has(key)),
     tables: filter(left.tables, (_, key) => key in other.tables),
   };
 }
@@ -449,7 +456,7 @@ function correct(
     .map((statement) => cast(statement, casts))
     .map(dropPrimaryKey)
     .map(endCycle)
-    .map(sayLoss)
+    .map((statement) => sayLoss(statement, after))
     .filter((statement) => !isIdle(statement, before, after));
 }
 
@@ -507,9 +514,26 @@ function dropPrimaryKey(statement: string): string {
 END $$;`;
 }
 
-function sayLoss(statement: string): string {
-  return /^DROP SEQUENCE | DROP IDENTITY;$/.test(statement)
-    ? `${COUNT_LOST}\n${statement}`
+/** What the database alone knows of something that is made again goes with it. */
+function sayLoss(statement: string, after: Snapshot): string {
+  if (/^DROP SEQUENCE | DROP IDENTITY;$/.test(statement))
+    return `${COUNT_LOST}\n${statement}`;
+  const isRemade =
+    Object.values(after.enums).some(
+      ({ schema, name }) =>
+        statement ===
+        `DROP TYPE ${quoteIdentifier(schema)}.${quoteIdentifier(name)};`,
+    ) ||
+    (/ DROP COLUMN /.test(statement) &&
+      Object.values(after.tables).some(({ schema, name, columns }) => {
+        const place = schema ? `${quoteIdentifier(schema)}.` : "";
+        const start = `ALTER TABLE ${place}${quoteIdentifier(name)} DROP COLUMN `;
+        return Object.keys(columns).some(
+          (column) => statement === `${start}${quoteIdentifier(column)};`,
+        );
+      }));
+  return isRemade
+    ? `-- Loses: comments and privileges on what is made again here.\n${statement}`
     : statement;
 }
 

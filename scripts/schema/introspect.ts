@@ -86,10 +86,14 @@ interface Found {
 /**
  * Reads tables, enums, sequences and views of these schemas; no partitions, and
  * nothing that an extension brought along.
+ *
+ * @param isNamed whether a primary key of another name than PostgreSQL's own is
+ * kept with its name.
  */
 export async function introspect(
   sql: Sql,
   schemas: string[],
+  isNamed = false,
 ): Promise<Snapshot> {
   const [row] = await sql.unsafe<{ found: Found }[]>(printQuery(schemas));
   const found = row?.found;
@@ -98,7 +102,7 @@ export async function introspect(
     schemas: Object.fromEntries(
       (found?.schemas ?? []).map((name) => [name, name]),
     ),
-    tables: keyed(found?.tables, describeTable),
+    tables: keyed(found?.tables, (table) => describeTable(table, isNamed)),
     enums: keyed(found?.enums, (part) => part),
     sequences: keyed(found?.sequences, describeSequence),
     views: keyed(found?.views, describeView),
@@ -127,12 +131,14 @@ function named<T extends { name: string }, U>(
   );
 }
 
-function describeTable(found: FoundTable): SnapshotTable {
+function describeTable(found: FoundTable, isNamed: boolean): SnapshotTable {
   const { schema, name, isRLSEnabled } = found;
   const ofType = (type: FoundConstraint["type"]) =>
     (found.constraints ?? []).filter((part) => part.type === type);
   const [key] = ofType("p");
-  const single = key?.columns?.length === 1 ? key.columns[0] : undefined;
+  const isPlain = !isNamed || key?.name === `${name}_pkey`;
+  const single =
+    key?.columns?.length === 1 && isPlain ? key.columns[0] : undefined;
   return {
     name,
     schema: schema === "public" ? "" : schema,

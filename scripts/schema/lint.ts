@@ -87,21 +87,35 @@ export async function lintMigrations(files: string[]): Promise<Finding[]> {
       rule,
       message,
     }));
-  return [...findings, ...(await listUnreasoned(files))];
+  return [...findings, ...(await listNotes(files))];
 }
 
 /** The reason follows a second `--`. */
 const UNREASONED = /^\s*--\s*squawk-ignore(?!.*--\s*\S)(?:-file)?\s*(.*)$/;
 
-async function listUnreasoned(files: string[]): Promise<Finding[]> {
+/** What db:generate writes above a statement that loses more than it says. */
+const LOSS = /^-- Loses: (.*)$/;
+
+async function listNotes(files: string[]): Promise<Finding[]> {
   const findings: Finding[] = [];
   for (const file of files) {
     const text = await Bun.file(join(root, file)).text();
     for (const [index, line] of text.split("\n").entries()) {
+      const [, lost] = LOSS.exec(line) ?? [];
       const [, rules] = UNREASONED.exec(line) ?? [];
-      if (rules === undefined) continue;
-      const message = `This ignores ${rules.trim() || "every rule"} without a reason: add \`-- <reason>\` to it.`;
-      findings.push({ file, line: index + 1, rule: "squawk-ignore", message });
+      const place = { file, line: index + 1 };
+      if (lost !== undefined)
+        findings.push({
+          ...place,
+          rule: "loses",
+          message: `This loses ${lost}`,
+        });
+      if (rules !== undefined)
+        findings.push({
+          ...place,
+          rule: "squawk-ignore",
+          message: `This ignores ${rules.trim() || "every rule"} without a reason: add \`-- <reason>\` to it.`,
+        });
     }
   }
   return findings;

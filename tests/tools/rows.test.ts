@@ -109,4 +109,4 @@ test("a migration that fails on rows only is found before, and no other", async 
     ]);
     expect(found).toEqual(expected);
   });
-}, 60_000);
+}, 120_000);

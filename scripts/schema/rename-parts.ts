@@ -1,0 +1,69 @@
+// Constraints, indexes and policies of which only the name changes, as those do
+// that are named after a table or column: they are renamed, not made again.
+import { quoteIdentifier } from "../lib/quote";
+import type { Snapshot, SnapshotReference, SnapshotTable } from "./snapshots";
+
+const KINDS = [
+  "compositePrimaryKeys",
+  "uniqueConstraints",
+  "checkConstraints",
+  "foreignKeys",
+  "indexes",
+  "policies",
+] as const;
+
+/** The statements, and the snapshot as it is after them. */
+export function renameParts(
+  before: Snapshot,
+  after: Snapshot,
+): { statements: string[]; renamed: Snapshot } {
+  const statements: string[] = [];
+  const tables = Object.entries(before.tables).map(([key, table]) => {
+    const next = after.tables[key];
+    const changed: SnapshotTable = { ...table };
+    if (!next) return [key, changed];
+    for (const kind of KINDS) {
+      const [old, now] = [table[kind], next[kind]];
+      const added = Object.values(now).filter(({ name }) => !(name in old));
+      const parts = Object.entries(old).map(([name, part]) => {
+        const index =
+          name in now ? -1 : added.findIndex((one) => isSame(part, one));
+        const [twin] = index === -1 ? [] : added.splice(index, 1);
+        if (!twin) return [name, part];
+        statements.push(printRename(kind, table, name, twin.name));
+        return [twin.name, { ...part, name: twin.name }];
+      });
+      Object.assign(changed, { [kind]: Object.fromEntries(parts) });
+    }
+    return [key, changed];
+  });
+  return {
+    statements,
+    renamed: { ...before, tables: Object.fromEntries(tables) },
+  };
+}
+
+function isSame(one: { name: string }, other: { name: string }): boolean {
+  const bare = (part: { name: string }) => ({
+    ...part,
+    name: "",
+    schemaTo: (part as SnapshotReference).schemaTo || "public",
+  });
+  return Bun.deepEquals(bare(one), bare(other));
+}
+
+function printRename(
+  kind: (typeof KINDS)[number],
+  { schema, name }: SnapshotTable,
+  from: string,
+  to: string,
+): string {
+  const place = schema ? `${quoteIdentifier(schema)}.` : "";
+  const table = `${place}${quoteIdentifier(name)}`;
+  const [old, next] = [quoteIdentifier(from), quoteIdentifier(to)];
+  if (kind === "indexes")
+    return `ALTER INDEX ${place}${old} RENAME TO ${next};`;
+  if (kind === "policies")
+    return `ALTER POLICY ${old} ON ${table} RENAME TO ${next};`;
+  return `ALTER TABLE ${table} RENAME CONSTRAINT ${old} TO ${next};`;
+}

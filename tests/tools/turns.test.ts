@@ -1,0 +1,636 @@
+// Changes of a schema whose tables hold rows: none is lost, counts go on, and the
+// way back leads to where it began.
+import { expect, test } from "bun:test";
+import { sql as S } from "drizzle-orm";
+import * as pg from "drizzle-orm/pg-core";
+import { openConnection } from "../../scripts/lib/connection";
+import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
+import { splitStatements } from "../../scripts/migrations/statements";
+import { describeExports } from "../../scripts/schema/describe-schema";
+import {
+  BREAKPOINT,
+  diffRenamed,
+  printDown,
+} from "../../scripts/schema/down-file";
+import { answerRenames } from "../../scripts/schema/renames";
+import { emptySnapshot } from "../../scripts/schema/snapshots";
+import { withDatabase } from "../lib/database";
+
+interface Turn {
+  from: Record<string, unknown>;
+  to: Record<string, unknown>;
+  rows?: string;
+  renames?: string[];
+  /** A query, and its first value afterwards. */
+  check?: string;
+  want?: unknown;
+}
+
+enum Level {
+  Low = "low",
+  High = "high",
+}
+const mood = pg.pgEnum("mood", ["sad", "ok", "happy"]);
+const mood2 = pg.pgEnum("mood", ["happy", "sad", "ok"]);
+const moodLess = pg.pgEnum("mood", ["sad", "happy"]);
+const moodMore = pg.pgEnum("mood", ["sad", "new", "ok", "happy", "last"]);
+const moodRe = pg.pgEnum("mood", ["unhappy", "ok", "happy"]);
+const level = pg.pgEnum("level", Level);
+const lab = pg.pgSchema("lab");
+const moodLab = lab.enum("mood", ["sad", "ok", "happy"]);
+const id = () => pg.integer().primaryKey();
+
+const TURNS: Record<string, Turn> = {
+  "enum to text, enum gone": {
+    from: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
+    to: { t: pg.pgTable("t", { id: id(), m: pg.text().default("ok") }) },
+    rows: "insert into t values (1,'sad')",
+  },
+  "text to enum": {
+    from: { t: pg.pgTable("t", { id: id(), m: pg.text().default("ok") }) },
+    to: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
+    rows: "insert into t values (1,'sad')",
+  },
+  "column and enum gone": {
+    from: {
+      mood,
+      t: pg.pgTable("t", { id: id(), m: mood() }, (t) => [
+        pg.index("i").on(t.m),
+        pg.check("c", S`${t.m} <> 'sad'`),
+      ]),
+    },
+    to: { t: pg.pgTable("t", { id: id() }) },
+  },
+  "table and enum gone": {
+    from: {
+      mood,
+      a: pg.pgTable("a", { id: id() }),
+      t: pg.pgTable("t", { id: id(), m: mood().array() }),
+    },
+    to: { a: pg.pgTable("a", { id: id() }) },
+  },
+  "array enum to text array": {
+    from: {
+      mood,
+      t: pg.pgTable("t", { id: id(), m: mood().array().default(["ok"]) }),
+    },
+    to: { t: pg.pgTable("t", { id: id(), m: pg.text().array() }) },
+    rows: "insert into t values (1,'{sad}')",
+  },
+  "enum moves schema by type": {
+    from: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
+    to: {
+      lab,
+      moodLab,
+      t: pg.pgTable("t", { id: id(), m: moodLab().default("ok") }),
+    },
+    rows: "insert into t values (1,'sad')",
+  },
+  "enum of lab loses value": {
+    from: {
+      lab,
+      moodLab,
+      t: pg.pgTable("t", { id: id(), m: moodLab().default("ok") }),
+    },
+    to: {
+      lab,
+      x: lab.enum("mood", ["ok", "sad"]),
+      t: pg.pgTable("t", {
+        id: id(),
+        m: lab.enum("mood", ["ok", "sad"])().default("ok"),
+      }),
+    },
+    rows: "insert into t values (1,'sad')",
+  },
+  "ts enum": {
+    from: { t: pg.pgTable("t", { id: id(), m: pg.text() }) },
+    to: {
+      level,
+      t: pg.pgTable("t", { id: id(), m: level().default(Level.Low) }),
+    },
+    rows: "insert into t values (1,'low')",
+  },
+  "ts enum loses value": {
+    from: {
+      level,
+      t: pg.pgTable("t", { id: id(), m: level().default(Level.Low) }),
+    },
+    to: {
+      l2: pg.pgEnum("level", { Low: "low" }),
+      t: pg.pgTable("t", {
+        id: id(),
+        m: pg.pgEnum("level", { Low: "low" })().default("low"),
+      }),
+    },
+    rows: "insert into t values (1,'low')",
+  },
+  "enum loses value, index, check, view, default, array": {
+    from: {
+      mood,
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          m: mood().default("happy").notNull(),
+          n: mood().array().default(["sad"]),
+        },
+        (t) => [
+          pg
+            .index("i")
+            .on(t.m)
+            .where(S`${t.m} = 'sad'`),
+          pg.check("c", S`${t.m} <> 'ok'`),
+        ],
+      ),
+      v: pg.pgView("v", { m: mood() }).as(S`select m from t where m = 'sad'`),
+    },
+    to: {
+      moodLess,
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          m: moodLess().default("happy").notNull(),
+          n: moodLess().array().default(["sad"]),
+        },
+        (t) => [
+          pg
+            .index("i")
+            .on(t.m)
+            .where(S`${t.m} = 'sad'`),
+          pg.check("c", S`${t.m} <> 'happy'`),
+        ],
+      ),
+      v: pg
+        .pgView("v", { m: moodLess() })
+        .as(S`select m from t where m = 'sad'`),
+    },
+    rows: "insert into t values (1,'sad','{happy}')",
+  },
+  "enum reordered": {
+    from: {
+      mood,
+      t: pg.pgTable("t", { id: id(), m: mood() }, (t) => [
+        pg.index("i").on(t.m),
+      ]),
+    },
+    to: {
+      mood2,
+      t: pg.pgTable("t", { id: id(), m: mood2() }, (t) => [
+        pg.index("i").on(t.m),
+      ]),
+    },
+    rows: "insert into t values (1,'sad')",
+  },
+  "new value as default": {
+    from: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
+    to: {
+      moodMore,
+      t: pg.pgTable("t", { id: id(), m: moodMore().default("new") }),
+    },
+    rows: "insert into t values (1,'sad')",
+  },
+  "value renamed": {
+    from: {
+      mood,
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          m: mood().default("sad"),
+          n: mood().array().default(["sad"]),
+        },
+        (t) => [pg.check("c", S`${t.m} <> 'ok'`)],
+      ),
+    },
+    to: {
+      moodRe,
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          m: moodRe().default("unhappy"),
+          n: moodRe().array().default(["unhappy"]),
+        },
+        (t) => [pg.check("c", S`${t.m} <> 'ok'`)],
+      ),
+    },
+    renames: ["mood.sad=unhappy"],
+    rows: "insert into t values (1,'sad','{sad}')",
+    check: "select m from t",
+    want: "unhappy",
+  },
+  "integer to identity": {
+    from: { t: pg.pgTable("t", { id: id(), x: pg.text() }) },
+    to: {
+      t: pg.pgTable("t", {
+        id: id().generatedAlwaysAsIdentity(),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t select n,'x' from generate_series(1,50) n",
+    check: "insert into t (x) values ('y') returning id",
+    want: 51,
+  },
+  "integer to identity starting at 1000": {
+    from: { t: pg.pgTable("t", { id: id(), x: pg.text() }) },
+    to: {
+      t: pg.pgTable("t", {
+        id: id().generatedByDefaultAsIdentity({ startWith: 1000 }),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t select n,'x' from generate_series(1,50) n",
+    check: "insert into t (x) values ('y') returning id",
+    want: 1000,
+  },
+  "serial to bigint identity": {
+    from: {
+      t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        id: pg
+          .bigint({ mode: "number" })
+          .primaryKey()
+          .generatedAlwaysAsIdentity(),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t (x) select 'x' from generate_series(1,50); delete from t where id > 40",
+    check: "insert into t (x) values ('y') returning id",
+    want: "51",
+  },
+  "identity to bigserial": {
+    from: {
+      t: pg.pgTable("t", {
+        id: id().generatedAlwaysAsIdentity(),
+        x: pg.text(),
+      }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        id: pg.bigserial({ mode: "number" }).primaryKey(),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t (x) select 'x' from generate_series(1,50); delete from t where id > 40",
+    check: "insert into t (x) values ('y') returning id",
+    want: "51",
+  },
+  "serial to bigserial": {
+    from: {
+      t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        id: pg.bigserial({ mode: "number" }).primaryKey(),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t (x) select 'x' from generate_series(1,50); delete from t where id > 40",
+    check: "insert into t (x) values ('y') returning id",
+    want: "51",
+  },
+  "serial to integer": {
+    from: {
+      t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
+    },
+    to: { t: pg.pgTable("t", { id: id(), x: pg.text() }) },
+    rows: "insert into t (x) values ('a')",
+  },
+  "serial in a schema, odd names": {
+    from: {
+      lab,
+      t: lab.table("My t", {
+        "my id": pg.serial("my id").primaryKey(),
+        x: pg.text(),
+      }),
+    },
+    to: {
+      lab,
+      t: lab.table("My t", {
+        "my id": pg.integer("my id").primaryKey().generatedAlwaysAsIdentity(),
+        x: pg.text(),
+      }),
+    },
+    rows: `insert into lab."My t" (x) select 'x' from generate_series(1,50)`,
+    check: `insert into lab."My t" (x) values ('y') returning "my id"`,
+    want: 51,
+  },
+  "identity with rows": {
+    from: { t: pg.pgTable("t", { x: pg.text() }) },
+    to: {
+      t: pg.pgTable("t", {
+        x: pg.text(),
+        id: pg.integer().generatedAlwaysAsIdentity(),
+      }),
+    },
+    rows: "insert into t values ('a'),('b')",
+  },
+  "identity key with rows": {
+    from: { t: pg.pgTable("t", { x: pg.text() }) },
+    to: {
+      t: pg.pgTable("t", {
+        x: pg.text(),
+        id: pg
+          .bigint({ mode: "number" })
+          .primaryKey()
+          .generatedByDefaultAsIdentity(),
+      }),
+    },
+    rows: "insert into t values ('a'),('b')",
+  },
+  "serial with rows": {
+    from: { t: pg.pgTable("t", { x: pg.text() }) },
+    to: { t: pg.pgTable("t", { x: pg.text(), id: pg.serial().primaryKey() }) },
+    rows: "insert into t values ('a'),('b')",
+  },
+  "key moves": {
+    from: {
+      t: pg.pgTable("t", {
+        a: pg.integer().primaryKey(),
+        b: pg.integer().notNull(),
+      }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        a: pg.integer().notNull(),
+        b: pg.integer().primaryKey(),
+      }),
+    },
+    rows: "insert into t values (1,2)",
+  },
+  "key moves with references": {
+    from: (() => {
+      const t = pg.pgTable("t", {
+        a: pg.integer().primaryKey(),
+        b: pg.integer().notNull().unique(),
+      });
+      return {
+        t,
+        u: pg.pgTable("u", { id: id(), t: pg.integer().references(() => t.a) }),
+      };
+    })(),
+    to: (() => {
+      const t = pg.pgTable("t", {
+        a: pg.integer().notNull().unique(),
+        b: pg.integer().primaryKey(),
+      });
+      return {
+        t,
+        u: pg.pgTable("u", { id: id(), t: pg.integer().references(() => t.b) }),
+      };
+    })(),
+    rows: "insert into t values (1,1)",
+  },
+  "key to composite": {
+    from: {
+      t: pg.pgTable("t", { a: pg.integer().primaryKey(), b: pg.integer() }),
+    },
+    to: {
+      t: pg.pgTable("t", { a: pg.integer(), b: pg.integer() }, (t) => [
+        pg.primaryKey({ columns: [t.a, t.b] }),
+      ]),
+    },
+    rows: "insert into t values (1,2)",
+  },
+  "both sides wider": {
+    from: (() => {
+      const t = pg.pgTable("t", { id: id() });
+      return {
+        t,
+        u: pg.pgTable("u", {
+          id: id(),
+          t: pg.integer().references(() => t.id),
+        }),
+      };
+    })(),
+    to: (() => {
+      const t = pg.pgTable("t", {
+        id: pg.bigint({ mode: "number" }).primaryKey(),
+      });
+      return {
+        t,
+        u: pg.pgTable("u", {
+          id: id(),
+          t: pg.bigint({ mode: "number" }).references(() => t.id),
+        }),
+      };
+    })(),
+    rows: "insert into t values (1); insert into u values (1,1)",
+  },
+  "view reads dropped column": {
+    from: {
+      t: pg.pgTable("t", { id: id(), x: pg.text(), y: pg.text() }),
+      v: pg.pgView("v", { x: pg.text() }).as(S`select x, y from t`),
+    },
+    to: {
+      t: pg.pgTable("t", { id: id(), x: pg.text() }),
+      v: pg.pgView("v", { x: pg.text() }).as(S`select x from t`),
+    },
+    rows: "insert into t values (1,'a','b')",
+  },
+  "view reads renamed column": {
+    from: {
+      t: pg.pgTable("t", { id: id(), x: pg.text() }),
+      v: pg.pgView("v", { x: pg.text() }).as(S`select x from t`),
+    },
+    to: {
+      t: pg.pgTable("t", { id: id(), z: pg.text() }),
+      v: pg.pgView("v", { z: pg.text() }).as(S`select z from t`),
+    },
+    renames: ["t.x=z"],
+    rows: "insert into t values (1,'a')",
+  },
+  "generated to plain": {
+    from: {
+      t: pg.pgTable("t", {
+        id: id(),
+        x: pg.text(),
+        y: pg.text().generatedAlwaysAs(S`x || 'y'`),
+      }),
+    },
+    to: { t: pg.pgTable("t", { id: id(), x: pg.text(), y: pg.text() }) },
+    rows: "insert into t values (1,'a')",
+    check: "select y from t",
+    want: "ay",
+  },
+  "plain to generated": {
+    from: { t: pg.pgTable("t", { id: id(), x: pg.text(), y: pg.text() }) },
+    to: {
+      t: pg.pgTable("t", {
+        id: id(),
+        x: pg.text(),
+        y: pg.text().generatedAlwaysAs(S`x || 'y'`),
+      }),
+    },
+    rows: "insert into t values (1,'a')",
+  },
+  "generated on retyped": {
+    from: {
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          x: pg.integer(),
+          y: pg.integer().generatedAlwaysAs(S`x + 1`),
+        },
+        (t) => [pg.index("i").on(t.y), pg.unique("u").on(t.y, t.x)],
+      ),
+    },
+    to: {
+      t: pg.pgTable(
+        "t",
+        {
+          id: id(),
+          x: pg.bigint({ mode: "number" }),
+          y: pg.integer().generatedAlwaysAs(S`x + 1`),
+        },
+        (t) => [pg.index("i").on(t.y), pg.unique("u").on(t.y, t.x)],
+      ),
+    },
+    rows: "insert into t values (1,4)",
+  },
+  "text to integer with all": {
+    from: {
+      t: pg.pgTable(
+        "t",
+        { id: id(), x: pg.text().default("1").notNull() },
+        (t) => [
+          pg.index("i").on(t.x.op("text_pattern_ops")),
+          pg.check("c", S`${t.x} <> ''`),
+          pg.unique("u").on(t.x),
+        ],
+      ),
+    },
+    to: {
+      t: pg.pgTable(
+        "t",
+        { id: id(), x: pg.integer().default(2).notNull() },
+        (t) => [
+          pg.index("i").on(t.x),
+          pg.check("c", S`${t.x} > 0`),
+          pg.unique("u").on(t.x),
+        ],
+      ),
+    },
+    rows: "insert into t values (1,'4')",
+  },
+  "policy roles": {
+    from: {
+      t: pg.pgTable("t", { id: id() }, () => [
+        pg.pgPolicy("p", { to: "public" }),
+      ]),
+    },
+    to: {
+      t: pg.pgTable("t", { id: id() }, () => [
+        pg.pgPolicy("p", { to: "current_user", using: S`true` }),
+      ]),
+    },
+  },
+  "policies all go": {
+    from: {
+      t: pg.pgTable("t", { id: id() }, () => [
+        pg.pgPolicy("p", { to: "public" }),
+      ]),
+    },
+    to: { t: pg.pgTable("t", { id: id() }) },
+  },
+  "rls only": {
+    from: { t: pg.pgTable("t", { id: id() }) },
+    to: { t: pg.pgTable("t", { id: id() }).enableRLS() },
+  },
+  "table renamed": {
+    from: (() => {
+      const t = pg.pgTable("t", { id: id(), x: pg.text().unique() });
+      return {
+        t,
+        u: pg.pgTable("u", {
+          id: id(),
+          t: pg.integer().references(() => t.id),
+        }),
+      };
+    })(),
+    to: (() => {
+      const t = pg.pgTable("tt", { id: id(), x: pg.text().unique() });
+      return {
+        t,
+        u: pg.pgTable("u", {
+          id: id(),
+          t: pg.integer().references(() => t.id),
+        }),
+      };
+    })(),
+    renames: ["t=tt"],
+    rows: "insert into t values (1,'a')",
+  },
+  "not null in a table that gets an identity": {
+    from: {
+      t: pg.pgTable("t", { a: pg.integer().notNull(), b: pg.integer() }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        a: pg.integer().generatedAlwaysAsIdentity(),
+        b: pg.integer().notNull(),
+      }),
+    },
+    rows: "insert into t values (1,1)",
+  },
+  "moved to schema": {
+    from: {
+      t: pg.pgTable("t", { id: id(), x: pg.text() }, (t) => [
+        pg.pgPolicy("p", { using: S`${t.x} = 'a'` }),
+      ]),
+    },
+    to: {
+      lab,
+      t: lab.table("t", { id: id(), x: pg.text() }, (t) => [
+        pg.pgPolicy("p", { using: S`${t.x} = 'a'` }),
+      ]),
+    },
+    renames: ["t=lab.t"],
+    rows: "insert into t values (1,'a')",
+  },
+};
+
+test("what changes in a schema keeps the rows and the counts, up, down and up", async () => {
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    const found: Record<string, unknown> = {};
+    for (const [name, turn] of Object.entries(TURNS)) {
+      const before = await describeExports(turn.from, "");
+      const after = await describeExports(turn.to, "");
+      const { renames } = answerRenames(before, after, turn.renames ?? []);
+      const up = (await diffRenamed(before, after, renames)).join(BREAKPOINT);
+      const initial = await diffRenamed(emptySnapshot, before, []);
+      const run = async (text: string) => {
+        for (const statement of splitStatements(text))
+          await sql.unsafe(statement.text).catch((error: Error) => {
+            throw new Error(`${name}: ${error.message}: ${statement.text}`);
+          });
+      };
+      await run(
+        "drop schema public cascade; create schema public; drop schema if exists lab cascade",
+      );
+      await run(initial.join(BREAKPOINT));
+      const first = await readCatalog(sql);
+      await run(turn.rows ?? "");
+      await run(up);
+      const [row] = turn.check ? await sql.unsafe(turn.check).values() : [];
+      await run(await printDown(before, after, up));
+      const left = compareCatalogs(first, await readCatalog(sql));
+      await run(up);
+      found[name] = { value: row?.[0], left };
+    }
+
+    expect(found).toEqual(
+      Object.fromEntries(
+        Object.entries(TURNS).map(([name, { want }]) => [
+          name,
+          { value: want, left: [] },
+        ]),
+      ),
+    );
+  });
+}, 120_000);
