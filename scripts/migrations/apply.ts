@@ -33,8 +33,6 @@ export interface ApplyOptions extends Partial<
 > {
   /** The tag of the last one to apply; all without it. */
   to?: string;
-  /** True for what is applied elsewhere: then its encoding is no question. */
-  isReplay?: boolean;
   /** Called before each one, and once it is committed. */
   onStart?: (tag: string) => void;
   onApplied?: (done: Applied) => void;
@@ -53,14 +51,14 @@ export async function applyPending(
   plan: Plan,
   options: ApplyOptions = {},
 ): Promise<Applied[]> {
-  const { to, isReplay, onStart, onApplied, ...others } = options;
+  const { to, onStart, onApplied, ...others } = options;
   refuseModified(plan);
   refusePartial(plan, "db:migrate");
   const nameless = listNameless(plan);
   if (nameless.length > 0) await sql.unsafe(fillNames(nameless));
   const wanted = selectPending(plan, to);
   if (wanted.length === 0) return [];
-  if (!isReplay) for (const migration of wanted) refuseOtherEncoding(migration);
+  for (const migration of wanted) refuseOtherEncoding(migration);
 
   await sql.unsafe(createTables());
   const invalid = await listInvalidIndexes(sql);

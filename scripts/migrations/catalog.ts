@@ -41,14 +41,38 @@ export interface Difference {
  * search path.
  */
 export async function readCatalog(sql: Sql): Promise<Catalog> {
-  const results = await sql.unsafe<(CatalogEntry & { object: string })[][]>(`
+  const results = await sql.unsafe<Row[][]>(`
     select set_config('starter.search_path', current_setting('search_path'), false);
     set search_path = ''; set local jit = off;
     ${query(readProject().records)};
     select set_config('search_path', current_setting('starter.search_path'), false)`);
-  const rows = results.flat().filter((row) => "object" in row);
-  return new Map(rows.map(({ object, ...entry }) => [object, entry]));
+  return toCatalog(results.flat().filter((row) => "object" in row));
 }
+
+/**
+ * Prepares reading the objects of some names, with all that belongs to their
+ * tables; and how many objects there are in all, by which a change of another one
+ * is seen. Planning it takes longer than running it.
+ *
+ * @param sql a session for nothing else.
+ * @returns what reads them; names are without schemas and quotes.
+ */
+export async function prepareObjects(
+  sql: Sql,
+): Promise<(names: string[]) => Promise<Catalog>> {
+  await sql.unsafe(`
+    set search_path = ''; set jit = off;
+    prepare objects (json) as ${query(readProject().records, true)} union all ${counts}`);
+  return async (names) => {
+    const list = quoteLiteral(JSON.stringify(names));
+    return toCatalog(await sql.unsafe<Row[]>(`execute objects (${list})`));
+  };
+}
+
+type Row = CatalogEntry & { object: string };
+
+const toCatalog = (rows: Row[]): Catalog =>
+  new Map(rows.map(({ object, ...entry }) => [object, entry]));
 
 /**
  * What is not the same in two databases, by the names of the objects. A table
@@ -192,8 +216,42 @@ const OF_RELATION: [string, string, string] = [
   "relispartition",
 ];
 
-const query = (records: { schema: string; table: string }) => `
-with schemas as (
+/** Objects in all, for those that are not read one by one. */
+const counts = `
+select 'number of objects', concat_ws(', ', ${[
+  ["relations", "pg_class where relnamespace <> 'pg_toast'::regnamespace"],
+  [
+    "columns",
+    "pg_attribute join pg_class on pg_class.oid = attrelid where not attisdropped and relnamespace <> 'pg_toast'::regnamespace",
+  ],
+  ["defaults", "pg_attrdef"],
+  ["constraints", "pg_constraint where contype <> 'n'"],
+  ["routines", "pg_proc"],
+  ["types", "pg_type"],
+  ["enum values", "pg_enum"],
+  ["triggers", "pg_trigger"],
+  ["rules", "pg_rewrite"],
+  ["policies", "pg_policy"],
+]
+  .map(([name, from]) => `(select count(*) || ' ${name}' from ${from})`)
+  .join(", ")}), null, null, null, '', false, null, null, null`;
+
+/** The named relations, and the tables, indexes and sequences that go with them. */
+const NAMED = `names as (
+  select json_array_elements_text($1::json)::name as name
+), hits as (
+  select oid from pg_class where relname in (select name from names)
+), owners as (
+  select oid from hits union select indrelid from pg_index where indexrelid in (select oid from hits)
+), named as (
+  select oid from owners union select indexrelid from pg_index where indrelid in (select oid from owners)
+  union select objid from pg_depend where classid = 'pg_class'::regclass and refclassid = 'pg_class'::regclass
+    and deptype in ('a', 'i') and refobjid in (select oid from owners)
+), `;
+
+/** @param isNamed only the objects whose names are in $1. */
+const query = (records: { schema: string; table: string }, isNamed = false) => `
+with ${isNamed ? NAMED : ""}schemas as (
   select oid, nspname, nspacl, nspowner, quote_ident(nspname) as name from pg_namespace
   where nspname not in ('pg_catalog', 'information_schema', 'drizzle')
     and nspname !~ '^pg_(toast|temp)'
@@ -201,7 +259,7 @@ with schemas as (
   select class.*, nspname, format('%I.%I', nspname, relname) as name,
     case relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' else 'table' end as kind
   from pg_class as class join schemas on schemas.oid = relnamespace
-  where ${isOwn("class.oid", "pg_class")}
+  where ${isOwn("class.oid", "pg_class")} ${isNamed ? "and class.oid in (select oid from named)" : ""}
 ), relations as (
   select * from all_relations
   where not (nspname = ${quoteLiteral(records.schema)}
@@ -217,18 +275,18 @@ with schemas as (
   select pg_proc.*, nspname, case prokind when 'p' then 'procedure' else 'function' end as kind,
     format('%I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(pg_proc.oid)) as name
   from pg_proc join schemas on schemas.oid = pronamespace
-  where ${isOwn("pg_proc.oid", "pg_proc", "'e', 'i'")}
+  where ${isOwn("pg_proc.oid", "pg_proc", "'e', 'i'")} ${isNamed ? "and proname in (select name from names)" : ""}
 ), own_types as (
   select pg_type.*, nspname, format('%I.%I', nspname, typname) as name,
     case typtype when 'd' then 'domain' when 'r' then 'range' when 'c' then 'composite type' else 'type' end as kind
   from pg_type join schemas on schemas.oid = typnamespace
   where (typtype in ('e', 'd', 'r') or typtype = 'c' and exists (
       select from pg_class where pg_class.oid = typrelid and relkind = 'c'))
-    and ${isOwn("pg_type.oid", "pg_type")}
+    and ${isOwn("pg_type.oid", "pg_type")} ${isNamed ? "and typname in (select name from names)" : ""}
 ), own_collations as (
   select pg_collation.*, to_jsonb(pg_collation) as j, nspname, format('%I.%I', nspname, collname) as name
   from pg_collation join schemas on schemas.oid = collnamespace
-  where ${isOwn("pg_collation.oid", "pg_collation")}
+  where ${isOwn("pg_collation.oid", "pg_collation")} ${isNamed ? "and collname in (select name from names)" : ""}
 )
 select 'schema ' || name as object, 'CREATE SCHEMA ' || name as sql, null as drop, null as parent,
   nspname as schema, nspname as name, false as "isPartition", null as grantee, null::json as privileges, null::json as defaults

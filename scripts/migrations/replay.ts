@@ -1,12 +1,14 @@
 // Builds in a scratch database what migrations make. A statement that must not
 // be run there, or cannot, is left out and told; the others are run.
 import { isLost } from "../lib/report";
-import { applyPending } from "./apply";
-import type { Migration } from "./journal";
-import { readLog } from "./log";
-import { planMigrations, readRecords } from "./plan";
+import { recordOf, type Recorded } from "./apply";
+import { type Migration, refuseOtherEncoding } from "./journal";
+import { type LogEntry, readLog } from "./log";
+import { planMigrations } from "./plan";
 import type { Reaching } from "./reach";
 import { readWords, splitStatements, type Statement } from "./statements";
+import { toScript } from "./steps";
+import { resetSession, runScript } from "./run";
 import { isMissing, takeOver, type Trial } from "./take-over";
 
 /** A statement that was not run in the scratch database. */
@@ -42,47 +44,69 @@ export async function replayMigrations(
   reaches: Map<Migration, Reaching[]>,
   isApplied: boolean,
 ): Promise<LeftOut[]> {
-  const { scratch } = trial;
   const leftOut: LeftOut[] = [];
-  const leave = (out: LeftOut) => {
-    leftOut.push(out);
-    trial.isIncomplete ||= out.changesSchema;
-  };
-  const texts = migrations.map((migration) => {
+  const recorded: Recorded[] = [];
+  for (const migration of migrations) {
+    if (!isApplied) refuseOtherEncoding(migration);
+    recorded.push(migration);
     const far = (reaches.get(migration) ?? []).filter((reaching) =>
       mustSkip(trial, reaching, isApplied),
     );
-    for (const { statement, reach, isNoSchema } of far)
-      if (!isApplied || !isNoSchema)
-        leave({
-          migration,
-          statement,
-          line: countLines(migration.text, statement.offset),
-          reason:
-            reach === "outside"
-              ? "it reaches out of the server"
-              : "it changes the server, not only the database",
-          changesSchema: !isNoSchema,
-          hasFailed: false,
-        });
-    return blank(
+    const out = far
+      .filter(({ isNoSchema }) => !isApplied || !isNoSchema)
+      .map(({ statement, reach, isNoSchema }) => ({
+        ...locate(migration, statement),
+        reason:
+          reach === "outside"
+            ? "it reaches out of the server"
+            : "it changes the server, not only the database",
+        changesSchema: !isNoSchema,
+        hasFailed: false,
+      }));
+    leftOut.push(...out);
+    trial.isIncomplete ||= out.some(({ changesSchema }) => changesSchema);
+    const text = blank(
       migration,
       far.map(({ statement }) => statement),
     );
-  });
-  for (;;) {
-    const [records, log] = [await readRecords(scratch), await readLog(scratch)];
+    leftOut.push(
+      ...(await runRest(trial, migration, text, recorded, isApplied)),
+    );
+  }
+  await resetSession(trial.scratch);
+  return leftOut;
+}
+
+/** Runs what is left of a migration, again without what fails for a reason. */
+async function runRest(
+  trial: Trial,
+  migration: Migration,
+  text: Migration,
+  recorded: Recorded[],
+  isApplied: boolean,
+): Promise<LeftOut[]> {
+  const { scratch } = trial;
+  const leftOut: LeftOut[] = [];
+  let rest = text;
+  let unfinished: LogEntry | undefined;
+  for (;;)
     try {
-      const plan = planMigrations(texts, records, log);
-      await applyPending(scratch, plan, { isReplay: isApplied });
+      await runScript(scratch, toScript(rest, "up"), {
+        record: recordOf(rest, recorded),
+        unfinished,
+        lockTimeout: 5000,
+      });
       return leftOut;
     } catch (thrown) {
       const error = thrown as MigrationError;
-      const at = texts.findIndex(({ tag }) => tag === error.details?.tag);
-      const [migration, text] = [migrations[at], texts[at]];
       const { sqlstate = "", statement: number = 0 } = error.details ?? {};
-      if (!migration || !text || isLost({ code: sqlstate })) throw error;
-      const statements = splitStatements(text.text);
+      if (isLost({ code: sqlstate })) throw error;
+      unfinished = planMigrations(
+        [rest],
+        [],
+        await readLog(scratch),
+      ).partial.get(rest);
+      const statements = splitStatements(rest.text);
       const failed = statements[number - 1];
       const missing = failed && isMissing({ code: sqlstate });
       if (missing && (await takeOver(trial, failed.text))) continue;
@@ -95,20 +119,26 @@ export async function replayMigrations(
       if (!isExpected) throw error;
       // Without a number it is the end of the transaction: a deferred constraint.
       const out = failed ? [failed] : statements;
-      texts[at] = blank(text, out);
-      for (const statement of out)
-        if (!isApplied || !isHarmless(trial, statement, sqlstate))
-          leave({
-            migration,
-            statement,
-            line: countLines(migration.text, statement.offset),
-            reason: error.message.replace(/^\S+ failed: /, ""),
-            changesSchema: !isData(statement),
-            hasFailed: true,
-          });
+      rest = blank(rest, out);
+      for (const statement of out) {
+        if (isApplied && isHarmless(trial, statement, sqlstate)) continue;
+        const changesSchema = !isData(statement);
+        trial.isIncomplete ||= changesSchema;
+        leftOut.push({
+          ...locate(migration, statement),
+          reason: error.message.replace(/^\S+ failed: /, ""),
+          changesSchema,
+          hasFailed: true,
+        });
+      }
     }
-  }
 }
+
+const locate = (migration: Migration, statement: Statement) => ({
+  migration,
+  statement,
+  line: countLines(migration.text, statement.offset),
+});
 
 type MigrationError = Error & {
   details?: { tag?: string; statement?: number; sqlstate?: string };

@@ -3,6 +3,7 @@
 // hand. Such objects are copied from the real database when a statement asks for
 // them: without rows, and as much of them as others can refer to.
 import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../../src/database-url";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { Catalog, CatalogEntry } from "./catalog";
 import { findCodeReach } from "./reach";
@@ -12,6 +13,8 @@ import { splitStatements } from "./statements";
 export interface Trial {
   real: Sql;
   scratch: Sql;
+  /** Of the scratch database. */
+  address: DatabaseAddress;
   /** Of the real database. */
   found: Catalog;
   /** It is on a server of its own, where roles may be made for the time. */

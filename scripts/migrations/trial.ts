@@ -7,6 +7,7 @@ import { quoteIdentifier } from "../lib/quote";
 import { note } from "../lib/report";
 import { withScratchDatabase } from "../lib/scratch-database";
 import { readCatalog } from "./catalog";
+import { createTables } from "./log";
 import { listOwn, type Made } from "./ours";
 import { type Trial, takeRoles } from "./take-over";
 
@@ -84,10 +85,11 @@ export async function withTrial<T>(
   const found = await readCatalog(real);
   const { address, isScratchServer } = place;
   const roles = new Set<string>();
-  const tryIt = async (scratch: Sql) => {
+  const tryIt = async (scratch: Sql, beside: DatabaseAddress) => {
     const trial: Trial = {
       real,
       scratch,
+      address: beside,
       found,
       isScratchServer,
       path,
@@ -95,6 +97,7 @@ export async function withTrial<T>(
       taken: new Set(),
       tried: new Set(),
     };
+    await scratch.unsafe(createTables());
     if (isScratchServer) await collectRoles(scratch, roles);
     await takeRoles(trial, texts);
     for (const schema of path) {

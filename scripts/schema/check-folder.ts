@@ -80,17 +80,20 @@ function tryReadJournal(): Pick<Journal, "entries" | "text"> & {
 
 function checkOrder(entries: JournalEntry[], text: string): Problem[] {
   const problems: Problem[] = [];
-  for (const [index, entry] of entries.entries()) {
+  const seen = {
+    tag: new Map<unknown, JournalEntry>(),
+    idx: new Map<unknown, JournalEntry>(),
+    when: new Map<unknown, JournalEntry>(),
+  };
+  const highest: Partial<Record<"idx" | "when", JournalEntry>> = {};
+  const nextLine = findLines(text);
+  for (const entry of entries) {
     const { tag } = entry;
-    const place = {
-      tag,
-      file: journalFile,
-      line: findLine(text, entry, index, entries),
-    };
-    const earlier = entries.slice(0, index);
+    const place = { tag, file: journalFile, line: nextLine(tag) };
     for (const field of ["tag", "idx", "when"] as const) {
-      const twin = earlier.find((other) => other[field] === entry[field]);
-      if (twin)
+      const twin = seen[field].get(entry[field]);
+      if (!twin) seen[field].set(entry[field], entry);
+      else
         problems.push(
           problem(
             "journal_duplicate",
@@ -100,8 +103,9 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
         );
     }
     for (const field of ["idx", "when"] as const) {
-      const later = earlier.find((other) => other[field] > entry[field]);
-      if (later)
+      const later = highest[field];
+      if (!later || later[field] <= entry[field]) highest[field] = entry;
+      else
         problems.push(
           problem(
             "journal_unordered",
@@ -114,19 +118,14 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
   return problems;
 }
 
-/** The line of an entry's tag, also where a tag stands twice. */
-function findLine(
-  text: string,
-  { tag }: JournalEntry,
-  index: number,
-  entries: JournalEntry[],
-): number {
-  const nth = entries.slice(0, index).filter((entry) => entry.tag === tag);
-  const lines = text.split("\n");
-  const found = lines.flatMap((line, number) =>
-    line.includes(`"tag": ${JSON.stringify(tag)}`) ? [number + 1] : [],
-  );
-  return found[nth.length] ?? 1;
+/** The lines on which tags stand, one after the other where one stands twice. */
+function findLines(text: string): (tag: string) => number {
+  const lines = new Map<string, number[]>();
+  for (const [index, line] of text.split("\n").entries()) {
+    const [, tag] = /"tag": ("(?:[^"\\]|\\.)*")/.exec(line) ?? [];
+    if (tag) lines.set(tag, [...(lines.get(tag) ?? []), index + 1]);
+  }
+  return (tag) => lines.get(JSON.stringify(tag))?.shift() ?? 1;
 }
 
 function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
