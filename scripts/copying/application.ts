@@ -24,28 +24,39 @@ export interface Found {
   records: string;
 }
 
-/** By the lockfile that is nearest, in the folder or above it; npm without one. */
+/** By the lockfile or `packageManager` that is nearest, in the folder or above it;
+ * npm without one. */
 export function findPackageManager(folder: string): PackageManager {
   for (const [file, manager] of Object.entries(LOCKFILES))
     if (existsSync(join(folder, file))) return manager;
+  const file = join(folder, "package.json");
+  const { packageManager = "" } = existsSync(file)
+    ? JSON.parse(readFileSync(file, "utf8"))
+    : {};
+  const named = Object.values(LOCKFILES).find((name) =>
+    packageManager.startsWith(`${name}@`),
+  );
+  if (named) return named;
   return folder === dirname(folder)
     ? "npm"
     : findPackageManager(dirname(folder));
 }
 
-/** The command that adds packages. */
+/** The command that adds packages to the application of a folder. */
 export function nameInstall(
-  manager: PackageManager,
+  folder: string,
   packages: string[],
   isForDevelopment: boolean,
 ): string {
-  const verb = manager === "npm" ? "install" : "add";
-  const flag = isForDevelopment
-    ? manager === "npm"
-      ? "--save-dev "
-      : "-D "
-    : "";
-  return `${manager} ${verb} ${flag}${packages.join(" ")}`;
+  const manager = findPackageManager(folder);
+  const isWorkspace = existsSync(join(folder, "pnpm-workspace.yaml"));
+  return [
+    manager,
+    manager === "npm" ? "install" : "add",
+    ...(manager === "pnpm" && isWorkspace ? ["-w"] : []),
+    ...(isForDevelopment ? ["-D"] : []),
+    ...packages,
+  ].join(" ");
 }
 
 /** @throws with exit code 2 what is wrong with its drizzle.config.ts. */
