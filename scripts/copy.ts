@@ -109,11 +109,12 @@ function readApplication(): {
   variables: Map<string, string>;
   warning?: string;
 } {
+  let variables = new Map<string, string>();
   try {
-    const found = readFound(application);
-    return { found, variables: readVariables(application, found.config) };
+    variables = readVariables(application);
+    return { found: readFound(application), variables };
   } catch (error) {
-    return { variables: new Map(), warning: (error as Error).message };
+    return { variables, warning: (error as Error).message };
   }
 }
 

@@ -42,11 +42,12 @@ function makeApplication(files: Record<string, string>, packages?: string[]) {
 const config = `
   import { defineConfig } from "drizzle-kit";
   import "dotenv/config";
-  if (!process.env.APP_DB_URL) throw new Error("APP_DB_URL is missing");
+  const address = process.env.APP_DB_URL;
+  if (!address) throw new Error("APP_DB_URL is missing");
   export default defineConfig({
     dialect: "postgresql", schema: ["./lib/tables", "./lib/more/*.ts"], out: "./lib/migrations",
     casing: "snake_case", migrations: { schema: "records", table: "My migrations" },
-    dbCredentials: { url: process.env.APP_DB_URL },
+    dbCredentials: { url: address },
   });`;
 const tables = {
   "lib/tables/people.ts":
@@ -66,7 +67,6 @@ describe("copy", () => {
         '{\n\t"name": "theirs",\n\t"scripts": { "dev": "next dev" }\n}',
       "bun.lock": "",
       "drizzle.config.ts": config,
-      ".env": `APP_DB_URL=${url}\n`,
       ...tables,
     });
     const { scripts } = JSON.parse(
@@ -76,7 +76,7 @@ describe("copy", () => {
       name.startsWith("db:"),
     );
     const run = (command: string) =>
-      runCommand(command, {}, application.folder);
+      runCommand(command, { APP_DB_URL: url }, application.folder);
 
     const copied = await application.copy(commands.join(" "));
     const generated = await run("db:generate first");
