@@ -3,7 +3,7 @@
 // scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
 // Actions, findings are annotations, too.
 import type { Sql } from "postgres";
-import { readEnv } from "../src/env";
+import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, misused, readOptions, readWhole } from "./lib/options";
@@ -52,7 +52,8 @@ if (surplus.length > 0 || (tag && !values.accept))
 if (values.accept && (!tag || !values.reason))
   throw misused("--accept needs a tag, and --reason");
 
-const env = readEnv();
+if (values.offline) checkEnv();
+else readEnv();
 let problems = await checkFolder();
 const isReadable = !problems.some(({ code }) =>
   ["journal_invalid", "file_missing"].includes(code),
@@ -82,6 +83,7 @@ if (errors > 0 || (values.strict && warnings > 0)) process.exitCode = FINDINGS;
 
 async function checkServer(): Promise<void> {
   const { checkDatabase } = await import("./migrations/check-database");
+  const env = readEnv();
   await using sql = await openConnection(
     env.direct,
     "db:check",

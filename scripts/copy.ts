@@ -109,11 +109,12 @@ function readApplication(): {
   variables: Map<string, string>;
   warning?: string;
 } {
+  let variables = new Map<string, string>();
   try {
-    const found = readFound(application);
-    return { found, variables: readVariables(application, found.config) };
+    variables = readVariables(application);
+    return { found: readFound(application), variables };
   } catch (error) {
-    return { variables: new Map(), warning: (error as Error).message };
+    return { variables, warning: (error as Error).message };
   }
 }
 
@@ -187,7 +188,7 @@ function listPackages(): string[] {
       .filter((one) => one.isForDevelopment === isForDevelopment)
       .map(({ name, version }) => `${name}@${version}`);
     return some.length > 0
-      ? [nameInstall(manager, some, isForDevelopment)]
+      ? [nameInstall(application, some, isForDevelopment)]
       : [];
   });
 }
@@ -213,27 +214,20 @@ function copyFile(file: string, text: string): void {
 
 /** Scripts of the same name stay as they are. */
 function addScripts(): void {
-  const merged = { ...scripts, ...own.scripts };
-  for (const [name, script] of Object.entries(scripts))
-    if (merged[name] === script)
-      print(
-        `${name in own.scripts ? "Kept" : isDryRun ? "Would add" : "Added"}: ${name}, ${script}`,
-      );
-    else print(`Kept: ${name}, ${merged[name]}; this one is \`${script}\``);
-  const added = Object.entries(scripts).filter(
-    ([name]) => !(name in own.scripts),
-  );
-  if (isDryRun || added.length === 0) return;
   const { text } = own;
   const indent = /^[\t ]+/m.exec(text)?.[0] ?? "  ";
-  const { scripts: before = {}, ...rest } = JSON.parse(text);
-  const after = { ...before, ...Object.fromEntries(added) };
-  const content =
-    "scripts" in JSON.parse(text)
-      ? { ...JSON.parse(text), scripts: after }
-      : { ...rest, scripts: after };
-  writeFileSync(
-    join(application, "package.json"),
-    JSON.stringify(content, null, indent) + (text.endsWith("\n") ? "\n" : ""),
-  );
+  const merged: Record<string, string> = { ...own.scripts };
+  for (const [name, script] of Object.entries(scripts)) merged[name] ??= script;
+  const content = { ...JSON.parse(text), scripts: merged };
+  const end = text.endsWith("\n") ? "\n" : "";
+  if (!isDryRun && Object.keys(scripts).some((name) => !(name in own.scripts)))
+    writeFileSync(
+      join(application, "package.json"),
+      JSON.stringify(content, null, indent) + end,
+    );
+  const verb = isDryRun ? "Would add" : "Added";
+  for (const [name, script] of Object.entries(scripts))
+    if (merged[name] !== script)
+      print(`Kept: ${name}, ${merged[name]}; this one is \`${script}\``);
+    else print(`${name in own.scripts ? "Kept" : verb}: ${name}, ${script}`);
 }

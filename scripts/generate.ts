@@ -3,7 +3,7 @@
 // where it would have to ask whether something was renamed, and has no terminal.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readEnv, root } from "../src/env";
+import { checkEnv, readEnv, root } from "../src/env";
 import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween } from "./lib/consent";
@@ -76,7 +76,7 @@ const [name, ...surplus] = positionals;
 if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
 
-readEnv(); // so that a malformed one is said here as everywhere
+checkEnv(); // so that a malformed one is said here as everywhere
 refuseLayout();
 if (!values.custom) await loadDrizzleKit();
 const migrations = readMigrationsIfAny();

@@ -110,6 +110,12 @@ export function readEnv(
   };
 }
 
+/** Throws like `readEnv` where a database is named: for what needs none. */
+export function checkEnv(): void {
+  const layers = readLayers(root, process.env);
+  if (find(layers, Object.values(names).flat())) readEnv();
+}
+
 /**
  * Returns every variable, with the value that wins. Whichever of its names the
  * URL has, the others that are not set have it, too.

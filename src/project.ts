@@ -104,7 +104,8 @@ export async function loadSchema(
   return schema;
 }
 
-function findConfig(folder: string): string {
+/** Returns the name of its drizzle.config.ts; throws like `readProject`. */
+export function findConfig(folder: string): string {
   const found = CONFIGS.find((name) => existsSync(join(folder, name)));
   if (found) return found;
   throw misconfigured(

@@ -2,7 +2,7 @@
 // and .env files say.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { loadProject } from "../../src/project";
+import { findConfig, loadProject } from "../../src/project";
 import { listFolders } from "../migrations/folders";
 
 const LOCKFILES = {
@@ -24,33 +24,51 @@ export interface Found {
   records: string;
 }
 
-/** By the lockfile that is nearest, in the folder or above it; npm without one. */
+/** By the lockfile or `packageManager` that is nearest, in the folder or above it;
+ * npm without one. */
 export function findPackageManager(folder: string): PackageManager {
   for (const [file, manager] of Object.entries(LOCKFILES))
     if (existsSync(join(folder, file))) return manager;
+  const file = join(folder, "package.json");
+  const { packageManager = "" } = existsSync(file)
+    ? JSON.parse(readFileSync(file, "utf8"))
+    : {};
+  const named = Object.values(LOCKFILES).find((name) =>
+    packageManager.startsWith(`${name}@`),
+  );
+  if (named) return named;
   return folder === dirname(folder)
     ? "npm"
     : findPackageManager(dirname(folder));
 }
 
-/** The command that adds packages. */
+/** The command that adds packages to the application of a folder. */
 export function nameInstall(
-  manager: PackageManager,
+  folder: string,
   packages: string[],
   isForDevelopment: boolean,
 ): string {
-  const verb = manager === "npm" ? "install" : "add";
-  const flag = isForDevelopment
-    ? manager === "npm"
-      ? "--save-dev "
-      : "-D "
-    : "";
-  return `${manager} ${verb} ${flag}${packages.join(" ")}`;
+  const manager = findPackageManager(folder);
+  const isWorkspace = existsSync(join(folder, "pnpm-workspace.yaml"));
+  return [
+    manager,
+    manager === "npm" ? "install" : "add",
+    ...(manager === "pnpm" && isWorkspace ? ["-w"] : []),
+    ...(isForDevelopment ? ["-D"] : []),
+    ...packages,
+  ].join(" ");
 }
 
-/** @throws with exit code 2 what is wrong with its drizzle.config.ts. */
+/**
+ * Loads the drizzle.config.ts; the variables that it names need not be set.
+ *
+ * @throws with exit code 2 what is wrong with it.
+ */
 export function readFound(folder: string): Found {
-  const { config, migrationsFolder, records } = loadProject(folder);
+  const { config, migrationsFolder, records } = withVariables(
+    readNames(readFileSync(join(folder, findConfig(folder)), "utf8")),
+    () => loadProject(folder),
+  );
   const count =
     listFolders(migrationsFolder).length || countEntries(migrationsFolder);
   return {
@@ -59,6 +77,24 @@ export function readFound(folder: string): Found {
     count,
     records: records.sql,
   };
+}
+
+/** The variables that a text of TypeScript reads. */
+function readNames(text: string): string[] {
+  const uses = text.matchAll(/\benv(?:\.|\[["'])(\w+)/g);
+  return [...uses].map(([, name = ""]) => name);
+}
+
+/** Gives those that are not set something for as long as `work` takes. */
+function withVariables<T>(names: string[], work: () => T): T {
+  const missing = names.filter((name) => !process.env[name]);
+  for (const name of missing)
+    process.env[name] = "postgres://user:password@localhost:5432/database";
+  try {
+    return work();
+  } finally {
+    for (const name of missing) delete process.env[name];
+  }
 }
 
 function countEntries(migrations: string): number {
@@ -71,10 +107,10 @@ function countEntries(migrations: string): number {
 export type Variables = Map<string, string>;
 
 /** The variables from which drizzle.config.ts takes its credentials. */
-export function readVariables(folder: string, config: string): Variables {
-  const text = readFileSync(join(folder, config), "utf8");
+export function readVariables(folder: string): Variables {
+  const text = readFileSync(join(folder, findConfig(folder)), "utf8");
   const parts = ["url", "host", "port", "database", "user", "password"];
-  return new Map(
+  const found = new Map(
     parts.flatMap((part) => {
       const use = new RegExp(
         `\\b${part}\\s*:[^,\\n]*?\\benv(?:\\.|\\[["'])(\\w+)`,
@@ -83,4 +119,7 @@ export function readVariables(folder: string, config: string): Variables {
       return name ? [[part, name] as const] : [];
     }),
   );
+  // `const url = process.env.DB_URL` above the credentials
+  const url = readNames(text).find((name) => /URL|URI|DSN/.test(name));
+  return found.size === 0 && url ? new Map([["url", url]]) : found;
 }

@@ -166,18 +166,21 @@ function checkDownFiles(entries: JournalEntry[]): Problem[] {
   const missing = entries
     .map(({ tag }) => ({ tag, file: nameDownFile(tag) }))
     .filter(({ file }) => !existsSync(join(root, file)));
+  const isInFolders = missing[0]?.file.endsWith("/down.sql");
   if (missing.length >= MANY)
     return [
       problem(
         "down_missing",
-        `${missing.length} of ${entries.length} migrations have no down file and cannot be rolled back: \`bun run db:generate --down\` writes those that it can`,
+        `${missing.length} of ${entries.length} migrations have no down file and cannot be rolled back${isInFolders ? "" : ": `bun run db:generate --down` writes those that it can"}`,
         { file: folder },
       ),
     ];
   return missing.map((place) =>
     problem(
       "down_missing",
-      `${place.tag} cannot be rolled back: \`bun run db:generate --down ${place.tag}\` writes it, or you, for SQL of your own`,
+      isInFolders
+        ? `${place.tag} cannot be rolled back: write the SQL that undoes it`
+        : `${place.tag} cannot be rolled back: \`bun run db:generate --down ${place.tag}\` writes it, or you, for SQL of your own`,
       place,
     ),
   );

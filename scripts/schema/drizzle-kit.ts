@@ -118,10 +118,10 @@ function makeMarks() {
     value: (text: string) =>
       text.includes("'") ? sql(text.replaceAll("'", "''")) : text,
     /** What it would quote, unless it begins like a type that it knows. */
-    type: (column: SnapshotColumn) => `bit${sql(printType(column))}`,
+    type: (column: SnapshotColumn) => `real${sql(printType(column))}`,
     resolve: (statement: string) =>
       statement.replace(
-        /(?:bit)?\uE000(\d+)\uE001/g,
+        /(?:real)?\uE000(\d+)\uE001/g,
         (_, index) => texts[index] ?? "",
       ),
   };

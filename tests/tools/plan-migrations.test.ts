@@ -43,6 +43,23 @@ const b = migration(1);
 const c = migration(2);
 const tagsOf = (migrations: Migration[]) => migrations.map(({ tag }) => tag);
 
+test("a record with a name of Drizzle 1.0 is that migration's, whatever else it holds", () => {
+  const when = Date.UTC(2033, 4, 18, 3, 33, 20, 123);
+  const one = migration(1, { tag: "0001_one", when });
+  const folder = { ...one, tag: "20330518033320_one", when: when - 123 };
+  const record = { id: 1, hash: "edited", when: 5, name: folder.tag };
+
+  for (const entry of [one, folder]) {
+    const plan = planMigrations([entry, b], [record]);
+
+    expect(stateOf(plan, entry)).toBe("modified");
+    expect(tagsOf(plan.pending)).toEqual([b.tag]);
+  }
+  // `drizzle-kit up` has kept the seconds, and no name is there yet.
+  const upped = planMigrations([folder], [recordOf(one, 1)]);
+  expect(stateOf(upped, folder)).toBe("applied");
+});
+
 test("pending is what has no record, whatever the newest record is", () => {
   const plan = planMigrations([a, b, c], [recordOf(c, 1), recordOf(a, 2)]);
 
