@@ -64,7 +64,7 @@ if (
     (value) => value !== undefined,
   ).length > 1
 )
-  throw refusal("--keep, --list, --verify and --drill are for one at a time", {
+  throw refusal("use only one of --keep, --list, --verify and --drill", {
     code: "USAGE",
   });
 

@@ -128,7 +128,7 @@ async function generate(
   const history = base.map(({ text }) => text).join("\n");
   const statements = await diffRenamed(before, after, renames, { history });
   if (statements.length === 0) {
-    print("Nothing to generate: schema.ts is as the newest migration has it");
+    print("Nothing to generate: schema.ts matches the newest migration");
     printJson({ tag: null, file: null, down: null, findings: [] });
     return undefined;
   }
@@ -302,7 +302,7 @@ async function rebase(found: Fork | undefined): Promise<void> {
   if (!written) writeJournal(base);
   if (written?.tag !== redone.tag) {
     removeFiles(redone.tag, isShared);
-    print(`Removed: ${redone.file}, which did not know of ${other.tag}`);
+    print(`Removed: ${redone.file}, generated without ${other.tag}`);
   }
 }
 
@@ -356,7 +356,7 @@ async function requireUnedited(
   );
   if (isOwn && !isCommented) return;
   const edited = isOwn ? file : down;
-  throw refusal(`${edited} was edited by hand, and would be made anew`, {
-    hint: `keep the edit elsewhere, restore \`${edited}\` as it was generated, and come back`,
+  throw refusal(`${edited} was edited by hand, and would be generated again`, {
+    hint: `save your edit elsewhere, restore \`${edited}\` as it was generated, and run this again`,
   });
 }

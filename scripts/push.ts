@@ -74,7 +74,7 @@ async function push(): Promise<void> {
   const shown = [...statements, ...losses];
   if (!shown.every((line) => consent.agreed.includes(line))) {
     for (const statement of statements) print(statement);
-    for (const loss of losses) note(`Would be lost: ${loss}`);
+    for (const loss of losses) note(`Would lose: ${loss}`);
   }
   const isChange = statements.length > 0 && !values["dry-run"];
   if (isChange) {

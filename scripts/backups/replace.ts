@@ -95,14 +95,14 @@ async function refuseStamped(previous: DatabaseAddress): Promise<void> {
   if (!(await isStamped(sql))) return;
   throw refusal(
     `${previous.database} would be dropped, and is stamped production`,
-    { hint: "if you mean it, add `--drop-previous`" },
+    { hint: "to go ahead, add `--drop-previous`" },
   );
 }
 
 function requirePrevious(hasPrevious: boolean, previous: string): void {
   if (hasPrevious) return;
   throw failure(`there is no ${previous} to go back to`, {
-    hint: "`db:reset` and `db:restore` keep one from their first run on",
+    hint: "the first `db:reset` or `db:restore` makes one",
   });
 }
 
@@ -128,7 +128,7 @@ function requireFlags(
     `${database} is protected: ${nameReason(protection, address)}`,
     {
       lines: hasPrevious ? [`Would be dropped: ${previousOf(database)}`] : [],
-      hint: `if you mean it, add \`${missing.join(" ")}\``,
+      hint: `to go ahead, add \`${missing.join(" ")}\``,
     },
   );
 }

@@ -35,7 +35,7 @@ export async function makeNext(
   await dropLeftover(server, droppedOf(database));
   await dropLeftover(server, next);
   const options = await readDatabaseOptions(server, database);
-  const state = `Nothing was swapped: ${database} is the database that it was`;
+  const state = `Nothing was changed: ${database} is still the old database`;
   const forget = onInterrupt(() => dropDatabase(server, next), state);
   try {
     await server.unsafe(`create database ${quoteIdentifier(next)} ${options}`);

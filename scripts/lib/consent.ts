@@ -94,7 +94,7 @@ export function requireName(
   if (confirmed === database) return;
   const reason = reasons.join("; ");
   const unanswered: Error & FailureFields = refusal(
-    `${command} wants consent: ${reason}`,
+    `${command} needs confirmation: ${reason}`,
     { hint: hintConfirm(database) },
   );
   throw Object.assign(unanswered, {
@@ -121,7 +121,7 @@ export function refuseOtherName(
 }
 
 const hintConfirm = (database: string) =>
-  `if you mean it, add \`--confirm ${database}\``;
+  `to go ahead, add \`--confirm ${database}\``;
 
 /** The answer of the keyboard; empty where there is none. */
 export async function askKeyboard(question: string): Promise<string> {

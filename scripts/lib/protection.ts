@@ -50,7 +50,7 @@ export async function isStamped(sql: Sql): Promise<boolean> {
     .catch((error: Error & { code?: string }) => {
       if (error.code !== "55P03") throw error;
       throw failure(
-        "whether this is production is not known: another session has locked drizzle.__environment",
+        "cannot tell whether this is production: another session holds a lock on drizzle.__environment",
         { hint: "try again when that session is done" },
       );
     });

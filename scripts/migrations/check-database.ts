@@ -141,7 +141,7 @@ function checkRecords(plan: Plan): Problem[] {
     problem("partial", `${message}: ${hint}`, { tag, file }),
   );
   const pending = plan.pending.map(({ tag, file }) =>
-    problem("pending", "it is not applied: `bun run db:migrate`", {
+    problem("pending", "not applied: run `bun run db:migrate`", {
       tag,
       file,
     }),

@@ -29,7 +29,7 @@ const LASTING =
  * Counts what the rest of the scripts, run one after the other, would take away.
  *
  * @param done how many statements of each are committed already.
- * @returns such as `drops users.bio: 412 values`; empty when it is nothing.
+ * @returns such as `users.bio (412 values)`; empty when it is nothing.
  * @throws for a statement that fails, with its place in the file.
  */
 export async function countLosses(
@@ -51,7 +51,10 @@ export async function countLosses(
       const untried = reaches.some(({ reach }) => reach === "outside")
         ? "it reaches out of the server"
         : await tryScript(sql, script, done[index] ?? 0);
-      if (untried) return [`${script.tag} cannot be tried first: ${untried}`];
+      if (untried)
+        return [
+          `what ${script.tag} takes away, which cannot be tried first (${untried})`,
+        ];
     }
     await sql.unsafe("reset session authorization; reset role");
     after = new Map((await listParts(sql)).map((part) => [part.key, part]));
@@ -66,20 +69,20 @@ export async function countLosses(
   }
   for (const part of before) {
     const { key, table, column } = part;
-    const verb = nameLoss(part, after, kept);
-    if (verb === undefined) continue;
+    const change = nameChange(part, after, kept);
+    if (change === undefined) continue;
     const lost =
       (await count(sql, column ?? "*", table)) - (kept.get(key) ?? 0);
     const what = column === null ? table : `${table}.${column}`;
     const unit = column === null ? "row" : "value";
     if (lost > 0)
-      found.push(`${verb} ${what}: ${lost} ${unit}${lost > 1 ? "s" : ""}`);
+      found.push(`${what} (${lost} ${unit}${lost > 1 ? "s" : ""}${change})`);
   }
   return found;
 }
 
-/** What may have happened to its rows or values, or undefined. */
-function nameLoss(
+/** Says what happened to its rows or values, if not that they went with it. */
+function nameChange(
   { key, tableKey, parentKey, column, type, file }: Part,
   after: Map<string, Part>,
   kept: Map<string, number>,
@@ -88,11 +91,11 @@ function nameLoss(
   if (!now) {
     // Its rows are counted with the table that it is a part of.
     const whole = column === null ? parentKey : tableKey;
-    return whole === null || after.has(whole) ? "drops" : undefined;
+    return whole === null || after.has(whole) ? "" : undefined;
   }
-  if (column === null) return kept.has(key) ? "truncates" : undefined;
+  if (column === null) return kept.has(key) ? ", truncated" : undefined;
   const isRewritten = file === null || now.file !== file;
-  return now.type !== type && isRewritten ? "changes the type of" : undefined;
+  return now.type !== type && isRewritten ? ", type changed" : undefined;
 }
 
 /** @returns why it cannot be told, or undefined. */
@@ -147,10 +150,12 @@ async function listParts(sql: Sql): Promise<Part[]> {
 /** Rows that were deleted or updated, of tables that are left. */
 async function listChanges(sql: Sql): Promise<string[]> {
   const rows = await sql.unsafe<{ change: string }[]>(`
-    select format('deletes from %s: %s rows', relid::regclass, n_tup_del) as change
+    select format('%s (%s row%s, deleted)', relid::regclass, n_tup_del,
+      case when n_tup_del > 1 then 's' end) as change
     from pg_stat_xact_user_tables where n_tup_del > 0 and schemaname <> 'drizzle'
     union all
-    select format('updates %s: %s rows', relid::regclass, n_tup_upd)
+    select format('%s (%s row%s, updated)', relid::regclass, n_tup_upd,
+      case when n_tup_upd > 1 then 's' end)
     from pg_stat_xact_user_tables where n_tup_upd > 0 and schemaname <> 'drizzle'`);
   return rows.map(({ change }) => change);
 }

@@ -24,7 +24,7 @@ export const renameFlags = {
   },
   "no-rename": {
     type: "boolean",
-    help: "nothing else was renamed: dropped and made anew",
+    help: "nothing else was renamed: dropped and created again",
   },
 } as const;
 

@@ -50,7 +50,8 @@ export async function checkFolder(): Promise<Problem[]> {
   const { entries, text, problems } = tryReadJournal();
   const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
-  if (!branch) note("Not compared: there is no default branch of git");
+  if (!branch)
+    note("Not compared with git: found no origin/HEAD, main or master");
   if (problems.length > 0) return problems;
   return [
     ...checkOrder(entries, text),
@@ -194,7 +195,8 @@ async function checkFolders(names: string[]): Promise<Problem[]> {
   const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
   const branch = compareWithDefaultBranch(folder);
   note("Not compared: snapshots of drizzle-kit 1.0 with schema.ts");
-  if (!branch) note("Not compared: there is no default branch of git");
+  if (!branch)
+    note("Not compared with git: found no origin/HEAD, main or master");
   const left = findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) =>
     problem(
       "file_orphan",
@@ -223,7 +225,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
     const snapshot = readHeader(file);
     owners.set(file, tag);
     if (owner !== undefined) {
-      const message = `${tag} and ${owner} have one snapshot, as a merge leaves it: \`bun run db:generate --rebase\``;
+      const message = `${tag} and ${owner} share one snapshot file, as after a merge: run \`bun run db:generate --rebase\``;
       problems.push(problem("snapshot_chain", message, place));
     } else if (!snapshot && existsSync(join(root, file))) {
       const message = `it cannot be read, as a merge conflict leaves it: take either side, and then \`bun run db:generate --rebase\``;

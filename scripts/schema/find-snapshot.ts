@@ -35,7 +35,7 @@ export async function findSnapshot(
       return candidate;
   }
   throw refusal(`no snapshot gives the SQL of ${file}: it was edited by hand`, {
-    hint: `keep the edit elsewhere, restore \`${file}\` as it was generated, and come back`,
+    hint: `save your edit elsewhere, restore \`${file}\` as it was generated, and run this again`,
   });
 }
 

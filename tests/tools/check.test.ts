@@ -59,7 +59,9 @@ describe("without a database", () => {
       exitCode: 0,
       stdout: "Checked: 0 errors, 0 warnings\n",
     });
-    expect(stderr).toBe("Not compared: there is no default branch of git\n");
+    expect(stderr).toBe(
+      "Not compared with git: found no origin/HEAD, main or master\n",
+    );
   });
 
   test(

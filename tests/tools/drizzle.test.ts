@@ -52,7 +52,7 @@ describe("db:push", () => {
   );
 
   test(
-    "wants consent to a loss, which it names, and shows it with --dry-run",
+    "needs confirmation of a loss, which it names, and shows it with --dry-run",
     "seeded",
     async ({ run, change, sql, database }) => {
       change('repository: text("repository").notNull(),', "");
@@ -67,7 +67,7 @@ describe("db:push", () => {
         stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
       });
       expect(refused.exitCode).toBe(2);
-      expect(refused.stderr).toContain("Would be lost: ");
+      expect(refused.stderr).toContain("Would lose: ");
       expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
       expect(before).toHaveLength(3);
       expect(confirmed.exitCode).toBe(0);

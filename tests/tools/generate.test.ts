@@ -30,8 +30,7 @@ describe("db:generate", () => {
 
       expect(unchanged).toEqual({
         exitCode: 0,
-        stdout:
-          "Nothing to generate: schema.ts is as the newest migration has it\n",
+        stdout: "Nothing to generate: schema.ts matches the newest migration\n",
         stderr: "",
       });
       expect(generated).toEqual({
@@ -357,7 +356,7 @@ describe("after a merge", () => {
       const { exitCode, stdout } = await run("db:generate --rebase");
 
       expect(exitCode).toBe(0);
-      expect(stdout).toContain(`Removed: ${theirs}, which did not know of `);
+      expect(stdout).toContain(`Removed: ${theirs}, generated without `);
       expect(read(ours)).toContain('"motto"');
       expect(read(`${migrations}/${number(2)}_theirs.sql`)).toBe(
         'ALTER TABLE "users" ADD COLUMN "fixture" text;',

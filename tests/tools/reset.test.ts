@@ -169,7 +169,7 @@ test(
     expect(bare).toEqual({
       exitCode: 2,
       stdout: "",
-      stderr: `Error: ${name} is protected: it is stamped production\nHint: if you mean it, add \`--no-seed --confirm ${name}\`\n`,
+      stderr: `Error: ${name} is protected: it is stamped production\nHint: to go ahead, add \`--no-seed --confirm ${name}\`\n`,
     });
     expect(wrong.exitCode).toBe(2);
     expect(kept).toEqual([""]);
@@ -274,7 +274,7 @@ test(
 
     expect(refused).toMatchObject({
       exitCode: 2,
-      stderr: `Error: ${name}__previous would be dropped, and is stamped production\nHint: if you mean it, add \`--drop-previous\`\n`,
+      stderr: `Error: ${name}__previous would be dropped, and is stamped production\nHint: to go ahead, add \`--drop-previous\`\n`,
     });
     expect(dropped.exitCode).toBe(0);
   },
