@@ -130,9 +130,10 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
     const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
   } catch (error) {
-    const { message } = error as Error;
+    const [message] = (error as Error).message.split("\nRequire stack:");
+    const reason = (message ?? "").replace(/\s+/g, " ").trim().slice(0, 300);
     throw misconfigured(
-      `${name} cannot be loaded: ${message.split("\n")[0]}`,
+      `${name} cannot be loaded: ${reason}`,
       `fix \`${name}\`, or set the variable that it asks for`,
     );
   } finally {
