@@ -145,7 +145,7 @@ function isAboutTls(error: Refusal["error"]): boolean {
 /** Whether the next host is tried: always, unless it would answer the same. */
 function leadsOn(error: Refusal["error"]): boolean {
   if ("isTls" in error) return false;
-  const isAnswer = /^[0-9A-Z]{5}$/.test(error.code ?? "");
+  const isAnswer = /^(?=.*\d)[0-9A-Z]{5}$/.test(error.code ?? "");
   return !isAnswer || error.code === "57P03"; // cannot_connect_now
 }
 

@@ -63,7 +63,7 @@ async function findProblem(): Promise<string | undefined> {
       code?: string;
     };
     console.error(`Error: ${message}`);
-    return /^[0-9A-Z]{5}$/.test(code) // SQLSTATE: the server's own answer
+    return /^(?=.*\d)[0-9A-Z]{5}$/.test(code) // SQLSTATE: the server's own answer
       ? "the records of the migrations cannot be read"
       : "the database does not answer";
   }

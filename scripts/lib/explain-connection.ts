@@ -194,5 +194,5 @@ function explainRefusal(
 }
 
 function sqlstate({ code }: { code?: string }): string | undefined {
-  return code && /^[0-9A-Z]{5}$/.test(code) ? code : undefined;
+  return code && /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }

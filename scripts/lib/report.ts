@@ -176,7 +176,7 @@ const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 /** Whether the session is gone: an error of a statement leaves it in place. */
 export function isLost(error: unknown): boolean {
   const { code = "" } = error as { code?: string };
-  return !/^[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
+  return !/^(?=.*\d)[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
 }
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
