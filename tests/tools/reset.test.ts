@@ -250,7 +250,7 @@ test(
       expect(exitCode).toBe(1);
       expect(stdout).toBe("");
       expect(stderr).toStartWith(
-        "Error: whether this is production is not known: ",
+        "Error: cannot tell whether this is production: ",
       );
     }
   },

@@ -212,7 +212,7 @@ test("annotates findings in GitHub Actions, and adds them to the summary", async
   });
 
   expect(stderr).toMatch(
-    /^::warning file=[^,]+\/0000_one\.sql,title=pending::it is not applied/m,
+    /^::warning file=[^,]+\/0000_one\.sql,title=pending::not applied/m,
   );
   expect(readFileSync(summary, "utf8")).toMatch(
     /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0000_one\.sql` \|/,
