@@ -47,6 +47,8 @@ export interface Way extends Host {
 
 const DEFAULT_SECONDS = 10;
 const KEEPALIVE_SECONDS = 30;
+/** How long after the end of a connection its driver may say why. In milliseconds. */
+const REASON_MS = 200;
 
 /** How long each host has to connect and log in: `connect_timeout`, else ten seconds. */
 export function connectSeconds({ settings }: DatabaseAddress): number {
@@ -154,8 +156,8 @@ async function logIn<Session extends { role: Role }>(
   address: DatabaseAddress,
   driver: Driver<Session>,
 ): Promise<Session> {
-  return await inTime(address, async (opened) =>
-    driver.logIn(await dialHost(way, address, opened), way),
+  return await inTime(address, async (keep) =>
+    driver.logIn(await dialHost(way, address, keep), way),
   );
 }
 
@@ -168,31 +170,43 @@ export async function openSocket(
   way: Way,
   address: DatabaseAddress,
 ): Promise<Socket> {
-  return await inTime(address, (opened) => dialHost(way, address, opened));
+  return await inTime(address, (keep) => dialHost(way, address, keep));
 }
 
 /**
- * Gives `work` the time that a host has.
+ * Gives `work` the time that a host has, or less where the host ends the
+ * connection: a driver that is given a socket too late does not hear of it.
  *
- * @param work puts what it has opened into a list: it is destroyed where `work`
- * fails or is late.
+ * @param work hands over what it has opened: it is destroyed where `work` fails
+ * or is late.
  */
 async function inTime<T>(
   address: DatabaseAddress,
-  work: (opened: Socket[]) => Promise<T>,
+  work: (keep: (socket: Socket) => void) => Promise<T>,
 ): Promise<T> {
   const opened: Socket[] = [];
+  let isSettled = false;
   const late = Promise.withResolvers<never>();
+  const close = () =>
+    late.reject(coded("CONNECTION_CLOSED", "it closed the connection"));
+  const keep = (socket: Socket) => {
+    opened.push(socket);
+    // A driver that has heard why comes first.
+    socket.once("close", () => {
+      if (!isSettled) setTimeout(close, REASON_MS);
+    });
+  };
   const timer = setTimeout(
     () => late.reject(coded("CONNECT_TIMEOUT", "it did not answer")),
     connectSeconds(address) * 1000,
   );
   try {
-    return await Promise.race([work(opened), late.promise]);
+    return await Promise.race([work(keep), late.promise]);
   } catch (error) {
     for (const socket of opened) socket.destroy();
     throw error;
   } finally {
+    isSettled = true;
     clearTimeout(timer);
   }
 }
@@ -200,13 +214,13 @@ async function inTime<T>(
 async function dialHost(
   way: Way,
   address: DatabaseAddress,
-  opened: Socket[],
+  keep: (socket: Socket) => void,
 ): Promise<Socket> {
   const { host, port, tls } = way;
   const socket = host.startsWith("/")
     ? dial(`${host}/.s.PGSQL.${port}`)
     : dial(port, host);
-  opened.push(socket);
+  keep(socket);
   await until(socket, "connect");
   const { keepalives, keepalives_idle, sslnegotiation } =
     address.settings ?? {};
@@ -225,7 +239,7 @@ async function dialHost(
     throw Object.assign(coded("NO_TLS", "it has no TLS"), { isTls: true });
   }
   const encrypted = startTls({ socket, ...tls });
-  opened.push(encrypted);
+  keep(encrypted);
   try {
     await until(encrypted, "secureConnect");
   } catch (error) {
