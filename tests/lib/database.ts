@@ -84,7 +84,7 @@ export function testBeside(sentence: string, body: () => Promise<void>): void {
     const late = new Error(`it took longer than ${TIMEOUT_MS / 1000} seconds`);
     const timer = setTimeout(() => isLate.reject(late), TIMEOUT_MS);
     try {
-      await Promise.race([body(), isLate.promise]);
+      await Promise.race([withCommandLog(body), isLate.promise]);
     } finally {
       clearTimeout(timer);
       const next = waiting.shift();
@@ -125,7 +125,7 @@ export async function withDatabase(
   await createDatabase(database.name, state, folder);
   let hasPassed = false;
   try {
-    await withCommandLog(() => body(database));
+    await body(database);
     hasPassed = true;
   } finally {
     await disposeOf(database, hasPassed);
