@@ -38,6 +38,7 @@ async function makeCluster(): Promise<string> {
     "fsync=off",
     "synchronous_commit=off",
     "full_page_writes=off",
+    "autovacuum=off",
     "scram_iterations=1", // 4,096 take longer than a small command
   ];
   await createCluster(dataDir, clusterAddress(0), [

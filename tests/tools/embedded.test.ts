@@ -1,6 +1,6 @@
 // The embedded server, started and stopped as a person does, in a clone of its
 // own for each test.
-import { describe, expect, test as bunTest } from "bun:test";
+import { describe, expect } from "bun:test";
 import {
   cpSync,
   existsSync,
@@ -20,6 +20,7 @@ import { root } from "../../src/env";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { findFreePort, listen } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
+import { testBeside } from "../lib/database";
 
 /** A clone with a cluster of its own, whose server does not run. */
 interface Clone extends Project {
@@ -42,29 +43,25 @@ function testNewClone(
   sentence: string,
   body: (clone: Clone) => Promise<void>,
 ): void {
-  bunTest.concurrent(
-    sentence,
-    async () => {
-      using project = copyProject("a clone");
-      const port = await findFreePort();
-      const own = { DB_ENGINE: "embedded", POSTGRES_PORT: String(port) };
-      const dataDir = join(project.folder, ".data");
-      try {
-        await body({
-          ...project,
-          run: (command, variables) =>
-            project.run(command, { ...own, ...variables }),
-          port,
-          dataDir,
-          cluster: join(dataDir, "postgres"),
-          started: `Started: PostgreSQL 18.4 on localhost:${port} (embedded)\nCreated: database app\n`,
-        });
-      } finally {
-        await stopEmbedded(dataDir);
-      }
-    },
-    60_000,
-  );
+  testBeside(sentence, async () => {
+    using project = copyProject("a clone");
+    const port = await findFreePort();
+    const own = { DB_ENGINE: "embedded", POSTGRES_PORT: String(port) };
+    const dataDir = join(project.folder, ".data");
+    try {
+      await body({
+        ...project,
+        run: (command, variables) =>
+          project.run(command, { ...own, ...variables }),
+        port,
+        dataDir,
+        cluster: join(dataDir, "postgres"),
+        started: `Started: PostgreSQL 18.4 on localhost:${port} (embedded)\nCreated: database app\n`,
+      });
+    } finally {
+      await stopEmbedded(dataDir);
+    }
+  });
 }
 
 const canMount =

@@ -1,5 +1,5 @@
 // db:setup in a new clone, on the embedded engine.
-import { expect, test as bunTest } from "bun:test";
+import { expect } from "bun:test";
 import {
   existsSync,
   mkdtempSync,
@@ -14,6 +14,7 @@ import { clusterAddress, copyCluster } from "../lib/cluster";
 import { ownHead, ownMigrations } from "../lib/migrations";
 import { findFreePort, findQuietPort, listen } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
+import { testBeside } from "../lib/database";
 
 const variables = { DB_ENGINE: "embedded" };
 
@@ -22,22 +23,18 @@ function test(
   sentence: string,
   body: (clone: Project, port: number) => Promise<void>,
 ) {
-  bunTest.concurrent(
-    sentence,
-    async () => {
-      using clone = copyProject();
-      const port = await findFreePort();
-      const example = readFileSync(join(clone.folder, ".env.example"), "utf8");
-      clone.write(".env.example", example.replace("PORT=5432", `PORT=${port}`));
-      await copyCluster(join(clone.folder, ".data"));
-      try {
-        await body(clone, port);
-      } finally {
-        await stopEmbedded(join(clone.folder, ".data"));
-      }
-    },
-    60_000,
-  );
+  testBeside(sentence, async () => {
+    using clone = copyProject();
+    const port = await findFreePort();
+    const example = readFileSync(join(clone.folder, ".env.example"), "utf8");
+    clone.write(".env.example", example.replace("PORT=5432", `PORT=${port}`));
+    await copyCluster(join(clone.folder, ".data"));
+    try {
+      await body(clone, port);
+    } finally {
+      await stopEmbedded(join(clone.folder, ".data"));
+    }
+  });
 }
 
 test("makes a working database, and finds nothing to do the second time", async (clone, port) => {
