@@ -188,14 +188,31 @@ function listConditions(
       (named, [name, old]) => named.replace(wordOf(name), () => old),
       part,
     );
-  return [...after].flatMap(([object, { sql, parent }]) => {
-    if (before.get(object)?.sql === sql || !parent) return [];
+  const enums = new Map(
+    [...after].flatMap(([object, { sql }]) => {
+      const [, values] = / AS ENUM \((.*)\)$/s.exec(sql) ?? [];
+      const isOther = before.get(object)?.sql !== sql;
+      return values && isOther && !/\brename\s+value\b/i.test(text)
+        ? [[object.slice("type ".length), values] as const]
+        : [];
+    }),
+  );
+  return [...after].flatMap(([object, { sql, parent }]): Condition[] => {
+    const [, type = ""] =
+      / ADD COLUMN (?:"(?:[^"]|"")+"|\S+) (\S+)/.exec(sql) ?? [];
+    const values = object.startsWith("column ") ? enums.get(type) : undefined;
+    if (!parent || (before.get(object)?.sql === sql && !values)) return [];
     const was = before.has(parent) ? parent : rename(parent);
     if (!before.has(was)) return [];
     const table = was.replace(/^table /, "");
     const isColumn = object.startsWith("column ");
     const old =
       before.get(object)?.sql ?? before.get(rename(object))?.sql ?? "";
+    if (values && old) {
+      const column = rename(object.slice(`column ${parent.slice(6)}.`.length));
+      const query = `select ctid from ${table} where ${column}::text not in (${values}) limit ${SUSPECTS}`;
+      return [{ table, query }];
+    }
     const condition = isColumn
       ? suspectColumn(object, old, rename(sql), text, rename)
       : suspectRows(table, rename(sql));

@@ -97,11 +97,16 @@ export async function describeExports(
       generateDrizzleJson(exported, prevId, undefined, casing),
     );
     return nameEnums(
-      JSON.parse(JSON.stringify({ id, prevId: parent, ...snapshot })),
+      JSON.parse(JSON.stringify({ id, prevId: parent, ...snapshot }, printBig)),
     );
   } finally {
     PgDialect.prototype.sqlToQuery = sqlToQuery;
   }
+}
+
+/** As the default of a view's column, say. */
+function printBig(_key: string, value: unknown): unknown {
+  return typeof value === "bigint" ? String(value) : value;
 }
 
 /** What must not be there twice; drizzle-kit says only that something is. */

@@ -10,6 +10,8 @@ const SCHEMA = `
 create table people (id int generated always as identity primary key, mail text, age int,
   "Note" text default 'x', born text);
 create table posts (id serial primary key, author int not null references people (id), editor int, title text);
+create type mood as enum ('sad', 'ok', 'happy');
+alter table people add mood mood;
 create table quiet (id int);
 create function shout() returns trigger language plpgsql as $$ begin raise exception 'a trigger'; end $$;
 create trigger loud before insert on people for each row execute function shout();`;
@@ -19,7 +21,7 @@ const ROWS = `
 alter table people disable trigger user;
 insert into people (mail, age, born) select 'm' || n, n, '2000-01-01' from generate_series(1, 5000) as n;
 alter table people enable trigger user;
-update people set mail = 'm1' where id = 4000;
+update people set mail = 'm1', mood = 'sad' where id = 4000;
 update people set mail = null, age = -1, born = 'never' where id = 4500;
 insert into posts (author, editor, title) select n, n, repeat('t', n % 20) from generate_series(1, 2000) as n;
 update posts set editor = 99999, title = repeat('t', 300) where id = 1500;`;
@@ -39,6 +41,9 @@ const FAILS = [
   `alter table posts alter title type varchar(200)`,
   `alter table people drop constraint people_pkey cascade; alter table people add primary key (mail)`,
   `alter table people rename mail to email; alter table people alter email set not null`,
+  `alter table people alter mood type text; drop type mood; create type mood as enum ('ok', 'happy'); alter table people alter mood type mood using mood::mood`,
+  `create type age as enum ('1', '2'); alter table people alter age type age using age::text::age`,
+  `alter table people alter age type smallint; alter table people alter age type numeric(3,0)`,
   `do $$ begin execute 'alter table people alter mail set not null'; end $$`,
   `alter table people rename to persons; alter table persons add check (age > 0)`,
   `create table kinds (id int primary key); alter table posts add constraint k foreign key (editor) references kinds (id)`,
@@ -58,6 +63,8 @@ const PASSES = [
   `alter table quiet add column required text not null`,
   `alter table posts alter title type varchar(300)`,
   `alter table people alter age type bigint`,
+  `alter type mood rename value 'sad' to 'unhappy'`,
+  `alter type mood add value 'calm'`,
   `insert into posts (author, title) values (1, 'new')`,
   `create table other (id int primary key references people (id))`,
   `alter table posts add constraint again foreign key (author) references people (id) on delete cascade`,
