@@ -52,7 +52,7 @@ export async function readCatalog(sql: Sql): Promise<Catalog> {
 /**
  * Prepares reading the objects of some names, with all that belongs to their
  * tables; and how many objects there are in all, by which a change of another one
- * is seen. Planning it takes longer than running it.
+ * is seen. Planning it takes longer than running it, by indexes from few names.
  *
  * @param sql a session for nothing else.
  * @returns what reads them; names are without schemas and quotes.
@@ -61,7 +61,8 @@ export async function prepareObjects(
   sql: Sql,
 ): Promise<(names: string[]) => Promise<Catalog>> {
   await sql.unsafe(`
-    set search_path = ''; set jit = off;
+    set search_path = ''; set jit = off; set plan_cache_mode = force_generic_plan;
+    set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
     prepare objects (json) as ${query(readProject().records, true)} union all ${counts}`);
   return async (names) => {
     const list = quoteLiteral(JSON.stringify(names));
@@ -216,25 +217,33 @@ const OF_RELATION: [string, string, string] = [
   "relispartition",
 ];
 
+/** The first number of an object that is not PostgreSQL's own. */
+const FIRST = 16384;
+
 /** Objects in all, for those that are not read one by one. */
 const counts = `
 select 'number of objects', concat_ws(', ', ${[
-  ["relations", "pg_class where relnamespace <> 'pg_toast'::regnamespace"],
+  ["relations", "pg_class where oid >= FIRST and relnamespace <> TOAST"],
   [
     "columns",
-    "pg_attribute join pg_class on pg_class.oid = attrelid where not attisdropped and relnamespace <> 'pg_toast'::regnamespace",
+    "pg_attribute where attrelid >= FIRST and attnum > 0 and not attisdropped and attname !~ '^chunk_(id|seq|data)$'",
   ],
-  ["defaults", "pg_attrdef"],
-  ["constraints", "pg_constraint where contype <> 'n'"],
-  ["routines", "pg_proc"],
-  ["types", "pg_type"],
+  ["defaults", "pg_attrdef where oid >= FIRST"],
+  ["constraints", "pg_constraint where oid >= FIRST and contype <> 'n'"],
+  ["routines", "pg_proc where oid >= FIRST"],
+  ["types", "pg_type where oid >= FIRST"],
   ["enum values", "pg_enum"],
   ["triggers", "pg_trigger"],
-  ["rules", "pg_rewrite"],
+  ["rules", "pg_rewrite where oid >= FIRST"],
   ["policies", "pg_policy"],
 ]
   .map(([name, from]) => `(select count(*) || ' ${name}' from ${from})`)
-  .join(", ")}), null, null, null, '', false, null, null, null`;
+  .join(", ")
+  .replaceAll("FIRST", String(FIRST))
+  .replaceAll(
+    "TOAST",
+    "'pg_toast'::regnamespace",
+  )}), null, null, null, '', false, null, null, null`;
 
 /** The named relations, and the tables, indexes and sequences that go with them. */
 const NAMED = `names as (

@@ -25,7 +25,7 @@ import { runScript } from "./run";
 import { splitStatements } from "./statements";
 import { openConnection } from "../lib/connection";
 import { toScript } from "./steps";
-import { isTakenOver, readMentions, type Trial } from "./take-over";
+import { isTakenOver, readMentions, takeOver, type Trial } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
 import { tryRows } from "./try-rows";
 
@@ -86,6 +86,7 @@ export async function checkDatabase(
       const drift = isComparable
         ? await findDrift(trial, plan, made, leftOut)
         : [];
+      for (const { text } of plan.pending) await takeOver(trial, text);
       const finish = await watch?.(trial.scratch, plan.pending);
       return [
         ...leftOut.map(describeLeftOut("not_replayed")),

@@ -14,7 +14,13 @@ import {
 import type { Migration } from "./journal";
 import type { LeftOut } from "./replay";
 import { readWords, splitStatements } from "./statements";
-import { foldName, isTakenOver, readMentions, type Trial } from "./take-over";
+import {
+  foldName,
+  isTaken,
+  isTakenOver,
+  readMentions,
+  type Trial,
+} from "./take-over";
 
 /** What files of ours make. */
 export interface Made {
@@ -122,7 +128,7 @@ export async function findDifferences(
   leftOut: LeftOut[],
   pending: Migration[] = [],
 ): Promise<Difference[]> {
-  const { found, taken } = trial;
+  const { found } = trial;
   const expected = await readCatalog(trial.scratch);
   const ours = listOurSchemas(made, trial, expected);
   noteTheirs(found, ours);
@@ -140,7 +146,7 @@ export async function findDifferences(
     const entry = one ?? other;
     if (!entry) return [];
     if (entry.isPartition || one?.isPartition || other?.isPartition) return [];
-    if (taken.has(object)) return [];
+    if (isTaken(trial, object, entry)) return [];
     // What belongs to something of theirs is ours only where our files make it.
     const isTheirs = !one || object.startsWith("grants ");
     if (isTheirs && isTakenOver(trial, object, entry)) return [];

@@ -73,7 +73,7 @@ export async function replayMigrations(
       ...(await runRest(trial, migration, text, recorded, isApplied)),
     );
   }
-  await resetSession(trial.scratch);
+  if (isApplied) await resetSession(trial.scratch);
   return leftOut;
 }
 

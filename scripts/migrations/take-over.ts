@@ -127,7 +127,7 @@ async function listSupply({ real, found, isScratchServer }: Trial) {
       schema,
       make: async (trial) =>
         (await makeExtension(trial, extension, home)) ||
-        (stub !== null && (await makeStub(trial, schema, stub))),
+        (stub !== null && (await makeStub(trial, schema, name, stub))),
     });
   const roles = isScratchServer ? await listRoles(real) : [];
   for (const name of roles)
@@ -244,25 +244,38 @@ async function makeExtension(
   return isMade;
 }
 
-/** True for what was taken over, and what belongs to it. */
-export function isTakenOver(
+/** True for what was taken over, or stands in for a member of an extension. */
+export function isTaken(
   { taken }: Trial,
   object: string,
-  { parent }: CatalogEntry,
+  { schema, name }: CatalogEntry,
 ): boolean {
-  return taken.has(object) || (parent !== null && taken.has(parent));
+  return taken.has(object) || taken.has(`stub ${schema}.${name}`);
+}
+
+/** The same, and what belongs to it. */
+export function isTakenOver(
+  trial: Trial,
+  object: string,
+  entry: CatalogEntry,
+): boolean {
+  const { parent } = entry;
+  return (
+    isTaken(trial, object, entry) ||
+    (parent !== null && trial.taken.has(parent))
+  );
 }
 
 /** In place of a member of an extension that this role may not make here. */
 async function makeStub(
   trial: Trial,
   schema: string | null,
+  name: string,
   stub: string,
 ): Promise<boolean> {
   if (schema) await makeSchema(trial, schema);
   const isMade = await attempt(trial, `create ${stub}`);
-  const object = /^(\w+) (\S+?)( as text|\(|$)/.exec(stub);
-  if (isMade && object) trial.taken.add(`${object[1]} ${object[2]}`);
+  if (isMade) trial.taken.add(`stub ${schema}.${name}`);
   return isMade;
 }
 

@@ -9,7 +9,8 @@ import { withScratchDatabase } from "../lib/scratch-database";
 import { readCatalog } from "./catalog";
 import { createTables } from "./log";
 import { listOwn, type Made } from "./ours";
-import { type Trial, takeRoles } from "./take-over";
+import { splitStatements } from "./statements";
+import { takeOver, type Trial, takeRoles } from "./take-over";
 
 /** A server on which a scratch database may be made. */
 export interface Place {
@@ -107,6 +108,12 @@ export async function withTrial<T>(
       );
       trial.taken.add(`schema ${schema}`);
     }
+    // A block may only ask whether something is there.
+    for (const text of texts)
+      if (/\bdo\b/i.test(text) && /\b(exists|to_reg\w+)\b/i.test(text))
+        for (const statement of splitStatements(text))
+          if (/^do\b/i.test(statement.text))
+            await takeOver(trial, statement.text);
     return await work(trial);
   };
   try {

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { followReach } from "../../scripts/migrations/reach";
 import { splitStatements } from "../../scripts/migrations/statements";
 import { writeMigrations } from "../lib/migrations";
+import { withRoles } from "../lib/roles";
 import { type Given, test } from "../lib/test";
 
 /** What db:check finds, but for what a folder without snapshots lacks. */
@@ -176,6 +177,34 @@ test("changes nothing on the server, whatever the migrations would do to it", as
   } finally {
     await sql.unsafe(`drop role if exists ${team}, ${ada}, ${made}`);
   }
+});
+
+test("works for a plain owner, beside extensions that it may not make", async (given) => {
+  await withRoles(given, 1, async ({ name, variables }) => {
+    const { sql, run, project, database } = given;
+    await sql.unsafe(`
+      alter role ${name} createdb; alter database ${database.name} owner to ${name};
+      create extension insert_username; create extension dblink`);
+    writeMigrations(project, {
+      "0000_people": `
+        create extension if not exists dblink;
+        create table people (name text);
+        create trigger who before insert on people for each row execute function insert_username('name')`,
+    });
+    await run("db:migrate", variables);
+    const { found } = await check(given, variables);
+    await sql.unsafe("drop schema drizzle cascade");
+    const recorded = await run("db:baseline", variables);
+    await sql.unsafe(
+      `alter role ${name} nocreatedb; drop schema drizzle cascade`,
+    );
+    const refused = await run("db:baseline", variables);
+
+    expect(found).toEqual([]);
+    expect(recorded.exitCode).toBe(0);
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain(`ALTER ROLE "${name}" CREATEDB`);
+  });
 });
 
 test(
