@@ -1,5 +1,5 @@
-// Applies pending migrations, each with its own record in drizzle's table, so
-// that drizzle's own migrator can take over at any time; and proves it.
+// Applies pending migrations and checks afterwards that each is recorded. The
+// records are in drizzle's table, so drizzle's own migrator can take over.
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
@@ -21,7 +21,7 @@ import { resetSession, type RunOptions, runScript } from "./run";
 import { splitStatements } from "./statements";
 import { toScript } from "./steps";
 
-/** A migration that was applied, and how long that took. */
+/** A migration that was applied, and how many milliseconds it took. */
 export interface Applied {
   tag: string;
   ms: number;
@@ -31,20 +31,21 @@ export interface Applied {
 export interface ApplyOptions extends Partial<
   Omit<RunOptions, "record" | "unfinished">
 > {
-  /** The tag of the last one to apply; all without it. */
+  /** The tag of the last migration to apply; without it all are applied. */
   to?: string;
-  /** Called before each one, and once it is committed. */
+  /** Both are called for each migration: before it runs, and after its commit. */
   onStart?: (tag: string) => void;
   onApplied?: (done: Applied) => void;
 }
 
 /**
- * Applies what the plan has pending, in the order of the journal, and proves
- * it. The caller read the plan while holding the migration lock, on the one
- * session of `sql`.
+ * Applies the pending migrations of the plan, in the order of the journal, and
+ * checks the records and indexes afterwards. The caller holds the migration lock
+ * on the one session of `sql`, and has read the plan since it took the lock.
  *
- * @throws before the first one where an applied file was edited, or a pending one
- * is not in UTF-8; for one that fails, with its place in the file: those before it stay.
+ * @throws before anything runs, when an applied file was edited or a pending one
+ * is not in UTF-8; when a migration fails, with the place in its file. The
+ * migrations before it stay applied.
  */
 export async function applyPending(
   sql: Sql,
@@ -83,16 +84,16 @@ export async function applyPending(
   return applied;
 }
 
-/** What a record holds: a migration's, or what was recorded before an edit. */
+/** The content of a record. It differs from the migration when the file was edited. */
 export type Recorded = Pick<MigrationRecord, "hash" | "when" | "name"> & {
   tag?: string;
 };
 
 /**
- * SQL that adds the record of a migration, unless its file has done so itself.
- * A file that touches drizzle's table gets those of the others put back too.
+ * Returns SQL that adds the record of a migration, unless its file has added it.
+ * If the file may change drizzle's table, the SQL also restores the other records.
  *
- * @param recorded the records that are to be there afterwards.
+ * @param recorded the records that must exist afterwards.
  */
 export function recordOf(migration: Migration, recorded: Recorded[]): string {
   const { sql: table } = readProject().records;
@@ -116,8 +117,8 @@ export function recordOf(migration: Migration, recorded: Recorded[]): string {
   ].join(";");
 }
 
-/** SQL for a table that drizzle-orm 1.0 has upgraded: it runs a migration again
- * whose record has no name. */
+/** Returns SQL that adds missing names in a table that drizzle-orm 1.0 has
+ * upgraded. drizzle-orm runs a migration again if its record has no name. */
 function fillNames(recorded: Recorded[]): string {
   const { sql } = readProject().records;
   const updates = recorded.map(({ tag, hash, when, name }) => {
@@ -153,7 +154,7 @@ async function proveRecorded(
     );
 }
 
-/** Those that were invalid before count where this run's files name them. */
+/** An index that was already invalid counts only if a file of this run mentions it. */
 async function proveValid(
   sql: Sql,
   before: string[],
@@ -170,7 +171,7 @@ async function proveValid(
     });
 }
 
-/** Whether one of its words is the name, of which a schema's does not count. */
+/** True when the text mentions the name, with or without its schema. */
 function names(text: string, name: string): boolean {
   const tokens = splitStatements(name)[0]?.tokens ?? [];
   const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();

@@ -1,43 +1,44 @@
-// What is in a database, as SQL in the server's own words, so that two databases
-// can be compared. Left out: what PostgreSQL, an extension or this project's own
-// bookkeeping brought along, the order of columns, and who owns what.
+// Reads the objects of a database as SQL that the server prints, so that two
+// databases can be compared. It leaves out the objects of PostgreSQL, of extensions
+// and of this project's records, the order of columns, and owners.
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 
-/** One object, or a part of one. */
+/** An object, or a part of one. */
 export interface CatalogEntry {
-  /** What makes it. */
+  /** The statement that creates it. */
   sql: string;
-  /** What takes it away, where it can be made again without loss. */
+  /** The statement that drops it; null when creating it again would lose data. */
   drop: string | null;
-  /** The object that it is a part of. */
+  /** The key of the object that it is a part of. */
   parent: string | null;
   /** Its schema; null for an extension. */
   schema: string | null;
-  /** Its name without the schema; a part has that of its table. */
+  /** Its name without the schema; for a part, the name of its table. */
   name: string;
-  /** It is a partition of a table, or a part of one. */
+  /** True for a partition of a table, and for a part of a partition. */
   isPartition: boolean;
-  /** Of grants: to whom (null is everybody), and which of them came by default privileges. */
+  /** For grants: the role (null means PUBLIC), its privileges, and those of them
+   * that default privileges gave. */
   grantee: string | null;
   privileges: string[] | null;
   defaults: string[] | null;
 }
 
-/** By the kind and name of the object, such as `column public.users.id`. */
+/** Entries by the kind and name of the object, such as `column public.users.id`. */
 export type Catalog = Map<string, CatalogEntry>;
 
-/** An object that is in one of two databases only, or differs in them. */
+/** An object that only one of two databases has, or that differs in them. */
 export interface Difference {
   object: string;
-  /** The SQL that makes it in the first and in the second database. */
+  /** The SQL that creates it in the first and in the second database. */
   expected: string | undefined;
   found: string | undefined;
 }
 
 /**
- * Reads every schema but `drizzle`. All names are qualified, whatever the
+ * Reads every schema except `drizzle`. All names are qualified, whatever the
  * search path.
  */
 export async function readCatalog(sql: Sql): Promise<Catalog> {
@@ -50,12 +51,13 @@ export async function readCatalog(sql: Sql): Promise<Catalog> {
 }
 
 /**
- * Prepares reading the objects of some names, with all that belongs to their
- * tables; and how many objects there are in all, by which a change of another one
- * is seen. Planning it takes longer than running it, by indexes from few names.
+ * Prepares a query for the objects of given names and all parts of their tables.
+ * It also counts all objects, which shows when another one appears or disappears.
+ * It is prepared because planning it takes longer than running it, with indexes and
+ * few names.
  *
- * @param sql a session for nothing else.
- * @returns what reads them; names are without schemas and quotes.
+ * @param sql a session that is used for nothing else.
+ * @returns a function that reads them; its names have no schema and no quotes.
  */
 export async function prepareObjects(
   sql: Sql,
@@ -76,8 +78,8 @@ const toCatalog = (rows: Row[]): Catalog =>
   new Map(rows.map(({ object, ...entry }) => [object, entry]));
 
 /**
- * What is not the same in two databases, by the names of the objects. A table
- * or the like that is in one of them only stands for its parts.
+ * Returns what differs between two databases, sorted by object. If only one of
+ * them has a table, its parts are not listed.
  */
 export function compareCatalogs(
   expected: Catalog,
@@ -99,7 +101,7 @@ export function compareCatalogs(
   });
 }
 
-/** A table with its columns, where it is listed alone. */
+/** Returns the SQL of an object; a table is printed with its columns. */
 function printEntry(
   catalog: Catalog,
   object: string,
@@ -113,12 +115,12 @@ function printEntry(
 }
 
 /**
- * Leaves out what differs in its spelling only: a condition is printed in
- * another way once its print was read back, as a dump does. What cannot be
- * tried stays a difference.
+ * Leaves out differences in spelling only: PostgreSQL prints a condition
+ * differently after its printed form was read back, as after a dump and restore.
+ * A difference that cannot be tried stays.
  *
- * @param sql a database with the expected catalog; what is tried there is
- * rolled back.
+ * @param sql a database with the expected catalog. Both forms are created there
+ * and rolled back.
  */
 export async function respell(
   sql: Sql,
@@ -153,7 +155,7 @@ export async function respell(
   });
 }
 
-/** A difference, as SQL. */
+/** Returns a difference as one line of text. */
 export function describeDifference({
   object,
   expected,
@@ -169,20 +171,21 @@ function flatten(sql = ""): string {
   return text.length > 300 ? `${text.slice(0, 300)} …` : text;
 }
 
-/** Objects that came with an extension have such a dependency. */
+/** Returns a condition that is true for objects without a dependency of these types;
+ * `e` means that an extension has created the object. */
 const isOwn = (oid: string, catalog: string, types = "'e'") => `not exists (
   select from pg_depend
   where classid = '${catalog}'::regclass and objid = ${oid} and deptype in (${types}))`;
 
-/** Of a relation: the last columns of each row. */
+/** The last columns of each row, for a relation. */
 const PLACE = "nspname, relname, relispartition, null, null::json, null::json";
 const placeOf = (schema: string, name: string) =>
   `${schema}, ${name}, false, null, null::json, null::json`;
 
 /**
- * One row for each role that was granted something and does not own it.
+ * Returns a query with one row for each role that has a grant and is not the owner.
  *
- * @param type as pg_default_acl has it; null where there are no defaults.
+ * @param type the letter in pg_default_acl; null for a kind without defaults.
  */
 const grants = (
   from: string,
@@ -220,7 +223,7 @@ const OF_RELATION: [string, string, string] = [
 /** The first number of an object that is not PostgreSQL's own. */
 const FIRST = 16384;
 
-/** Objects in all, for those that are not read one by one. */
+/** Counts all objects, to notice changes of those that are not read one by one. */
 const counts = `
 select 'number of objects', concat_ws(', ', ${[
   ["relations", "pg_class where oid >= FIRST and relnamespace <> TOAST"],
@@ -245,7 +248,7 @@ select 'number of objects', concat_ws(', ', ${[
     "'pg_toast'::regnamespace",
   )}), null, null, null, '', false, null, null, null`;
 
-/** The named relations, and the tables, indexes and sequences that go with them. */
+/** The named relations, and the tables, indexes and sequences that belong to them. */
 const NAMED = `names as (
   select json_array_elements_text($1::json)::name as name
 ), hits as (
@@ -258,7 +261,7 @@ const NAMED = `names as (
     and deptype in ('a', 'i') and refobjid in (select oid from owners)
 ), `;
 
-/** @param isNamed only the objects whose names are in $1. */
+/** @param isNamed true to read only the objects whose names are in $1. */
 const query = (records: { schema: string; table: string }, isNamed = false) => `
 with ${isNamed ? NAMED : ""}schemas as (
   select oid, nspname, nspacl, nspowner, quote_ident(nspname) as name from pg_namespace

@@ -1,5 +1,5 @@
-// What is wrong with a database, measured by the migrations: its records, its
-// schema, its indexes; and whether what is pending can be taken back.
+// Compares a database with the migrations and lists the problems of its records,
+// schema and indexes; and tries whether pending migrations can be rolled back.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Sql } from "postgres";
@@ -29,24 +29,25 @@ import { isTakenOver, readMentions, takeOver, type Trial } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
 import { tryRows } from "./try-rows";
 
-/** A server that is started for the time, and stopped. */
+/** A server that is started for the check, and stopped when it is disposed of. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
 
-/** Looks at the scratch database before what is pending, and again after it. */
+/** Called with the scratch database before the pending migrations, and after them. */
 export type Watch = (
   scratch: Sql,
   pending: Migration[],
 ) => Promise<() => Promise<Problem[]>>;
 
 /**
- * Compares a database with the migrations. Reads only; what has to be tried is
- * tried in a scratch database, which is dropped. What acts beyond one database is
- * tried on a scratch server only.
+ * Compares a database with the migrations. It only reads the database: statements
+ * are tried in a scratch database, which is dropped. A statement that acts beyond
+ * one database is tried on a scratch server only.
  *
  * @param test the server of TEST_DATABASE_URL.
- * @param rows how many of each table a pending migration is tried with.
- * @param watch told what is pending, before and after it is tried.
- * @param startServer starts one of that major version; undefined where it cannot.
+ * @param rows how many rows of each table a pending migration is tried with.
+ * @param watch called before and after the pending migrations are tried.
+ * @param startServer starts a server of that major version; returns undefined
+ * when it cannot.
  */
 export async function checkDatabase(
   sql: Sql,
@@ -64,7 +65,7 @@ export async function checkDatabase(
   const reaches = readReaches([...applied, ...plan.pending]);
   const chosen = await choosePlace(sql, address, test);
   const { major, maker } = await readServer(sql);
-  // Also for a role that may not make a database on the real one.
+  // Also needed when the role may not create a database on the real server.
   await using temporary =
     !chosen.isScratchServer &&
     (needsServer(plan, reaches) || (!maker && chosen.address === address))
@@ -100,7 +101,7 @@ export async function checkDatabase(
   return [...records, ...(await listInvalid(sql)), ...tried];
 }
 
-/** True where the real server would have to be changed for a trial. */
+/** True when a trial would have to change the real server. */
 function needsServer(
   { applied }: Plan,
   reaches: Map<Migration, Reaching[]>,
@@ -172,7 +173,7 @@ async function listInvalid(sql: Sql): Promise<Problem[]> {
   );
 }
 
-/** What the migrations did not make, or somebody changed since. */
+/** Lists the differences between the database and what the migrations create. */
 async function findDrift(
   trial: Trial,
   plan: Plan,
@@ -196,7 +197,8 @@ async function findDrift(
   );
 }
 
-/** Up, down, up: the same schema at the end, and the one before in between. */
+/** Runs each pending migration up, down and up again, and compares the schemas:
+ * the down file must restore the earlier one, the second up must give the same. */
 async function tryPending(
   trial: Trial,
   plan: Plan,
@@ -216,7 +218,7 @@ async function tryPending(
     try {
       const text = readDown(down);
       const names = listNames(`${migration.text}\n${text}`);
-      // The whole of a large schema takes long.
+      // Reading the whole of a large schema is slow.
       const read = () => (names ? readObjects(names) : readCatalog(reader));
       const before = text === undefined ? undefined : await read();
       const taken = trial.tried.size;
@@ -235,7 +237,7 @@ async function tryPending(
       const after = await read();
       await runDown(scratch, migration, down, text);
       const undone = await read();
-      // What `up` has taken over stays.
+      // An object that `up` copied from the real database stays.
       const left = compareObjects(before, undone).filter(({ object }) => {
         const entry = undone.get(object);
         const isTaken = entry && isTakenOver(trial, object, entry);
@@ -276,18 +278,18 @@ async function tryPending(
 
 const isCount = (object: string) => object.startsWith("number ");
 
-/** Their number only where nothing else is different. */
+/** Compares two catalogs; the counts matter only where nothing else differs. */
 function compareObjects(one: Catalog, other: Catalog): Difference[] {
   const differences = compareCatalogs(one, other);
   const named = differences.filter(({ object }) => !isCount(object));
   return named.length > 0 ? named : differences;
 }
 
-/** Code in a text may change what the text does not name. */
+/** SQL with these words may change objects that its text does not name. */
 const OPAQUE =
   /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures))\b/i;
 
-/** The names of all that a migration may change, or undefined where it is unknown. */
+/** Returns the names of all that the SQL may change; undefined when that is unknown. */
 function listNames(text: string): string[] | undefined {
   if (OPAQUE.test(text)) return undefined;
   const names = readMentions(text).flatMap(({ schema, name }) =>
@@ -296,7 +298,7 @@ function listNames(text: string): string[] | undefined {
   return [...new Set(names)];
 }
 
-/** PostgreSQL cuts names at 63 bytes. */
+/** Cuts a name at 63 bytes, as PostgreSQL does. */
 function clipName(name: string): string {
   const clipped = Buffer.from(name).subarray(0, 63).toString();
   return clipped.replace(/\uFFFD+$/, "");
@@ -307,7 +309,7 @@ function readDown(file: string): string | undefined {
   return existsSync(path) ? readFileSync(path, "utf8") : undefined;
 }
 
-/** Why a down file must not be run in the trial, or undefined. */
+/** Returns why a down file must not run in the trial; undefined when it may. */
 function findFar({ isScratchServer }: Trial, text: string): string | undefined {
   const reaches = followReach()(splitStatements(text), text);
   if (reaches.some(({ reach }) => reach === "outside"))

@@ -1,22 +1,22 @@
-// Looks for the records of migrations in another table than drizzle.config.ts
-// names. An application that exists may keep them there, and what it has applied
-// must not run a second time.
+// Looks for the records of migrations in a table other than the one that
+// drizzle.config.ts names. An existing application may keep its records there, and
+// its migrations must not run a second time.
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
 import type { Plan } from "./plan";
 
-/** A table that holds records of ours. */
+/** A table with records of this project's migrations. */
 export interface Elsewhere {
-  /** What is wrong, and the line that sets it right. */
+  /** What is wrong, and the line that fixes it. */
   message: string;
   hint: string;
 }
 
 /**
- * Looks in the schemas `public` and `drizzle` for a table with the columns of
- * drizzle's and the hash of a migration that counts as pending.
+ * Looks in the schemas `public` and `drizzle` for a table that has the columns of
+ * drizzle's table and the hash of a pending migration.
  */
 export async function findElsewhere(
   sql: Sql,
@@ -50,7 +50,7 @@ export async function findElsewhere(
   }
 }
 
-/** @throws with exit code 2 where records are in another table. */
+/** @throws with exit code 2 when another table has the records. */
 export async function refuseElsewhere(sql: Sql, plan: Plan): Promise<void> {
   const found = await findElsewhere(sql, plan);
   if (found)

@@ -1,29 +1,30 @@
-// Says where in a file a statement failed, in PostgreSQL's own words, what is
-// committed, and what to type next.
+// Says where in a file a statement failed, what PostgreSQL's error is, what is
+// committed, and which command to run next.
 import type { Sql } from "postgres";
 import { failure } from "../lib/report";
 import type { Statement } from "./statements";
 import type { Script } from "./steps";
 
-/** What the server sends of an error. */
+/** An error as the server sends it. */
 export interface PostgresError extends Error {
   code?: string;
   detail?: string;
   hint?: string;
-  /** Characters from the start of the statement, from 1. */
+  /** The place in the statement, in characters from 1. */
   position?: string;
-  /** What a command adds: lines for the terminal. */
+  /** Lines for the terminal, which a command has added. */
   lines?: string[];
 }
 
 const SHOWN_LINES = 12;
 const WIDTH = 200;
-/** A relation, object, schema or database that is there already. */
+/** A relation, object, schema or column that already exists. */
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
-/** A lost connection, a conflict, no lock, no room, a shutdown: not the file's. */
+/** A lost connection, a conflict, no lock, no space, a shutdown: the file is not
+ * the cause. */
 const PASSING = /^(08|40|53|55P03|57P)/;
-/** Errors that a setting may cause: query_canceled, transaction_timeout; what is
- * not found, or cannot be created, in the schemas of search_path. */
+/** Errors that a setting may cause: query_canceled, transaction_timeout; and an
+ * object that is not found, or cannot be created, in the schemas of search_path. */
 const SETTINGS: Record<string, string> = {
   "57014": "statement_timeout",
   "25P04": "transaction_timeout",
@@ -39,13 +40,13 @@ export function readSqlstate({ code = "" }: PostgresError): string | undefined {
 }
 
 /**
- * The error of a migration that failed.
+ * Returns the error of a migration that failed.
  *
- * @param index of the statement that failed, from 0; undefined where the commit
+ * @param index the statement that failed, from 0; undefined when the commit
  * itself failed, as for a deferred constraint.
  * @param done how many statements of the file are committed.
- * @param isAlone the statement ran outside a transaction.
- * @param cause a setting that has caused it, with what to do about it.
+ * @param isAlone true when the statement ran outside a transaction.
+ * @param cause the setting that caused it, with what to do about it.
  */
 export function explainFailure(
   error: PostgresError,
@@ -88,7 +89,7 @@ export function explainFailure(
   );
 }
 
-/** What to type next. */
+/** Returns the hint: what to fix, and which command to run. */
 function nameNextStep(
   sqlstate: string | undefined,
   { file, direction }: Script,
@@ -108,7 +109,7 @@ function nameNextStep(
     : fix;
 }
 
-/** What is committed, and what is not. */
+/** Says what is committed, and what is not. */
 function describeState(
   sqlstate: string | undefined,
   statement: Statement | undefined,
@@ -126,10 +127,11 @@ function describeState(
 }
 
 /**
- * Looks for a setting of the role, the database or the server that has caused
- * an error, unless the file sets it itself.
+ * Looks for a setting of the role, the database or the server that caused an
+ * error, unless the file sets it itself.
  *
- * @returns which, where it is set, and what to do; undefined where it is none.
+ * @returns the setting, where it is set, and what to do; undefined when no setting
+ * is the cause.
  */
 export async function findCause(
   sql: Sql,
@@ -138,7 +140,7 @@ export async function findCause(
 ): Promise<string | undefined> {
   const name = SETTINGS[error.code ?? ""];
   if (!name || text.toLowerCase().includes(name)) return undefined;
-  // Not a timeout; a name with its schema.
+  // Neither a cancelled query nor a name with its schema is caused by a setting.
   if (/user request|\w\.\w/.test(error.message)) return undefined;
   const [row] = await sql
     .unsafe<{ value: string; isInTheWay: boolean; place: string | null }[]>(
@@ -160,7 +162,7 @@ export async function findCause(
 }
 
 const AS_INSERT = "write its rows as an INSERT, as `pg_dump --inserts` does";
-/** psql's commands, and what to do about each. */
+/** Commands of psql, and what to do about each. */
 const PSQL: [command: RegExp, hint: string][] = [
   [/^\\c(onnect)?$/, "delete it, and what is for another database"],
   [/^\\ir?$/, "put the SQL of that file in its place"],
@@ -170,10 +172,10 @@ const PSQL: [command: RegExp, hint: string][] = [
 ];
 
 /**
- * For what psql does and the server does not: its own commands, which begin with
- * a backslash, and a COPY whose rows would follow in the text.
+ * Refuses what only psql can run: its own commands, which begin with a backslash,
+ * and a COPY that reads its rows from the text.
  *
- * @throws with its place in the file.
+ * @throws with the place in the file.
  */
 export function refuseClientPart(script: Script): void {
   const { statements, tag, file, text } = script;
@@ -197,10 +199,10 @@ export function refuseClientPart(script: Script): void {
 }
 
 /**
- * Line and column of the file, both from 1.
+ * Returns line and column in the file, both from 1.
  *
- * @param index of the statement, from 0.
- * @param position in it: characters, from 1.
+ * @param index the statement, from 0.
+ * @param position the place in the statement, in characters from 1.
  */
 function locateStatement(
   { text, statements }: Script,
@@ -208,13 +210,13 @@ function locateStatement(
   position?: string,
 ): { line: number; column: number } {
   let offset = statements[index]?.offset ?? 0;
-  // Postgres counts characters, JavaScript halves of some.
+  // Postgres counts characters; JavaScript counts UTF-16 units.
   for (let count = 1; count < Number(position ?? 1); count += 1)
     offset += (text.codePointAt(offset) ?? 0) > 0xffff ? 2 : 1;
   return locateOffset(text, offset);
 }
 
-/** @param offset in the file, in UTF-16 units. */
+/** @param offset the place in the file, in UTF-16 units. */
 function locateOffset(text: string, offset: number) {
   const lines = text.slice(0, offset).split("\n");
   const last = (lines.at(-1) ?? "").replace(/^\uFEFF/, "");
@@ -231,7 +233,7 @@ function showStatement(text: string): string[] {
   return more > 0 ? [...shown, `  | … ${more} more lines`] : shown;
 }
 
-/** As in CREATE ROLE, CREATE USER MAPPING and CREATE SUBSCRIPTION. */
+/** Hides passwords, as in CREATE ROLE, CREATE USER MAPPING and CREATE SUBSCRIPTION. */
 function hidePasswords(text: string): string {
   return text
     .replace(

@@ -1,11 +1,11 @@
-// The layout of drizzle-kit 1.0: a folder for each migration, named by its time,
-// with migration.sql, snapshot.json and our down.sql; and no journal.
+// Reads the layout of drizzle-kit 1.0: no journal, and a folder for each migration.
+// Its name begins with a time; it has migration.sql, snapshot.json and our down.sql.
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 
 const FOLDER = /^\d{14}_/;
 
-/** Returns the names of the folders in their order; none where there is a journal. */
+/** Returns the names of the folders in their order; none when there is a journal. */
 export function listFolders(migrations: string): string[] {
   if (existsSync(join(migrations, "meta/_journal.json"))) return [];
   if (!existsSync(migrations)) return [];
@@ -15,7 +15,7 @@ export function listFolders(migrations: string): string[] {
     .sort((one, other) => one.localeCompare(other)); // as drizzle-orm does
 }
 
-/** Reads the time that a folder's name begins with, in milliseconds. */
+/** Returns the time at the start of a folder's name, in milliseconds. */
 export function readStamp(name: string): number {
   const [year = 0, month = 1, ...rest] = [4, 6, 8, 10, 12, 14].map((end) =>
     Number(name.slice(end === 4 ? 0 : end - 2, end)),
@@ -24,8 +24,8 @@ export function readStamp(name: string): number {
 }
 
 /**
- * The folder that `drizzle-kit up` makes of a migration, and by which
- * drizzle-orm 1.0 knows its record.
+ * Returns the name of the folder that `drizzle-kit up` creates for a migration.
+ * drizzle-orm 1.0 finds the record of a migration by this name.
  */
 export function nameInFolders({
   tag,
@@ -39,7 +39,7 @@ export function nameInFolders({
   return `${stamp}_${tag.split("_").slice(1).join("_")}`;
 }
 
-/** Returns the moves of down files that `drizzle-kit up` has left where they were. */
+/** Lists the down files that `drizzle-kit up` did not move, and where they belong. */
 export function findLeftDownFiles(
   migrations: string,
 ): { tag: string; from: string; to: string }[] {

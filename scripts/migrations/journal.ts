@@ -1,4 +1,4 @@
-// Reads drizzle's journal and the files that it names. Reads only.
+// Reads drizzle's journal and the files that it names; writes nothing.
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -8,36 +8,36 @@ import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
 import { listFolders, readStamp } from "./folders";
 
-/** An entry of the journal, with its file. */
+/** An entry of the journal, with the content of its file. */
 export interface Migration {
   tag: string;
   idx: number;
-  /** The entry's stamp, in milliseconds; a record's `created_at`. */
+  /** The time stamp of the entry, in milliseconds; `created_at` in its record. */
   when: number;
   /** The path from the project's root, for messages. */
   file: string;
   /** The whole file. */
   text: string;
-  /** As drizzle-orm computes it: the file's sha256, in hex. */
+  /** The sha256 of the file in hex, as drizzle-orm computes it. */
   hash: string;
 }
 
-/** An entry of the journal, as far as it is read. */
+/** The fields of a journal entry that are read. */
 export type JournalEntry = Pick<Migration, "tag" | "idx" | "when">;
 
-/** The journal, as it stands in its file. */
+/** The journal, as its file has it. */
 export interface Journal {
   text: string;
   entries: JournalEntry[];
-  /** All that the file holds, for what writes it again. */
+  /** The whole content of the file, used when it is written again. */
   document: { entries: { tag: string }[] };
 }
 
 /**
- * Reads the journal; a missing `idx` is the entry's place.
+ * Reads the journal. An entry without `idx` gets its position.
  *
- * @throws JOURNAL_INVALID when it cannot be read, is another database's, or has
- * an entry without a tag or a stamp.
+ * @throws JOURNAL_INVALID when it cannot be read, is for another kind of database,
+ * or has an entry without a tag or a time stamp.
  */
 export function readJournal(folder?: string): Journal {
   const file = nameJournal(folder);
@@ -87,7 +87,7 @@ function invalidJournal(file: string, reason: string): Error {
 /**
  * Reads the journal and every file that it names.
  *
- * @throws like `readJournal`; when a tag is named twice, or a file is missing.
+ * @throws like `readJournal`; also when a tag is repeated or a file is missing.
  */
 export function readMigrations(
   folder = readProject().migrationsFolder,
@@ -105,7 +105,7 @@ export function readMigrations(
   });
 }
 
-/** The same for the layout of drizzle-kit 1.0. */
+/** Reads the migrations in the layout of drizzle-kit 1.0. */
 function readFolders(folder: string, names: string[]): Migration[] {
   return names.map((tag, idx) => {
     const file = relative(root, join(folder, tag, "migration.sql"));
@@ -129,10 +129,9 @@ function readMigrationFile(file: string, tag: string) {
 }
 
 /**
- * For a file that is about to run: in another encoding than UTF-8 its letters
- * would be destroyed.
+ * Refuses a file that is not in UTF-8: running it would corrupt its text.
  *
- * @throws with the place of the first byte that is wrong.
+ * @throws with the place of the first wrong byte.
  */
 export function refuseOtherEncoding({
   tag,
@@ -145,7 +144,7 @@ export function refuseOtherEncoding({
     const end = bytes.indexOf("\n", start);
     const part = bytes.subarray(start, end === -1 ? bytes.length : end + 1);
     start += part.length;
-    const hasNul = part.includes(0); // as ASCII has in UTF-16
+    const hasNul = part.includes(0); // ASCII text in UTF-16 has them
     if (isUtf8(part) && !hasNul) continue;
     const column = part.toString("utf8").search(/[\uFFFD\0]/) + 1;
     const encoding = hasNul ? "utf-16" : "latin1";
@@ -159,23 +158,23 @@ export function refuseOtherEncoding({
   }
 }
 
-/** The folder of the migrations, from the project's root. */
+/** Returns the path of the migrations' folder, from the project's root. */
 export function nameFolder(folder = readProject().migrationsFolder): string {
   return relative(root, folder);
 }
 
-/** The path of the journal, from the project's root. */
+/** Returns the path of the journal, from the project's root. */
 export function nameJournal(folder?: string): string {
   return join(nameFolder(folder), "meta/_journal.json");
 }
 
-/** The path of a migration's SQL, from the project's root. */
+/** Returns the path of a migration's SQL, from the project's root. */
 export function nameUpFile(tag: string): string {
   const file = isInFolder(tag) ? `${tag}/migration.sql` : `${tag}.sql`;
   return join(nameFolder(), file);
 }
 
-/** The path of the SQL that takes a migration back, from the project's root. */
+/** Returns the path of a migration's down file, from the project's root. */
 export function nameDownFile(tag: string): string {
   const file = isInFolder(tag) ? `${tag}/down.sql` : `${tag}.down.sql`;
   return join(nameFolder(), file);
@@ -185,7 +184,7 @@ function isInFolder(tag: string): boolean {
   return existsSync(join(root, nameFolder(), tag, "migration.sql"));
 }
 
-/** As drizzle-orm hashes a file: sha256, in hex. */
+/** Returns the sha256 in hex, as drizzle-orm hashes a file. */
 export function hashText(text: string | Uint8Array): string {
   return createHash("sha256").update(text).digest("hex");
 }

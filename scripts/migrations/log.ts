@@ -1,36 +1,36 @@
-// drizzle.__migration_log: what the project keeps beside drizzle's own table,
-// to which nothing may be added. A row for each run of a migration; one whose
-// `ms` is null was begun and is not finished. All SQL here is sent as simple
-// queries, so that it can travel together with a migration's statements.
+// Reads and writes drizzle.__migration_log. It is a table of this project, because
+// drizzle's own table must stay as it is. Each run of a migration has a row; a row
+// whose `ms` is null is of a run that has not finished. All SQL here is sent as
+// simple queries, so that it can be sent together with a migration's statements.
 import { hostname, userInfo } from "node:os";
 import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { hasTable } from "../lib/has-table";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 
-/** What a row is of. */
+/** The kind of run that a row is for. */
 export type Direction = "up" | "down" | "baseline" | "repair";
 
-/** A row, as far as later runs read it. */
+/** The fields of a row that later runs read. */
 export interface LogEntry {
   tag: string;
   hash: string;
-  /** Of the statements without comments and blanks. */
+  /** The hash of the statements without comments and blanks. */
   bareHash: string;
   direction: Direction;
   /** ISO 8601. */
   startedAt: string;
-  /** Null while it is not finished. */
+  /** Milliseconds; null until it has finished. */
   ms: number | null;
-  /** How many statements are committed, and the bare hash of these. */
+  /** How many statements are committed, and their bare hash. */
   statementsDone: number;
   doneHash: string | null;
-  /** The index of one that was started outside of a transaction. */
+  /** The index of the statement that was started outside a transaction. */
   statementUnderWay: number | null;
   error: string | null;
 }
 
-/** What is to be written of a run. */
+/** A run, as it is written to the log. */
 export interface Run {
   tag: string;
   hash: string;
@@ -38,20 +38,21 @@ export interface Run {
   direction: Direction;
 }
 
-/** How far a run is that is not finished. */
+/** How far an unfinished run has come. */
 export interface Progress {
   statementsDone: number;
   doneHash: string;
   statementUnderWay: number | null;
 }
 
-/** True where a migration's SQL may touch the tables that are made here. */
+/** True when SQL may change the tables of the records or the log. */
 export function touchesRecords(text: string): boolean {
   return /drizzle/i.test(text) || text.includes(readProject().records.table);
 }
 
-/** Makes the tables that are missing, drizzle's as drizzle-orm 0.45 does. It looks
- * first, since IF NOT EXISTS wants the right to make even what exists. */
+/** Returns SQL that creates the missing tables, drizzle's table as drizzle-orm 0.45
+ * does. It tests first: CREATE … IF NOT EXISTS needs the CREATE privilege even when
+ * the object exists. */
 export function createTables(): string {
   const { schema, sql } = readProject().records;
   return `do $create$ begin
@@ -89,7 +90,7 @@ export function createTables(): string {
 end $create$`;
 }
 
-/** The rows for which `condition` holds, oldest first; none without a table. */
+/** Returns the rows that match `condition`, oldest first; none without the table. */
 export async function readLog(
   sql: Sql,
   condition = "true",
@@ -103,7 +104,7 @@ export async function readLog(
     from drizzle.__migration_log where ${condition} order by id`);
 }
 
-/** Writes how far an unfinished run is. */
+/** Returns SQL that writes how far an unfinished run has come. */
 export function logProgress(run: Run, progress: Progress): string {
   const { statementsDone, doneHash, statementUnderWay } = progress;
   return `
@@ -118,9 +119,9 @@ export function logProgress(run: Run, progress: Progress): string {
 }
 
 /**
- * Writes that a run is done, in the transaction that ends it.
+ * Returns SQL that writes that a run is done, for the transaction that ends it.
  *
- * @param hasProgress it has written how far it is before.
+ * @param hasProgress true when its progress was written before.
  */
 export function logDone(
   run: Run,
@@ -140,7 +141,8 @@ export function logDone(
   return hasProgress ? `${insert}; delete from ${unfinished}` : insert;
 }
 
-/** Writes why a run failed, after `ms`; an unfinished one stays unfinished. */
+/** Returns SQL that writes why a run failed, after `ms`. An unfinished run stays
+ * unfinished. */
 export function logError(run: Run, error: string, ms: number): string {
   const unfinished = `tag = ${quoteLiteral(run.tag)} and direction = '${run.direction}' and ms is null`;
   return `
@@ -152,7 +154,7 @@ export function logError(run: Run, error: string, ms: number): string {
     where not exists (select from drizzle.__migration_log where ${unfinished})`;
 }
 
-/** Takes back what is known of an unfinished run. */
+/** Returns SQL that removes the unfinished runs of a migration from the log. */
 export function logForgotten(tag: string): string {
   return `delete from drizzle.__migration_log where tag = ${quoteLiteral(tag)} and ms is null`;
 }

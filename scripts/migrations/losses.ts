@@ -1,36 +1,37 @@
-// What data would SQL take away? It is run in a transaction that is rolled back,
-// and the server says which columns and rows are gone then; these are counted.
+// Counts the data that SQL would remove. It runs the SQL in a transaction that is
+// rolled back, asks the server which columns and rows are gone, and counts these.
 import type { Sql } from "postgres";
 import { explainFailure, type PostgresError } from "./failure";
 import { followReach } from "./reach";
 import type { Script } from "./steps";
 
-/** A column or a table, by numbers that renaming leaves alone. */
+/** A column or a table, identified by numbers that a rename does not change. */
 interface Part {
   key: string;
-  /** The key of the table, and of the one that it is a partition of. */
+  /** The key of the table, and of the table that it is a partition of. */
   tableKey: string;
   parentKey: string | null;
   table: string;
   /** Null for the table itself. */
   column: string | null;
   type: string | null;
-  /** Another one once its rows are written anew; null for a partitioned table. */
+  /** The file of its rows, which changes when they are rewritten; null for a
+   * partitioned table. */
   file: string | null;
 }
 
-/** What cannot be tried in a transaction: see migration-steps.ts. */
+/** Errors of statements that cannot run in this transaction: see steps.ts. */
 const UNTRIABLE = ["25001", "2D000", "55P04"];
-/** What a rollback does not take back. */
+/** SQL whose effect a rollback does not undo. */
 const LASTING =
   /prepare\s+transaction|setval|pg_advisory|pg_(terminate|cancel)_backend|pg_reload_conf|pg_switch_wal|pg_replication_origin/i;
 
 /**
- * Counts what the rest of the scripts, run one after the other, would take away.
+ * Counts what the scripts would remove when they run one after the other.
  *
- * @param done how many statements of each are committed already.
- * @returns such as `users.bio (412 values)`; empty when it is nothing.
- * @throws for a statement that fails, with its place in the file.
+ * @param done how many statements of each script are already committed.
+ * @returns texts such as `users.bio (412 values)`; none when nothing is lost.
+ * @throws when a statement fails, with its place in the file.
  */
 export async function countLosses(
   sql: Sql,
@@ -42,7 +43,7 @@ export async function countLosses(
   const follow = followReach(await listForeignTables(sql));
   const found: string[] = [];
   let after = new Map<string, Part>();
-  /** The rows of tables that were truncated or written anew, by their key. */
+  /** How many rows are left in truncated or rewritten tables, by table key. */
   const kept = new Map<string, number>();
   await sql.unsafe(`begin; set local lock_timeout = ${lockTimeout}`);
   try {
@@ -81,7 +82,8 @@ export async function countLosses(
   return found;
 }
 
-/** Says what happened to its rows or values, if not that they went with it. */
+/** Says what happened to the rows or values of a part; "" when it was dropped,
+ * undefined when there is nothing to count. */
 function nameChange(
   { key, tableKey, parentKey, column, type, file }: Part,
   after: Map<string, Part>,
@@ -89,7 +91,7 @@ function nameChange(
 ): string | undefined {
   const now = after.get(key);
   if (!now) {
-    // Its rows are counted with the table that it is a part of.
+    // The rows are counted once, with the whole that was dropped.
     const whole = column === null ? parentKey : tableKey;
     return whole === null || after.has(whole) ? "" : undefined;
   }
@@ -98,7 +100,7 @@ function nameChange(
   return now.type !== type && isRewritten ? ", type changed" : undefined;
 }
 
-/** @returns why it cannot be told, or undefined. */
+/** @returns why the script cannot be tried, or undefined. */
 async function tryScript(
   sql: Sql,
   script: Script,
@@ -147,7 +149,7 @@ async function listParts(sql: Sql): Promise<Part[]> {
       and nspname !~ '^pg_(toast|temp)'`);
 }
 
-/** Rows that were deleted or updated, of tables that are left. */
+/** Lists deleted and updated rows of tables that still exist. */
 async function listChanges(sql: Sql): Promise<string[]> {
   const rows = await sql.unsafe<{ change: string }[]>(`
     select format('%s (%s row%s, deleted)', relid::regclass, n_tup_del,

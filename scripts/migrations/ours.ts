@@ -1,6 +1,6 @@
-// Which objects of a database are ours? The unit is the schema: one in which no
-// file of ours makes anything is somebody else's. The filters of
-// drizzle.config.ts, partitions and default privileges take away more.
+// Decides which objects of a database belong to this project. A schema is ours when
+// our migrations create something in it; other schemas are left alone. The filters
+// of drizzle.config.ts, partitions and default privileges exclude more.
 import { readProject } from "../../src/project";
 import { note } from "../lib/report";
 import {
@@ -22,20 +22,20 @@ import {
   type Trial,
 } from "./take-over";
 
-/** What files of ours make. */
+/** What our migrations create. */
 export interface Made {
-  /** Schemas that they make, or make tables in; "" is the default one. */
+  /** Schemas that they create, or create tables in; "" is the default schema. */
   schemas: Set<string>;
-  /** Schemas that they make themselves. */
+  /** Schemas that they create. */
   ownSchemas: Set<string>;
-  /** Objects, as `schema.name`, and without a schema as `.name`. */
+  /** Objects as `schema.name`; as `.name` when the SQL names no schema. */
   objects: Set<string>;
 }
 
 const KINDS =
   /^(TABLE|VIEW|TYPE|DOMAIN|FUNCTION|PROCEDURE|AGGREGATE|SEQUENCE|COLLATION|SCHEMA)$/;
 
-/** Reads from the text of migrations what they make. */
+/** Reads from the text of migrations what they create. */
 export function listMade(migrations: Pick<Migration, "text">[]): Made {
   const made: Made = {
     schemas: new Set(),
@@ -70,7 +70,8 @@ export function listMade(migrations: Pick<Migration, "text">[]): Made {
   return made;
 }
 
-/** What is never taken over, since files of ours make it: see `Trial`. */
+/** Lists what is never copied from the real database, because our migrations
+ * create it: `own` of `Trial`. */
 export function listOwn(made: Made, path: string[]): Set<string> {
   const own = new Set(made.ownSchemas);
   for (const object of made.objects)
@@ -79,7 +80,7 @@ export function listOwn(made: Made, path: string[]): Set<string> {
   return own;
 }
 
-/** The schemas that are ours, as the database calls them. */
+/** Lists the schemas that are ours, by their names in the database. */
 function listOurSchemas(
   made: Made,
   { path, taken }: Pick<Trial, "path" | "taken">,
@@ -101,7 +102,7 @@ function listOurSchemas(
   );
 }
 
-/** Says how many schemas are somebody else's. */
+/** Prints which schemas are not ours. */
 export function noteTheirs(found: Catalog, ours: Set<string>): void {
   const theirs = [...found.keys()]
     .filter((object) => object.startsWith("schema "))
@@ -116,11 +117,12 @@ export function noteTheirs(found: Catalog, ours: Set<string>): void {
 }
 
 /**
- * The differences between the real database and the scratch one, in which our
- * files were run, as far as they are ours. Says how many schemas are not.
+ * Returns the differences between the real database and the scratch database, in
+ * which our migrations ran. It leaves out what is not ours, and prints which
+ * schemas are not.
  *
- * @param leftOut what was not run there, and may have made something.
- * @param pending migrations that may need what is in the real one only.
+ * @param leftOut statements that did not run in the scratch database.
+ * @param pending migrations that may need objects of the real database.
  */
 export async function findDifferences(
   trial: Trial,
@@ -147,10 +149,10 @@ export async function findDifferences(
     if (!entry) return [];
     if (entry.isPartition || one?.isPartition || other?.isPartition) return [];
     if (isTaken(trial, object, entry)) return [];
-    // What belongs to something of theirs is ours only where our files make it.
+    // A part of an object that is not ours counts only if our migrations create it.
     const isTheirs = !one || object.startsWith("grants ");
     if (isTheirs && isTakenOver(trial, object, entry)) return [];
-    // An extension beside ours is the operator's.
+    // An extension that is not in our migrations belongs to the operator.
     if (!one && needed.has(`${entry.schema}.${entry.name}`)) return [];
     if (!one && (!entry.schema || !isOurs(entry, expected, ours))) return [];
     if (unknown.has(entry.name)) return [];
@@ -160,7 +162,7 @@ export async function findDifferences(
   return await respell(trial.scratch, differences, found);
 }
 
-/** What migrations mention and none of ours makes, as `schema.name`. */
+/** Lists what migrations mention and none of them creates, as `schema.name`. */
 function listNeeded({ path, own }: Trial, migrations: Migration[]) {
   const names = migrations.flatMap(({ text }) =>
     readMentions(text.replace(/--.*$/gm, "")).flatMap(({ schema, name }) =>
@@ -170,7 +172,7 @@ function listNeeded({ path, own }: Trial, migrations: Migration[]) {
   return new Set(names.filter((name) => !own.has(name)));
 }
 
-/** Of what is in the real database only. */
+/** True when an object that only the real database has is ours. */
 function isOurs(
   { schema, name, parent }: CatalogEntry,
   expected: Catalog,
@@ -180,7 +182,7 @@ function isOurs(
   return ours.has(schema ?? "") && isInFilter(name);
 }
 
-/** Whether the filters of drizzle.config.ts let a table, or the like, in. */
+/** True when the filters of drizzle.config.ts include the name of an object. */
 export function isInFilter(name: string): boolean {
   const { tablesFilter, extensionsFilters } = readProject();
   const isPostgis =
@@ -189,7 +191,7 @@ export function isInFilter(name: string): boolean {
   return !isPostgis && matchesAny(tablesFilter, name);
 }
 
-/** As drizzle-kit takes its filters: globs, `!` before those that are left out. */
+/** True when the globs include the name. As in drizzle-kit, `!` excludes. */
 function matchesAny(globs: string[], name: string): boolean {
   const [out, some] = [
     globs.filter((glob) => glob.startsWith("!")),
@@ -212,7 +214,8 @@ function matches(glob: string, name: string): boolean {
   return new RegExp(`^${pattern}$`).test(name);
 }
 
-/** Who owns the real database's objects, and what everybody is not granted there. */
+/** Reads the owners in the real database, and the kinds of object with global
+ * default privileges. */
 async function readDefaults({ real }: Trial) {
   const [row] = await real<{ owners: string[]; types: string[] }[]>`
     select to_json(array[current_user, pg_get_userbyid(datdba)]) as owners,
@@ -222,8 +225,8 @@ async function readDefaults({ real }: Trial) {
 }
 
 /**
- * Grants that came by default privileges are no difference, on either side: a
- * table may be older than they are.
+ * Compares the grants to one role. Grants from default privileges are not a
+ * difference on either side: the table may be older than the defaults.
  */
 function compareGrants(
   difference: Difference,

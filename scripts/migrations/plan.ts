@@ -1,6 +1,6 @@
-// Compares the journal with the records in the database, and tells which
-// migrations are applied: by the set of records, never by the newest of them
-// (drizzle-orm#5769). Reads only.
+// Compares the journal with the records in the database, and decides which
+// migrations are applied: each by its own record, not by the newest record
+// (drizzle-orm#5769). It writes nothing.
 import { join } from "node:path";
 import type { Sql } from "postgres";
 import { root } from "../../src/env";
@@ -22,40 +22,40 @@ export interface MigrationRecord {
   id: number;
   hash: string;
   when: number;
-  /** The migration's folder, where drizzle-orm 1.0 has upgraded the table; empty
-   * where it should be there and is not. */
+  /** The migration's folder, in a table that drizzle-orm 1.0 has upgraded; empty
+   * when it is missing there. */
   name?: string | null;
 }
 
-/** Something to say about a migration that keeps nothing from running. */
+/** A remark about a migration that does not stop a command. */
 export interface Warning {
   code: string;
   tag?: string;
   message: string;
 }
 
-/** Journal and records, compared. */
+/** The result of comparing journal and records. */
 export interface Plan {
   migrations: Migration[];
-  /** Those that have a record, with it. */
+  /** The migrations that have a record, with the record. */
   applied: Map<Migration, MigrationRecord>;
-  /** Those that have none, in the order of the journal. */
+  /** The migrations without a record, in the order of the journal. */
   pending: Migration[];
-  /** Pending ones that stand before one that is applied. */
+  /** Pending migrations that come before an applied one. */
   outOfOrder: Migration[];
-  /** Those of which a run was interrupted after part of it was committed, up or
-   * down: its entry in the log. */
+  /** Migrations whose run, up or down, was interrupted after part of it was
+   * committed, with the entry of the log. */
   partial: Map<Migration, LogEntry>;
-  /** Applied ones whose file was edited since. */
+  /** Applied migrations whose file was edited since. */
   modified: Migration[];
   /** Records whose migration is not in the journal. */
   unknown: MigrationRecord[];
-  /** The newest in the journal that is applied. */
+  /** The newest applied migration, in the order of the journal. */
   head: Migration | undefined;
   warnings: Warning[];
 }
 
-/** The rows of drizzle's table, oldest first; none where there is no table. */
+/** Returns the rows of drizzle's table, oldest first; none when there is no table. */
 export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
   const table = readProject().records.sql;
   if (!(await hasTable(sql, table))) return [];
@@ -66,8 +66,8 @@ export async function readRecords(sql: Sql): Promise<MigrationRecord[]> {
 }
 
 /**
- * Compares journal, records and log. Journal and records pair one to one: by
- * stamp and hash, then by stamp, then by hash alone.
+ * Compares journal, records and log. Each migration is paired with one record: by
+ * folder name, then by time stamp and hash, by time stamp, and by hash alone.
  */
 export function planMigrations(
   migrations: Migration[],
@@ -91,7 +91,7 @@ export function planMigrations(
       ({ tag, ms }) => tag === migration.tag && ms === null,
     );
     const entry = unfinished.find(({ direction }) => direction === "down");
-    // A record says that it is applied: whoever else did so has finished it.
+    // With a record it counts as applied: another tool has finished it.
     const half = entry ?? (applied.has(migration) ? undefined : unfinished[0]);
     if (half) partial.set(migration, half);
   }
@@ -127,7 +127,7 @@ export function planMigrations(
   };
 }
 
-/** Each round looks at what the rounds before it have left. */
+/** Pairs in rounds; each round uses what the rounds before it have left. */
 function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
   const applied = new Map<Migration, MigrationRecord>();
   const left = new Set(records);
@@ -137,7 +137,7 @@ function pairRecords(migrations: Migration[], records: MigrationRecord[]) {
     ({ name, tag = "", when }: Key) => name || nameInFolders({ tag, when }),
     ({ when, hash }: Key) => `${when} ${hash}`,
     ({ when }: Key) => String(when),
-    // `drizzle-kit up` keeps the seconds of a stamp only.
+    // `drizzle-kit up` keeps only the seconds of a time stamp.
     ({ when, hash }: Key) => `${toSecond(when)} ${hash}`,
     ({ hash }: Key) => hash,
   ];
@@ -164,7 +164,7 @@ export async function readPlan(
     readLog(sql, "ms is null"),
   ]);
   const plan = planMigrations(migrations, records, unfinished);
-  // Only an edit takes more of the log to judge.
+  // The whole log is needed only to judge an edit.
   const whole =
     plan.modified.length === 0
       ? plan
@@ -181,7 +181,8 @@ function warnOfDownFiles(): Warning[] {
   }));
 }
 
-/** Records that Drizzle 1.0 would not see and run again, with their names. */
+/** Lists records without a name, with the name that they need: drizzle-orm 1.0
+ * would not find them and would run their migrations again. */
 export function listNameless({ applied }: Plan): Omit<MigrationRecord, "id">[] {
   return [...applied]
     .filter(([, { name }]) => name === "")
@@ -190,7 +191,7 @@ export function listNameless({ applied }: Plan): Omit<MigrationRecord, "id">[] {
     });
 }
 
-/** Where a migration stands. */
+/** Returns the state of a migration. */
 export function stateOf(
   { applied, modified, partial }: Plan,
   migration: Migration,
@@ -200,7 +201,8 @@ export function stateOf(
   return modified.includes(migration) ? "modified" : "applied";
 }
 
-/** What was interrupted, the command that finishes it, and how to say so. */
+/** Lists interrupted migrations, with the command that finishes each, and the
+ * message and hint that say so. */
 export function listPartial({ partial, applied }: Plan) {
   return [...partial].map(([migration, { direction }]) => {
     const { tag, file } = migration;
@@ -225,7 +227,7 @@ export function listPartial({ partial, applied }: Plan) {
   });
 }
 
-/** @throws when something was interrupted that another command has to finish. */
+/** @throws when a migration was interrupted and another command must finish it. */
 export function refusePartial(plan: Plan, command: string): void {
   const other = listPartial(plan).find((one) => one.command !== command);
   if (!other) return;
@@ -237,7 +239,7 @@ export function refusePartial(plan: Plan, command: string): void {
   });
 }
 
-/** The same, and undefined with a warning where the checkout is broken. */
+/** Reads the plan; prints a warning and returns undefined when that fails. */
 export async function tryReadPlan(sql: Sql): Promise<Plan | undefined> {
   try {
     return await readPlan(sql);
@@ -247,15 +249,16 @@ export async function tryReadPlan(sql: Sql): Promise<Plan | undefined> {
   }
 }
 
-/** The tag of the newest applied migration; null where there is none to tell. */
+/** Returns the tag of the newest applied migration; null when there is none, or it
+ * cannot be read. */
 export async function readHead(sql: Sql): Promise<string | null> {
   return (await tryReadPlan(sql))?.head?.tag ?? null;
 }
 
 /**
- * The pending migrations up to one tag, or all of them.
+ * Returns the pending migrations up to and including a tag, or all of them.
  *
- * @throws with exit code 2 when there is no such tag.
+ * @throws with exit code 2 when no migration has the tag.
  */
 export function selectPending(plan: Plan, to?: string): Migration[] {
   if (to === undefined) return plan.pending;
@@ -268,7 +271,7 @@ export function selectPending(plan: Plan, to?: string): Migration[] {
   return plan.pending.filter((migration) => wanted.includes(migration));
 }
 
-/** @throws when an applied file was edited; names it and the ways out. */
+/** @throws when an applied file was edited. */
 export function refuseModified({ modified }: Plan): void {
   const [first] = modified;
   if (!first) return;
@@ -296,7 +299,7 @@ function findRepeated(
   });
 }
 
-/** Whether the log knows that the file of that hash had the same statements. */
+/** True when the log shows that the file with that hash had the same statements. */
 function isComment(
   { tag, text }: Migration,
   hash: string,
@@ -311,7 +314,8 @@ function isComment(
   );
 }
 
-/** Whether a file had that hash with other line endings, mark or end. */
+/** True when the text has that hash with other line endings, another end, or with
+ * or without a byte-order mark. */
 function isSpacing(text: string, hash: string): boolean {
   const lines = text
     .replace(/^\uFEFF/, "")

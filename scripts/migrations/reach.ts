@@ -1,7 +1,6 @@
-// How far does a statement reach? Most change nothing but their own database.
-// Some change the whole server, and some reach out of it: these are never run
-// where somebody only wants to look. What the words do not show is not found, so
-// when in doubt a statement counts as far.
+// Decides how far a statement reaches. Most change only their own database. Some
+// change the whole server, and some reach outside it: a check never runs these.
+// Only the words of a statement are looked at, so a doubtful one counts as far.
 import type { Migration } from "./journal";
 import { readWords, splitStatements, type Statement } from "./statements";
 
@@ -12,11 +11,11 @@ export type Reach = "database" | "server" | "outside";
 export interface Reaching {
   statement: Statement;
   reach: Reach;
-  /** Without it the database's schema is the same. */
+  /** True when the schema is the same without it. */
   isNoSchema: boolean;
 }
 
-/** What changes the server, at the start of a statement or in a body of code. */
+/** SQL that changes the server, at the start of a statement or in code. */
 const SERVER = [
   "(CREATE|ALTER|DROP) (ROLE|USER(?! MAPPING)|GROUP|TABLESPACE|DATABASE)\\b",
   "(GRANT|REVOKE)\\b(?![^;']*? ON )[^;]*? (TO|FROM)\\b", // a role to a role
@@ -31,7 +30,7 @@ const SERVER = [
 const SERVER_FUNCTION =
   /\b(PG_(TERMINATE|CANCEL)_BACKEND|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_PROMOTE|PG_SWITCH_WAL|PG_CREATE_RESTORE_POINT|PG_BACKUP_(START|STOP)|PG_WAL_REPLAY_\w+|PG_REPLICATION_ORIGIN_\w+|PG_STAT_RESET\w*|PG_STAT_STATEMENTS_RESET|PG_LOG_BACKEND_MEMORY_CONTEXTS)"? ?\(/;
 
-/** What reaches out of the server. */
+/** SQL that reaches outside the server. */
 const OUTSIDE = [
   "(CREATE|ALTER|DROP) SUBSCRIPTION\\b",
   "IMPORT FOREIGN SCHEMA\\b",
@@ -53,22 +52,22 @@ const BODIES = {
 const CODE = /^(DO|CREATE( OR REPLACE)? (FUNCTION|PROCEDURE))\b/;
 const CHANGES = /\b(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|IMPORT)\b/;
 const WRITES = /\b(INSERT|UPDATE|DELETE|TRUNCATE|MERGE|COPY)\b/;
-/** Nothing that these contain is run when they are. */
+/** Statements that define something; what they contain does not run yet. */
 const DEFINES =
   /^CREATE( OR REPLACE)?( CONSTRAINT| FOREIGN| UNLOGGED| RECURSIVE)? (FUNCTION|PROCEDURE|TRIGGER|RULE|VIEW|POLICY|TABLE (?!.* AS (SELECT|WITH|TABLE|VALUES|EXECUTE)\b))/;
-/** Cheap to ask, and true of every text with such a statement in it. */
+/** A quick test that matches every text that may have such a statement. */
 const SUSPECT =
   /role|user|group|tablespace|database|grant|revoke|owned|system|prepare|comment|label|pg_|subscription|foreign|copy|dblink|lo_|http|aws_|cron|net|language/i;
 
 /**
- * Tells of the statements of files, one file after the other, how far they
- * reach. What one defines and another uses is followed by its name: a function,
- * a trigger, a foreign table that is written to.
+ * Returns a function that decides for the statements of one file after the other
+ * how far they reach. It remembers the names of what they define and later ones
+ * use: functions, triggers, foreign tables that are written to.
  *
- * @param foreign names of foreign tables that are there before.
+ * @param foreign names of foreign tables that already exist.
  */
 export function followReach(foreign: string[] = []) {
-  /** Names that reach so far when they are used, and when they are written to. */
+  /** How far a name reaches when it is used, and when it is written to. */
   const used = new Map<string, Reach>();
   const written = new Map<string, Reach>(
     foreign.map((name) => [name.toUpperCase(), "outside"]),
@@ -126,7 +125,7 @@ export function followReach(foreign: string[] = []) {
   }
 }
 
-/** How far the statements of migrations reach, in their order. */
+/** Decides for the statements of migrations, in their order, how far they reach. */
 export function readReaches(
   migrations: Migration[],
 ): Map<Migration, Reaching[]> {
@@ -139,13 +138,13 @@ export function readReaches(
   );
 }
 
-/** How far the code of a function reaches when it is called. */
+/** Returns how far the code of a function reaches when it is called. */
 export function findCodeReach(text: string): Reach {
   const code = normalize(text);
   return findDirect(true, code, code);
 }
 
-/** What it does besides what reaches far; other code may do anything. */
+/** True when a statement also changes the schema, beside what reaches far. */
 function changesMore(plain: string, isCode: boolean, code: string): boolean {
   if (!isCode)
     return /^(CALL|IMPORT|CREATE (TABLE|MATERIALIZED))\b/.test(plain);
@@ -179,7 +178,8 @@ function hasWord(code: string, name: string): boolean {
   return false;
 }
 
-/** What a CREATE makes, without its schema, and the table that it is for. */
+/** Returns the kind and name of what a CREATE defines, and the table it belongs to;
+ * names are without schemas. */
 function readDefined(words: string[]) {
   const at = words.findIndex((word) =>
     /^(TABLE|VIEW|FUNCTION|PROCEDURE|TRIGGER|RULE|POLICY)$/.test(word),
@@ -200,7 +200,7 @@ function readName(words: string[], at: number): string {
   return (name ?? "").replace(/^"|"$/g, "");
 }
 
-/** Code in capitals, without comments and quotes of names. */
+/** Returns code in capitals, without comments and the quotes of names. */
 function normalize(text: string): string {
   return text
     .replace(/\/\*[^]*?\*\//g, " ")

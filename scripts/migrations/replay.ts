@@ -1,5 +1,5 @@
-// Builds in a scratch database what migrations make. A statement that must not
-// be run there, or cannot, is left out and told; the others are run.
+// Runs migrations in a scratch database. A statement that must not or cannot run
+// there is left out and reported.
 import { isLost } from "../lib/report";
 import { recordOf, type Recorded } from "./apply";
 import { type Migration, refuseOtherEncoding } from "./journal";
@@ -15,12 +15,12 @@ import { isMissing, takeOver, type Trial } from "./take-over";
 export interface LeftOut {
   migration: Migration;
   statement: Statement;
-  /** From 1. */
+  /** The line in the file, from 1. */
   line: number;
   reason: string;
-  /** The database's schema may be another one without it. */
+  /** True when the schema may differ without it. */
   changesSchema: boolean;
-  /** It was tried, and failed. */
+  /** True when it was tried and failed. */
   hasFailed: boolean;
 }
 
@@ -33,10 +33,10 @@ const NOT_ALLOWED = /^(42501|0A000|58P01)$/;
  * Applies migrations to the scratch database.
  *
  * @param reaches how far the statements of each migration reach.
- * @param isApplied they have been applied to the real database: what fails here
- * has not failed there.
+ * @param isApplied true for migrations that the real database has applied; a
+ * failure here is then not an error of the file.
  * @returns the statements that were left out.
- * @throws for a pending one that fails, with its place in the file.
+ * @throws when a pending migration fails, with the place in its file.
  */
 export async function replayMigrations(
   trial: Trial,
@@ -77,7 +77,8 @@ export async function replayMigrations(
   return leftOut;
 }
 
-/** Runs what is left of a migration, again without what fails for a reason. */
+/** Runs a migration. When a statement fails as expected, it is left out and the
+ * rest runs again. */
 async function runRest(
   trial: Trial,
   migration: Migration,
@@ -117,7 +118,7 @@ async function runRest(
         NOT_ALLOWED.test(sqlstate) ||
         (sqlstate === "42704" && /role "/.test(error.message));
       if (!isExpected) throw error;
-      // Without a number it is the end of the transaction: a deferred constraint.
+      // Without a number the commit failed: a deferred constraint.
       const out = failed ? [failed] : statements;
       rest = blank(rest, out);
       for (const statement of out) {
@@ -144,7 +145,8 @@ type MigrationError = Error & {
   details?: { tag?: string; statement?: number; sqlstate?: string };
 };
 
-/** True for what is not run here: of what is applied, the server has it already. */
+/** True when a statement must not run here, or need not: the server already has
+ * the effect of an applied migration. */
 function mustSkip(
   { isScratchServer }: Trial,
   { reach, isNoSchema }: Reaching,
@@ -154,7 +156,8 @@ function mustSkip(
   return reach === "outside" || !isScratchServer || (isApplied && isNoSchema);
 }
 
-/** What an applied migration did to whom something belongs is not compared. */
+/** True when the failed statement of an applied migration changes nothing that is
+ * compared, such as an owner. */
 function isHarmless(
   { found }: Trial,
   { tokens }: Statement,
@@ -173,7 +176,7 @@ function isHarmless(
   );
 }
 
-/** Rows only: the schema is the same without. */
+/** True when a statement changes rows only, not the schema. */
 function isData({ tokens, text }: Statement): boolean {
   const [verb = ""] = readWords(tokens, 1);
   if (
@@ -185,7 +188,7 @@ function isData({ tokens, text }: Statement): boolean {
   );
 }
 
-/** Lines and columns stay. */
+/** Replaces statements with blanks, so that lines and columns stay the same. */
 function blank(migration: Migration, statements: Statement[]): Migration {
   let { text } = migration;
   for (const { offset, text: statement } of statements) {

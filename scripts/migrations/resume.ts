@@ -1,34 +1,35 @@
-// Before a statement that runs outside of a transaction: an earlier run may have
-// been cut off in it, with or without its effect. What can be looked at is.
+// Decides whether a statement outside a transaction still has to run. An earlier
+// run may have been interrupted in it, before or after it took effect; where the
+// database can show which, it is asked.
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
 import { readWords, type Statement, type Token } from "./statements";
 
-/** A statement that was started before. */
+/** What is known of a statement that an earlier run started. */
 export interface Resumed {
-  /** The server has answered that it failed; else its end was not seen. */
+  /** True when the server reported that it failed; false when its end is unknown. */
   hasFailed: boolean;
-  /** Its file was edited since. */
+  /** True when its file was edited since. */
   isEdited: boolean;
 }
 
-/** An index, as the server has it. */
+/** An index in the database. */
 interface FoundIndex {
   name: string;
-  /** It has the name that was asked for. */
+  /** True when it has the requested name. */
   isNamed: boolean;
   isValid: boolean;
-  /** From USING on, with UNIQUE before it. */
+  /** Its SQL from USING on, after UNIQUE if it is unique. */
   definition: string;
 }
 
 /**
- * Whether a statement still has to run. An invalid index that it would build
- * is dropped.
+ * Returns whether a statement still has to run. It drops an invalid index that
+ * the statement would build.
  *
- * @param resumed for one that was started before.
- * @throws when it was started and nobody can tell whether it ran.
+ * @param resumed given when an earlier run has started the statement.
+ * @throws when it was started and it is unknown whether it finished.
  */
 export async function lookAgain(
   sql: Sql,
@@ -92,7 +93,8 @@ function explainUnknown(statement: Statement): Error {
 const quoteBeginning = ({ tokens }: Statement) =>
   `\`${readWords(tokens, 4).join(" ")}\``;
 
-/** The same index is done when it is valid, and in the way when it is not. */
+/** Looks for the index of the statement. A valid one means that it is done; an
+ * invalid one is dropped, unless it is still being built. */
 async function lookAtIndex(
   sql: Sql,
   statement: Statement,
@@ -101,7 +103,7 @@ async function lookAtIndex(
   const { name, table } = readIndex(statement);
   const there = await readIndexes(sql, table, name);
   let found = there.find(({ isNamed }) => isNamed);
-  // Tried only where a name does not tell it all.
+  // The definition is needed only when the name does not decide it.
   const isTold =
     name === undefined ? there.length === 0 : !found || !found.isValid;
   if (resumed && !isTold) {
@@ -129,7 +131,7 @@ function readIndex({ tokens }: Statement) {
   return { name: hasName ? before.text : undefined, table, on };
 }
 
-/** A name with its dots, as it is written. */
+/** Returns a name with its dots, as it is written. */
 function readQualified(tokens: Token[], from: number): string {
   let text = tokens[from]?.text ?? "";
   for (let at = from + 1; tokens[at]?.text === "."; at += 2)
@@ -137,7 +139,7 @@ function readQualified(tokens: Token[], from: number): string {
   return text;
 }
 
-/** The name after a word, and after IF EXISTS where that follows. */
+/** Returns the name after a word, or after IF EXISTS when that follows the word. */
 function readName({ tokens }: Statement, after: string): string {
   const at = tokens.findIndex(({ text }) => text.toUpperCase() === after) + 1;
   const [first, second] = readWords(tokens.slice(at), 2);
@@ -145,7 +147,8 @@ function readName({ tokens }: Statement, after: string): string {
   return readQualified(tokens, at + (isConditional ? 2 : 0));
 }
 
-/** The server folds and cuts names; the invalid ones come first. */
+/** Reads the indexes of a table, invalid ones first. The server compares the name,
+ * because it folds and cuts names. */
 async function readIndexes(
   sql: Sql,
   table: string,
@@ -161,8 +164,8 @@ async function readIndexes(
     order by indisvalid`);
 }
 
-/** What the server would make of it, tried on an empty table of that name;
- * undefined where that cannot be tried. */
+/** Returns the definition that the server would give the index, tried on an empty
+ * temporary table of that name; undefined when that cannot be tried. */
 async function readDefinition(
   sql: Sql,
   { text, tokens, offset }: Statement,
@@ -193,7 +196,7 @@ async function readDefinition(
     const [index] = await readIndexes(sql, `pg_temp.${last}`);
     return index?.definition;
   } catch {
-    return undefined; // without the right to temporary tables, say
+    return undefined; // for example without the right to create temporary tables
   } finally {
     await sql.unsafe("rollback");
   }
@@ -211,7 +214,7 @@ async function isBeingBuilt(
   return rows.length > 0;
 }
 
-/** An index is in the schema of its table. */
+/** Returns the qualified name of an index, which is in the schema of its table. */
 async function qualify(
   sql: Sql,
   table: string,
@@ -224,7 +227,7 @@ async function qualify(
   return `${row?.name}.${quoteIdentifier(index)}`;
 }
 
-/** What a REINDEX CONCURRENTLY that was cut off leaves behind. */
+/** Drops the invalid indexes that an interrupted REINDEX CONCURRENTLY leaves. */
 async function dropLeftovers(sql: Sql): Promise<void> {
   const rows = await sql.unsafe<{ name: string }[]>(`
     select indexrelid::regclass::text as name

@@ -1,6 +1,6 @@
-// Runs one file of SQL, step by step: what can be in a transaction commits
-// together with how far the run is, and the last step together with the record.
-// Cut short at any point, the next run goes on from there.
+// Runs one file of SQL in steps. A step in a transaction commits together with the
+// progress of the run, the last step together with the record. If a run is
+// interrupted at any point, the next run continues from there.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Sql } from "postgres";
 import { onNotice } from "../lib/connection";
@@ -25,41 +25,42 @@ import { type Learned, nextStep, type Script, type Step } from "./steps";
 
 /** How to run it. */
 export interface RunOptions {
-  /** SQL that records it, for the transaction of its last step. */
+  /** SQL that writes the record, for the transaction of the last step. */
   record: string;
-  /** What an earlier run has left unfinished. */
+  /** The log entry of an earlier run that did not finish. */
   unfinished: LogEntry | undefined;
-  /** Milliseconds that a statement waits for a lock; 0 is for ever. */
+  /** How many milliseconds a statement waits for a lock; 0 means for ever. */
   lockTimeout: number;
-  /** Tells who is in the way, once a lock was not to be had. */
+  /** Returns which sessions hold a lock that a statement could not get. */
   nameBlockers?: () => string | undefined;
-  /** Is told what the file raises: warnings, and notices where it is verbose. */
+  /** Called for each warning that the file raises; with `isVerbose` also for notices. */
   onRaised?: (raised: Raised) => void;
   isVerbose?: boolean;
 }
 
-/** What RAISE, or the server itself, says while a file runs. */
+/** A message of RAISE, or of the server itself, while a file runs. */
 export interface Raised {
   tag: string;
   severity: "WARNING" | "NOTICE";
   message: string;
 }
 
-/** A file to run, and the session that it runs on. */
+/** A file to run, and the session to run it on. */
 interface Job {
   sql: Sql;
   script: Script;
   options: RunOptions;
 }
 
-/** An error of the server, with the index of the statement that met it;
- * undefined where it was the end of the transaction. */
+/** An error of the server, with the index of the statement that caused it;
+ * undefined when the end of the transaction failed. */
 interface StepFailure {
   error: PostgresError;
   statement: number | undefined;
 }
 
-/** Has the server release the lock of a run that was killed, where the system can. */
+/** Makes the server notice that a client was killed, and release its lock, on
+ * systems that support it. */
 const noticeLostClient = `
   do $$ begin
     set client_connection_check_interval = 1000;
@@ -87,7 +88,7 @@ const asOurselves = ({ mayChangeRole }: Script) =>
     ? "set local session authorization default; set local role to default;"
     : "";
 
-/** What a file has set, and what it has left in the session. */
+/** Undoes what a file has set, and what it has left in the session. */
 const forgetSettings = "reset session authorization; reset role; reset all;";
 const forgetSession = `${forgetSettings}
   close all; unlisten *; discard temp; discard sequences;
@@ -103,12 +104,12 @@ const setUp = ({ lockTimeout, isVerbose }: RunOptions) => `
   ${noticeLostClient}`;
 
 /**
- * Runs what is left of a file, on the one session of `sql`, which holds the
- * migration lock.
+ * Runs the rest of a file, on the one session of `sql`, which holds the migration
+ * lock.
  *
- * @returns milliseconds.
- * @throws for a statement that fails, with its place in the file, after what
- * it was in has been rolled back.
+ * @returns how long it took, in milliseconds.
+ * @throws when a statement fails, with its place in the file, after its
+ * transaction was rolled back.
  */
 export async function runScript(
   sql: Sql,
@@ -148,12 +149,12 @@ export async function runScript(
   }
 }
 
-/** Prints what a file raises, on stderr. */
+/** Prints a message that a file raises, on stderr. */
 export function noteRaised({ tag, severity, message }: Raised): void {
   note(`${severity === "WARNING" ? "Warning" : "Notice"}: ${tag}: ${message}`);
 }
 
-/** Has the notices of the session told under the name of the file. */
+/** Passes the messages of the session on, with the tag of the file. */
 function listen({ sql, script, options }: Job): Disposable {
   const { onRaised, isVerbose } = options;
   const { tag } = script;
@@ -164,7 +165,7 @@ function listen({ sql, script, options }: Job): Disposable {
   });
 }
 
-/** True when the step was the last: the record is in its transaction. */
+/** True when the step was the last one, whose transaction writes the record. */
 function isRecorded(
   { until, isAlone, isRolledBack }: Step,
   { statements }: Script,
@@ -172,7 +173,8 @@ function isRecorded(
   return until === statements.length && !isAlone && !isRolledBack;
 }
 
-/** A lock may be free later; what a procedure has committed is not undone. */
+/** True when the step may succeed later: a lock may be free then. What a procedure
+ * has committed is not undone, so it is not run again. */
 function isWorthRetrying(
   { error, statement = -1 }: StepFailure,
   { isAlone }: Step,
@@ -182,7 +184,7 @@ function isWorthRetrying(
   return LOCKED.includes(error.code ?? "") && !mayHaveCommitted;
 }
 
-/** @throws what this project says itself, which is no answer of the server's. */
+/** @throws an error that did not come from the server, such as one of ours. */
 function failedAt(thrown: unknown, statement: number | undefined): StepFailure {
   const error = thrown as PostgresError;
   if (!("code" in error) || "exitCode" in error) throw error;
@@ -196,7 +198,7 @@ async function runTransaction(
   const { statements } = script;
   const { record, unfinished } = options;
   const isLast = until === statements.length;
-  // A rollback also clears what is known of an older run: it would be resumed.
+  // A rollback also removes the progress of an older run, which would be resumed.
   const hasProgress =
     from > 0 || unfinished !== undefined || script.direction === "down";
   const written =
@@ -204,7 +206,7 @@ async function runTransaction(
       ? `${record}; ${logDone(script, statements.length, hasProgress)}`
       : `${script.touchesRecords ? `${createTables()};` : ""}
         ${logProgress(script, progressAt(script, until))}`;
-  // Of a BEGIN of the file's own; what is recorded has to be written.
+  // Keep the isolation level of a BEGIN in the file; the record needs READ WRITE.
   const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
   const begin = { text: `begin ${level} read write`, index: from };
   const end = [
@@ -231,7 +233,7 @@ async function runTransaction(
   }
 }
 
-/** Sends them without waiting: each waits for the one before it, not for us. */
+/** Sends all texts at once: the server runs them one after the other. */
 async function sendTogether(
   sql: Sql,
   texts: { text: string; index: number | undefined }[],
@@ -241,15 +243,15 @@ async function sendTogether(
   );
   const at = outcomes.findIndex(({ status }) => status === "rejected");
   if (at === -1) return undefined;
-  await sql.unsafe("rollback").catch(() => {}); // of a session that may be lost
+  await sql.unsafe("rollback").catch(() => {}); // the session may be lost
   const { reason } = outcomes[at] as PromiseRejectedResult;
   return failedAt(reason, texts[at]?.index);
 }
 
-/** What is sent for a statement of a transaction. */
+/** Returns the SQL that is sent for a statement in a transaction. */
 function textsOf(statement: Statement, options: RunOptions): string[] {
   const { text, kind, isSetting } = statement;
-  // Without the unlocking that DISCARD ALL does as well.
+  // DISCARD ALL would also release the migration lock.
   if (kind === "discard") return [forgetSession, setUp(options)];
   if (!["plain", "alone"].includes(kind)) return [];
   if (isSetting && readWords(statement.tokens, 2).join(" ") === "RESET ALL")
@@ -285,7 +287,8 @@ async function runAlone(
   }
 }
 
-/** It would count the wait for other people's transactions. */
+/** Runs `work` without a lock timeout: it would include the wait for transactions
+ * of other sessions. */
 async function withoutLockTimeout(
   sql: Sql,
   work: () => Promise<void>,
@@ -297,7 +300,7 @@ async function withoutLockTimeout(
   try {
     await work();
   } finally {
-    // A session that was lost has said so already.
+    // If the session is lost, that error was already thrown.
     await sql
       .unsafe(`set lock_timeout = '${row?.before}'`)
       .catch(() => undefined);
@@ -317,9 +320,9 @@ function progressAt(
 }
 
 /**
- * Where to go on.
+ * Returns how many statements are done, and what is known of one that was started.
  *
- * @throws when what has run of the file was edited since.
+ * @throws when the committed part of the file was edited since.
  */
 function readResumption(script: Script, unfinished: LogEntry | undefined) {
   if (!unfinished) return { done: 0, resumed: undefined };
@@ -348,13 +351,13 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
   };
 }
 
-/** How sessions were set up in which nothing else was set since. */
+/** The settings of sessions in which nothing has changed since. */
 const prepared = new WeakMap<Sql, string>();
-/** What may leave something in the session, by itself or in what it calls. */
+/** SQL that may change the session, by itself or in what it calls. */
 const SETTING =
   /\b(set|reset|set_config|select|perform|call|do|discard|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
 
-/** Every file begins with a session as new, but for what it has set itself. */
+/** Resets the session before a file, and repeats the settings of its done part. */
 async function prepareSession(
   { sql, script, options }: Job,
   done: number,
@@ -369,12 +372,13 @@ async function prepareSession(
       for (const text of textsOf(statement, options)) await sql.unsafe(text);
 }
 
-/** Undoes what the last file has set, roles included. */
+/** Undoes what the last file has set, including roles. */
 export async function resetSession(sql: Sql): Promise<void> {
   await sql.unsafe(forgetSettings);
 }
 
-/** True when the step can be divided so that the statement fares better. */
+/** Notes what an error says about a statement; true when the step can then be
+ * divided differently. */
 function learn(
   { error, statement }: StepFailure,
   step: Step,
@@ -389,7 +393,7 @@ function learn(
   return true;
 }
 
-/** Between two attempts nothing is locked, and the pauses grow. */
+/** Waits before the next attempt, longer each time; nothing is locked meanwhile. */
 async function pause(
   { script, options }: Job,
   retry: number,
@@ -410,7 +414,7 @@ async function explain(
   { from, isAlone }: Step,
   ms: number,
 ): Promise<Error> {
-  // The log is the less important of the two, and the session may be lost.
+  // The error matters more than the log, and the session may be lost.
   const text = logError(script, error.message, Math.round(ms));
   const cause = await findCause(sql, script, error);
   await sql

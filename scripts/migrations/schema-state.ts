@@ -1,4 +1,4 @@
-// Is the database's schema the one that this checkout expects?
+// Decides whether the database's schema is the one that this checkout expects.
 import { is } from "drizzle-orm";
 import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
@@ -15,15 +15,14 @@ import {
 } from "./plan";
 
 /**
- * What is missing: the pending migrations where any have been recorded; in a
- * database made by `db:push`, which records none, all of them unless every
- * table of schema.ts is there. An interrupted one is not wholly there either.
+ * Returns the migrations that the schema lacks. These are the pending and the
+ * interrupted ones. `db:push` records no migrations: without any record, the schema
+ * counts as current when every table of schema.ts exists.
  *
- * @returns tags, in the order of the journal, none where the schema is current;
- * and what was interrupted.
+ * @returns the tags, in the order of the journal, and the interrupted migrations.
  */
 export async function readSchemaState(sql: Sql) {
-  // The application's role may read the records, and the log need not be its.
+  // The application's role may have no right to read the log.
   const plan = await readPlan(sql).catch(async (error: { code?: string }) => {
     if (error.code !== "42501") throw error;
     return planMigrations(readMigrations(), await readRecords(sql));
@@ -38,7 +37,7 @@ export async function readSchemaState(sql: Sql) {
   return { pending: isPushed ? [] : behind.map(({ tag }) => tag), interrupted };
 }
 
-/** @throws with exit code 2 where the schema is behind. */
+/** @throws with exit code 2 when the schema is behind. */
 export async function requireCurrentSchema(sql: Sql): Promise<void> {
   const { pending, interrupted } = await readSchemaState(sql);
   if (pending.length === 0) return;

@@ -1,22 +1,22 @@
-// Cuts SQL text into its statements, as psql does: at semicolons outside of
-// strings, names, comments, parentheses and SQL-standard function bodies; and at
-// drizzle's separator. What is between them is left to the server to judge.
+// Splits SQL text into statements, as psql does: at semicolons outside strings,
+// names, comments, parentheses and SQL-standard function bodies; also at drizzle's
+// separator. Whether a statement is valid is left to the server.
 // https://github.com/postgres/postgres/blob/master/src/fe_utils/psqlscan.l
 import { createHash, type Hash } from "node:crypto";
 
 /**
- * What a statement means for the transaction around it; `alone` is one that
- * PostgreSQL runs only outside of a transaction.
+ * What a statement means for the transaction around it. PostgreSQL runs an `alone`
+ * statement only outside a transaction.
  */
 export type Kind =
   "plain" | "alone" | "begin" | "commit" | "rollback" | "discard";
 
-/** One statement of a file, without the comments around it, and what it is. */
+/** One statement of a file, without the comments around it, and its properties. */
 export interface Statement {
   text: string;
   /** Where it begins in the file, in UTF-16 units. */
   offset: number;
-  /** Read anew each time: a large file has millions. */
+  /** Computed at each access, because a large file has millions of them. */
   readonly tokens: Token[];
   kind: Kind;
   /** True when it changes the session for the statements after it. */
@@ -25,18 +25,18 @@ export interface Statement {
   mayCommit: boolean;
   /** True when it builds, rebuilds, drops or detaches CONCURRENTLY. */
   isConcurrent: boolean;
-  /** Where psql's part in it begins: a command of its own, or a COPY's rows. */
+  /** Where its first command of psql begins, or a COPY from or to the client. */
   clientOffset: number | undefined;
 }
 
-/** A word, name, string or sign; comments and blanks are none. */
+/** A word, name, string or sign; comments and blanks are not tokens. */
 export interface Token {
   text: string;
   /** Where it begins in the file, in UTF-16 units. */
   offset: number;
 }
 
-/** What drizzle puts between two statements. To PostgreSQL it is a comment. */
+/** The separator that drizzle writes between statements, a comment in SQL. */
 const SEPARATOR = "--> statement-breakpoint";
 
 const COMMENT = /--[^\r\n]*/y;
@@ -48,17 +48,17 @@ const WORD = /[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*|\d[\w.]*/y;
 const BLANK = /[ \t\n\r\f\v]+/y;
 const BLOCK = ["BEGIN", "CASE", "END"];
 
-/** How many words tell what a statement is, and how much of each. */
+/** How many words classify a statement, and how many characters of each. */
 const WORDS = 24;
 const WORD_LENGTH = 64;
-/** How many tokens go to the hash at once. */
+/** How many tokens are hashed at once. */
 const AT_ONCE = 4096;
 
-/** PostgreSQL runs these outside of a transaction only, and some more. */
+/** Statements that PostgreSQL runs only outside a transaction; there are more. */
 const ALONE =
   /^(VACUUM|ALTER SYSTEM|(CREATE|DROP) (DATABASE|TABLESPACE)|(CREATE|DROP)( UNIQUE)? INDEX CONCURRENTLY|REINDEX( \(.*\bCONCURRENTLY\b.*\)| (INDEX|TABLE|SCHEMA) CONCURRENTLY| (DATABASE|SYSTEM|SCHEMA)\b)|ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY)( |$)/;
 
-/** The statements of a file; a byte-order mark at its start is left out. */
+/** Splits a file into statements; skips a byte-order mark at its start. */
 export function splitStatements(text: string): Statement[] {
   const statements: Statement[] = [];
   let words: string[] = [];
@@ -66,7 +66,7 @@ export function splitStatements(text: string): Statement[] {
   let end = 0;
   let backslash: number | undefined;
   let parentheses = 0;
-  let blocks = 0; // BEGIN ATOMIC … END, with semicolons of its own
+  let blocks = 0; // BEGIN ATOMIC … END, which contains semicolons
   const finish = () => {
     if (words.length > 0)
       statements.push(
@@ -108,20 +108,20 @@ export function splitStatements(text: string): Statement[] {
   return statements;
 }
 
-/** The text from after so many of its statements. */
+/** Returns the text after its first `count` statements. */
 export function skipStatements(text: string, count: number): string {
   if (count === 0) return text;
   return text.slice(splitStatements(text)[count]?.offset ?? text.length);
 }
 
-/** The sha256 of statements without comments and blanks, in hex. */
+/** Returns the sha256 of statements without comments and blanks, in hex. */
 export function hashStatements(statements: Statement[]): string {
   const hash = createHash("sha256");
   for (const { text } of statements) addTokens(hash, text);
   return hash.digest("hex");
 }
 
-/** The same of the first statement, of the first two, and so on; of none first. */
+/** Returns that hash of no statement, of the first, of the first two, and so on. */
 export function hashBeginnings(statements: Statement[]): string[] {
   const hash = createHash("sha256");
   const hashes = [hash.copy().digest("hex")];
@@ -132,12 +132,12 @@ export function hashBeginnings(statements: Statement[]): string[] {
   return hashes;
 }
 
-/** The first tokens, in capitals. */
+/** Returns the first tokens in capitals. */
 export function readWords(tokens: Token[], count: number): string[] {
   return tokens.slice(0, count).map(({ text }) => text.toUpperCase());
 }
 
-/** One for all, for a file may have hundreds of thousands of statements. */
+/** The prototype of all statements: a file may have hundreds of thousands. */
 const lazy = {
   get tokens(): Token[] {
     const { text, offset } = this as unknown as Statement;
@@ -233,7 +233,7 @@ function eachToken(
   }
 }
 
-/** Where blanks and comments end; `onSeparator` is called for each of drizzle's. */
+/** Returns where blanks and comments end; calls `onSeparator` for each separator. */
 function endOfBlank(
   text: string,
   begin: number,
@@ -251,7 +251,7 @@ function endOfBlank(
   }
 }
 
-/** Where a comment ends; where it would begin when there is none, or no end. */
+/** Returns where a comment ends; `at` when there is no comment, or it has no end. */
 function endOfComment(text: string, at: number): number {
   if (text.startsWith("--", at)) return endOf(COMMENT, text, at);
   if (!text.startsWith("/*", at)) return at;
@@ -269,7 +269,7 @@ function endOfToken(text: string, at: number): number {
   const sign = text[at];
   if (sign === "'") return endOf(QUOTED, text, at);
   if (sign === '"') return endOf(NAME, text, at);
-  // A comment without its end is the server's to refuse.
+  // The server refuses a comment without an end.
   if (sign === "/" && text[at + 1] === "*") return text.length;
   if (sign === "$") {
     const end = endOf(DOLLAR, text, at);

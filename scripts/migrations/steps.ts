@@ -1,7 +1,6 @@
-// Divides a migration into steps: a run of statements in one transaction, or a
-// statement that PostgreSQL runs only outside of one. What the words do not tell
-// the server does: a statement that it refuses inside a transaction, or a new
-// enum value that is used too early, is put into `learned`.
+// Divides a migration into steps: statements in one transaction, or one statement
+// that PostgreSQL runs only outside a transaction. The words of a statement do not
+// always show this; then the server's error does, and is noted in `Learned`.
 import type { Migration } from "./journal";
 import { type Run, touchesRecords } from "./log";
 import {
@@ -13,13 +12,13 @@ import {
 
 /** A file to run. */
 export interface Script extends Run {
-  /** The path from the project's root, for messages. */
+  /** Its path from the project's root, for messages. */
   file: string;
   text: string;
   statements: Statement[];
-  /** Returns the bare hash of its first statements. */
+  /** Returns the bare hash of its first `count` statements. */
   hashBeginning(count: number): string | undefined;
-  /** True when its first line asks for a transaction around no two statements. */
+  /** True when its first line is `-- no-transaction`: each statement runs by itself. */
   isWithoutTransaction: boolean;
   /** True when it may release the migration lock. */
   mayUnlock: boolean;
@@ -29,25 +28,25 @@ export interface Script extends Run {
   mayChangeRole: boolean;
 }
 
-/** Statements `from` (included) to `until` (not), by their index in the file. */
+/** The statements from index `from` up to, but not including, `until`. */
 export interface Step {
   from: number;
   until: number;
-  /** Outside of a transaction: always a single statement. */
+  /** True for a single statement outside a transaction. */
   isAlone: boolean;
-  /** It ends with a ROLLBACK of the file's own. */
+  /** True when it ends with a ROLLBACK that is in the file. */
   isRolledBack: boolean;
 }
 
-/** What the server has said about statements, by their index. */
+/** What errors of the server have shown about statements, by their index. */
 export interface Learned {
-  /** Refused inside a transaction. */
+  /** Statements that cannot run inside a transaction. */
   alone: Set<number>;
-  /** Needs what comes before it to be committed. */
+  /** Statements that need everything before them to be committed. */
   committedBefore: Set<number>;
 }
 
-/** A migration's file, or its down file, cut into statements. */
+/** Splits a migration's file, or its down file, into statements. */
 export function toScript(
   { tag, file, text, hash }: Pick<Migration, "tag" | "file" | "text" | "hash">,
   direction: Script["direction"],
@@ -74,7 +73,7 @@ export function toScript(
   };
 }
 
-/** The step that begins with statement `from`; an empty one after the last. */
+/** Returns the step that begins with statement `from`; an empty one at the end. */
 export function nextStep(
   { statements, isWithoutTransaction }: Script,
   from: number,
@@ -86,7 +85,7 @@ export function nextStep(
   const step = { from, until, isAlone: false, isRolledBack: false };
   const first = kindOf(from);
   if (first === "alone") return { ...step, isAlone: true };
-  if (first === "commit" || first === "rollback") return step; // of nothing
+  if (first === "commit" || first === "rollback") return step; // ends nothing
   for (let index = from + 1; index < statements.length; index += 1) {
     const kind = kindOf(index);
     const isSeparate = isWithoutTransaction || committedBefore.has(index);

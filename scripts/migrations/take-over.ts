@@ -1,7 +1,7 @@
-// A scratch database begins empty, and ours may refer to what none of our files
-// makes: a table of the platform, an extension, a type that somebody made by
-// hand. Such objects are copied from the real database when a statement asks for
-// them: without rows, and as much of them as others can refer to.
+// Copies objects from the real database to a scratch database. Migrations may refer
+// to objects that no migration creates: a table of the platform, an extension, a
+// type created by hand. Such an object is copied when a statement needs it, without
+// rows, and only the parts that others can refer to.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
@@ -9,34 +9,34 @@ import type { Catalog, CatalogEntry } from "./catalog";
 import { findCodeReach } from "./reach";
 import { splitStatements } from "./statements";
 
-/** A scratch database, and the real one that it stands for. */
+/** A scratch database, and the real database that it replaces in a trial. */
 export interface Trial {
   real: Sql;
   scratch: Sql;
-  /** Of the scratch database. */
+  /** The address of the scratch database. */
   address: DatabaseAddress;
-  /** Of the real database. */
+  /** The catalog of the real database. */
   found: Catalog;
-  /** It is on a server of its own, where roles may be made for the time. */
+  /** True when it is on another server, where roles may be created temporarily. */
   isScratchServer: boolean;
-  /** Schemas in which the real database looks for a bare name. */
+  /** The schemas in which the real database looks for a name without a schema. */
   path: string[];
-  /** What our files make, as `schema.name`, and schemas as `name`. */
+  /** What our migrations create: objects as `schema.name`, schemas as `name`. */
   own: Set<string>;
-  /** What was taken over, by its object in the catalog. */
+  /** What was copied, by its key in the catalog. */
   taken: Set<string>;
-  /** What was tried to take over. */
+  /** What was tried to copy. */
   tried: Set<string>;
-  /** Something was left out that others may refer to. */
+  /** True when something was left out that others may refer to. */
   isIncomplete?: boolean;
-  /** What can be taken over, by its bare name. */
+  /** What can be copied, by its name without the schema. */
   supply?: Map<string, Supply[]>;
 }
 
-/** Something of the real database. */
+/** Something that can be copied from the real database. */
 interface Supply {
   object: string;
-  /** Null where it has none, or a bare name is enough. */
+  /** Null when it has no schema, or is found without one. */
   schema: string | null;
   make: (trial: Trial) => Promise<boolean>;
 }
@@ -45,11 +45,11 @@ interface Supply {
 const MISSING = ["42P01", "3F000", "42883", "42704"];
 const NAME = '"(?:[^"]|"")+"|[A-Za-z_\\u0080-\\uffff][\\w$\\u0080-\\uffff]*';
 
-/** True for an error because of something that is not in the database. */
+/** True for an error about an object that does not exist. */
 export const isMissing = (error: unknown) =>
   MISSING.includes((error as { code?: string }).code ?? "");
 
-/** Runs SQL in the scratch database, with what has to be taken over for it. */
+/** Runs SQL in the scratch database, and copies the objects that it needs. */
 export async function runTaking(trial: Trial, text: string): Promise<void> {
   for (;;)
     try {
@@ -61,10 +61,10 @@ export async function runTaking(trial: Trial, text: string): Promise<void> {
 }
 
 /**
- * Takes over what a statement mentions, is in the real database, and is made by
- * none of our files.
+ * Copies what a statement mentions, if the real database has it and no migration
+ * of ours creates it.
  *
- * @returns whether there was something.
+ * @returns true when something was copied.
  */
 export async function takeOver(trial: Trial, text: string): Promise<boolean> {
   trial.supply ??= await listSupply(trial);
@@ -86,14 +86,14 @@ export async function takeOver(trial: Trial, text: string): Promise<boolean> {
   return isTaken;
 }
 
-/** Names in a text, also in its strings. */
+/** Reads the names in SQL, also those inside strings. */
 export function readMentions(text: string) {
   const pattern = new RegExp(`(?:(${NAME})\\s*\\.\\s*)?(${NAME})`, "g");
   const mentions = new Map<string, { schema?: string; name: string }>();
   const tokens = splitStatements(text).flatMap((statement) =>
     statement.tokens.map((token) => token.text),
   );
-  // A double quote in a string begins no name outside of it.
+  // Read strings apart: a double quote in a string must not begin a name outside it.
   const isString = (token: string) => /^(\$|[eE]?')/.test(token);
   const names = tokens.filter((token) => !isString(token)).join(" ");
   for (const part of [names, ...tokens.filter(isString)])
@@ -105,7 +105,7 @@ export function readMentions(text: string) {
   return [...mentions.values()];
 }
 
-/** A name as SQL has it, without its quotes. */
+/** Returns a name as PostgreSQL stores it: folded, or without its quotes. */
 export function foldName(name: string): string {
   if (!name.startsWith('"')) return name.toLowerCase();
   return name.slice(1, -1).replaceAll('""', '"');
@@ -145,7 +145,7 @@ async function listRoles(sql: Sql): Promise<string[]> {
   return rows.map(({ name }) => name);
 }
 
-/** Makes the roles that texts mention, on a scratch server. */
+/** Creates the roles that texts mention, on a scratch server only. */
 export async function takeRoles(trial: Trial, texts: string[]): Promise<void> {
   if (!trial.isScratchServer) return;
   const text = texts.join("\n");
@@ -163,11 +163,11 @@ interface Member {
   extension: string;
   /** The schema of the extension. */
   home: string;
-  /** SQL that stands in for it where the extension may not be made. */
+  /** SQL that creates a substitute when the extension cannot be created. */
   stub: string | null;
 }
 
-/** What extensions have brought along, and the extensions themselves. */
+/** Lists extensions and the objects that they have created. */
 async function listMembers(sql: Sql): Promise<Member[]> {
   return await sql.unsafe<Member[]>(`
     with members as (
@@ -222,7 +222,7 @@ async function makeSchema(trial: Trial, schema: string): Promise<boolean> {
   return isMade;
 }
 
-/** As the catalog has it. */
+/** Returns the name of a schema as it is in the catalog's keys. */
 function quoteIfNeeded({ found }: Trial, schema: string): string {
   return found.has(`schema ${schema}`) ? schema : quoteIdentifier(schema);
 }
@@ -244,7 +244,8 @@ async function makeExtension(
   return isMade;
 }
 
-/** True for what was taken over, or stands in for a member of an extension. */
+/** True for an object that was copied, or is a substitute for a member of an
+ * extension. */
 export function isTaken(
   { taken }: Trial,
   object: string,
@@ -266,7 +267,7 @@ export function isTakenOver(
   );
 }
 
-/** In place of a member of an extension that this role may not make here. */
+/** Creates a substitute for a member of an extension that cannot be created here. */
 async function makeStub(
   trial: Trial,
   schema: string | null,
@@ -291,7 +292,8 @@ async function makeObject(trial: Trial, object: string): Promise<boolean> {
   return true;
 }
 
-/** A table is what others refer to: its columns and keys. */
+/** Returns the SQL that creates an object; of a table only columns and keys, which
+ * others can refer to. */
 function writeObject(found: Catalog, object: string): string[] {
   const sql = found.get(object)?.sql ?? "";
   if (object.startsWith("table ")) {
@@ -311,7 +313,8 @@ function writeObject(found: Catalog, object: string): string[] {
   return [`set local check_function_bodies = off; ${tame(sql)}`];
 }
 
-/** A function that reaches beyond the database is never run in a trial. */
+/** Replaces the body of a function that reaches beyond the database with an error,
+ * so that it never runs in a trial. */
 function tame(sql: string): string {
   if (findCodeReach(sql) === "database") return sql;
   const stub =
@@ -321,12 +324,12 @@ function tame(sql: string): string {
     .replace(/\n(AS |BEGIN ATOMIC)[^]*$/, "")}\nAS ${quoteLiteral(stub)}`;
 }
 
-/** Runs SQL with what it needs; false where it fails all the same. */
+/** Runs SQL and copies what it needs; returns false when it still fails. */
 async function attempt(trial: Trial, text: string): Promise<boolean> {
   try {
     await runTaking(trial, text);
     return true;
   } catch {
-    return false; // whoever asked for it hears of its own failure
+    return false; // the statement that needs it fails with its own error
   }
 }

@@ -1,5 +1,5 @@
-// A scratch database in which migrations are tried, so that the real one is only
-// read.
+// Creates a scratch database in which migrations are tried, so that the real
+// database is only read.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { openConnection } from "../lib/connection";
@@ -12,16 +12,16 @@ import { listOwn, type Made } from "./ours";
 import { splitStatements } from "./statements";
 import { takeOver, type Trial, takeRoles } from "./take-over";
 
-/** A server on which a scratch database may be made. */
+/** A server on which a scratch database may be created. */
 export interface Place {
   address: DatabaseAddress;
-  /** It is not the server of the real database. */
+  /** True when it is not the server of the real database. */
   isScratchServer: boolean;
 }
 
 /**
- * Chooses between the real server and that of TEST_DATABASE_URL, which is a
- * scratch server where its system identifier is another one.
+ * Chooses between the real server and the one of TEST_DATABASE_URL. The latter is a
+ * scratch server when its system identifier differs.
  */
 export async function choosePlace(
   real: Sql,
@@ -41,14 +41,15 @@ export async function choosePlace(
   return { address, isScratchServer: false };
 }
 
-/** The schemas in which a bare name is looked for. */
+/** Reads the schemas in which the server looks for a name without a schema. */
 async function readPath(sql: Sql): Promise<string[]> {
   const [row] = await sql<{ path: string[] }[]>`
     select to_json(current_schemas(true)) as path`;
   return row?.path ?? ["pg_catalog", "public"];
 }
 
-/** The server's major version, and what tells it from others. */
+/** Reads the server's major version and system identifier, and whether this role
+ * may create databases. */
 export async function readServer(
   sql: Sql,
 ): Promise<{ major: number; id: string; maker: boolean }> {
@@ -64,10 +65,10 @@ export async function readServer(
 
 /**
  * Runs `work` with an empty scratch database that has the settings of the real
- * one, and drops it.
+ * one, and drops it afterwards.
  *
- * @param made what our files make, which is never taken over.
- * @param texts of our files, for the roles that they mention.
+ * @param made what our migrations create, which is never copied.
+ * @param texts the SQL of our files, for the roles that they mention.
  */
 export async function withTrial<T>(
   real: Sql,
@@ -129,7 +130,7 @@ async function collectRoles(sql: Sql, names: Set<string>): Promise<void> {
   for (const { name } of rows) names.add(name);
 }
 
-/** Drops the roles that were made on a scratch server for the time. */
+/** Drops the roles that the trial has created on a scratch server. */
 async function dropRoles(
   address: DatabaseAddress,
   name: string,
@@ -140,6 +141,6 @@ async function dropRoles(
   await collectRoles(sql, after);
   for (const role of after)
     if (!before.has(role))
-      // Another run of the same migrations may be using it.
+      // Another run of the same migrations may still use it.
       await sql.unsafe(`drop role ${quoteIdentifier(role)}`).catch(() => {});
 }

@@ -1,7 +1,7 @@
-// Does a pending migration fail only where there are rows? Its new constraints
-// are asked of the whole tables, read-only; the rows that look wrong, and a
-// sample of the others, are taken into the scratch database, where it is run.
-// What runs there decides: a migration may put the rows right before.
+// Finds pending migrations that fail only on existing rows. Read-only queries look
+// in whole tables for rows that break the new constraints. These rows, and a sample
+// of the others, are copied to the scratch database, and the migration runs there.
+// Only that run decides, because the migration may fix the rows first.
 import type { Sql } from "postgres";
 import { type Problem, problem } from "../lib/problem";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
@@ -13,10 +13,10 @@ import { readWords, splitStatements, type Statement } from "./statements";
 import type { Trial } from "./take-over";
 
 const QUERY_MS = 10_000;
-/** Of one condition; each is one more row to run the migration on. */
+/** How many rows a condition may find; the migration runs on each of them. */
 const SUSPECTS = 5;
 
-/** A table of the real database, by its name in SQL, and its rows that count. */
+/** A table of the real database, by its name in SQL, and the rows to copy (ctid). */
 interface Sample {
   table: string;
   rows: Set<string>;
@@ -31,11 +31,11 @@ interface Reference {
 
 /**
  * Tries pending migrations with rows, in a scratch database in which the applied
- * ones have been run; what is done there is rolled back.
+ * migrations have run. It rolls back what it does there.
  *
- * @param reaches how far their statements reach: what goes beyond the database is
- * left out.
- * @param most rows of each table that a migration mentions.
+ * @param reaches how far their statements reach; a statement that reaches beyond
+ * the database is left out.
+ * @param most how many rows of each table that a migration mentions are copied.
  */
 export async function tryRows(
   trial: Trial,
@@ -53,7 +53,7 @@ export async function tryRows(
     const failed = await runSteps(scratch, steps);
     return failed ? undefined : await readCatalog(scratch);
   });
-  if (!empty) return []; // it fails without rows, too, which is told elsewhere
+  if (!empty) return []; // it also fails without rows, which db:check reports
   const text = pending.map((migration) => migration.text).join("\n");
   const samples = listTables(before, trial.found, text);
   const conditions = listConditions(before, empty, text);
@@ -70,7 +70,7 @@ export async function tryRows(
       const sample = samples.find((one) => one.table === table);
       for (const row of rows) sample?.rows.add(row);
     }
-    // No row leaves the server.
+    // Rows must not leave the server.
     if (trial.isScratchServer)
       return suspected.length > 0 && !changesRows(steps)
         ? [describeElsewhere(pending, suspected)]
@@ -99,7 +99,7 @@ export async function tryRows(
 interface Step {
   migration: Migration;
   statement: Statement;
-  /** From 1. */
+  /** The number of the statement, from 1. */
   number: number;
   text: string;
 }
@@ -108,7 +108,7 @@ interface FailedStep extends Step {
   error: Error & { code?: string };
 }
 
-/** What can be run inside of a transaction. */
+/** Lists the statements of a migration that can run inside a transaction. */
 function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
   const far = reaches
     .filter(({ reach }) => reach !== "database")
@@ -154,7 +154,7 @@ async function inTransaction<T>(sql: Sql, work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Tables of both databases that the migrations mention. */
+/** Lists the tables of both databases that the migrations mention. */
 function listTables(scratch: Catalog, real: Catalog, text: string): Sample[] {
   return [...scratch].flatMap(([object, { name, sql }]) => {
     const isTable = object.startsWith("table ") && real.has(object);
@@ -176,7 +176,8 @@ interface Condition {
   expression?: string;
 }
 
-/** Which rows may the changed objects refuse? In the names that they have now. */
+/** Lists conditions for the rows that changed objects may refuse, with the names
+ * before the migrations. */
 function listConditions(
   before: Catalog,
   after: Catalog,
@@ -220,7 +221,7 @@ function listConditions(
   });
 }
 
-/** New names of tables and columns, with the old ones. */
+/** Returns the old names of renamed tables and columns, by their new names. */
 function listRenamed(text: string): Map<string, string> {
   const name = '("(?:[^"]|"")+"|[\\w$]+)';
   const pattern = new RegExp(
@@ -274,7 +275,7 @@ function suspectRows(
   };
 }
 
-/** From behind an opening parenthesis to the closing one. */
+/** Returns the text from after an opening parenthesis up to the closing one. */
 function takeParentheses(text: string, from: number): string {
   let depth = 1;
   let at = from;
@@ -301,7 +302,7 @@ function suspectColumn(
 ): Omit<Condition, "table"> | undefined {
   const [, computed] = / GENERATED ALWAYS AS (\(.*\)) STORED$/s.exec(now) ?? [];
   if (computed) return { expression: computed };
-  if (!old) return undefined; // a row of the sample is enough
+  if (!old) return undefined; // any row of the sample shows it
   const [, table = "", column = "", type = ""] =
     /^ALTER TABLE (\S+) ADD COLUMN ("(?:[^"]|"")+"|\S+) (.*?)(?: COLLATE .*| NOT NULL.*| GENERATED .*)?$/s.exec(
       now,
@@ -322,7 +323,7 @@ function suspectColumn(
     const [, length] =
       /^(?:character varying|character|bit)\((\d+)\)$/.exec(type) ?? [];
     if (using) return { expression: rename(using) };
-    // Written out, this cast would cut what is too long.
+    // An explicit cast would cut what is too long.
     if (length) return rows(`length(${column}::text) > ${length}`);
     return { expression: `${column}::${type}` };
   }
@@ -330,7 +331,7 @@ function suspectColumn(
     return rows(`${column} is null`);
 }
 
-/** The places of the rows; none where the query cannot be asked here. */
+/** Returns the places (ctid) of the rows; none when the query fails. */
 async function ask(sql: Sql, query: string): Promise<string[]> {
   await sql.unsafe("savepoint question");
   try {
@@ -341,11 +342,11 @@ async function ask(sql: Sql, query: string): Promise<string[]> {
     const { code } = error as { code?: string };
     if (code === "57014")
       note(`Not asked within ${QUERY_MS / 1000} s: ${query.slice(0, 200)}`);
-    return []; // of a column that is not there yet, say
+    return []; // for example, it uses a column that does not exist yet
   }
 }
 
-/** Halves the table until it has a block with a row for which it fails. */
+/** Finds a row for which the expression fails, by halving the range of blocks. */
 async function findFailing(
   sql: Sql,
   table: string,
@@ -396,7 +397,7 @@ function listReferences(catalog: Catalog): Reference[] {
   });
 }
 
-/** Adds the rows that those of the samples refer to. */
+/** Adds the rows that the rows of the samples refer to. */
 async function close(
   real: Sql,
   samples: Sample[],
@@ -425,7 +426,7 @@ function printPlaces({ rows }: Sample): string {
   return `'{${[...rows].map((row) => `"${row}"`).join(",")}}'::tid[]`;
 }
 
-/** @returns false where the rows cannot be put into the scratch database. */
+/** @returns false when the rows cannot be copied to the scratch database. */
 async function copyRows(
   real: Sql,
   scratch: Sql,
@@ -457,7 +458,7 @@ async function copyRows(
       } catch (error) {
         await scratch.unsafe("rollback to savepoint sample");
         reason = `${sample.table}: ${(error as Error).message}`;
-        waiting.push(sample); // of a table that comes later, perhaps
+        waiting.push(sample); // it may need rows of a later table
       }
     }
     if (waiting.length === left.length) {
@@ -493,7 +494,7 @@ async function copyTable(
   );
 }
 
-/** Or what the migration adds would get numbers that are taken. */
+/** Copies how far sequences have counted, or new rows would get used numbers. */
 async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
   const rows = await real.unsafe<{ name: string; last: string }[]>(`
     select * from (select format('%I.%I', nspname, relname) as name,
@@ -506,7 +507,7 @@ async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
     );
 }
 
-/** True when rows may have been put right before they are refused. */
+/** True when the migrations may fix rows before a constraint refuses them. */
 function changesRows(steps: Step[]): boolean {
   return steps.some(({ statement }) =>
     /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DO|SELECT|WITH|CALL)$/.test(

@@ -1,5 +1,5 @@
-// What is a session busy with, and who is in its way? Looked at from a second
-// connection, which is opened only once something takes long.
+// Watches what a session is doing and which sessions block it, from a second
+// connection, which is opened only when something takes long.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { connect } from "../lib/connection";
@@ -9,28 +9,28 @@ const POLL_MS = 500;
 const NOTE_MS = 5000;
 const STOP_MS = 1000;
 
-/** A look at a session, which `await using` ends. */
+/** A running watch; `await using` ends it. */
 export interface Watch extends AsyncDisposable {
-  /** Who was in its way when it was last looked at. */
+  /** Returns who blocked the session at the last look. */
   nameBlockers(): string | undefined;
-  /** What the line on the terminal begins with. */
+  /** Sets the beginning of the line on the terminal. */
   setTitle(title: string): void;
 }
 
 interface Look {
-  /** `pid 123, psql, 127.0.0.1`, with others after a semicolon. */
+  /** Such as `pid 123, psql, 127.0.0.1`, with others after a semicolon. */
   blockers: string | null;
-  /** Of the wait, in seconds. */
+  /** How long the statement has been running, in seconds. */
   waited: number;
   index: string | null;
   phase: string | null;
-  /** Of the blocks to read, 0 to 100. */
+  /** How much of the table is read, 0 to 100. */
   percent: number | null;
 }
 
 /**
- * Watches the session of `sql` from its first quarter of a second on. On a
- * terminal it shows what that is doing; elsewhere it says who is in the way.
+ * Watches the session of `sql` after a quarter of a second. On a terminal it shows
+ * what the session is doing; elsewhere it prints who blocks it.
  */
 export async function watchSession(
   sql: Sql,
@@ -69,7 +69,7 @@ export async function watchSession(
         await sleep(POLL_MS, stopped.promise);
       }
     } catch {
-      // It only tells; what is watched meets its own errors.
+      // Watching must not fail a command; the watched session reports its errors.
     } finally {
       showProgress("");
       await watcher.end({ timeout: 0 });
@@ -83,14 +83,15 @@ export async function watchSession(
     [Symbol.asyncDispose]: async () => {
       isStopped = true;
       stopped.resolve();
-      // What is done does not wait for a look that gets no answer.
+      // Do not wait for a look that gets no answer.
       await sleep(STOP_MS, watching);
       await second?.end({ timeout: 0 });
     },
   };
 }
 
-/** Leaves no timer behind where it ends early, for the process would wait. */
+/** Waits, or ends early with `until`. It clears its timer, or the process would
+ * wait for it. */
 async function sleep(ms: number, until: Promise<void>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const over = new Promise((resolve) => {
@@ -117,7 +118,7 @@ async function lookAt(sql: Sql, pid: number): Promise<Look | undefined> {
   return look;
 }
 
-/** `building users_email_idx, 41 %` or `waiting for pid 123, psql, 12 s`. */
+/** Returns `building users_email_idx, 41 %` or `waiting for pid 123, psql, 12 s`. */
 function describe({ blockers, waited, index, phase, percent }: Look): string {
   if (blockers) return `waiting for ${blockers}, ${waited} s`;
   if (!phase) return `${waited} s`;
