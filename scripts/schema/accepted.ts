@@ -1,5 +1,5 @@
-// Findings about applied history that cannot be undone: each is accepted once,
-// with a reason, in a file that is committed beside the migrations.
+// Keeps the list of accepted problems. A problem of applied history cannot be fixed
+// any more; it is accepted once, with a reason, in a file beside the migrations.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../src/env";
@@ -13,13 +13,13 @@ interface Acceptance {
   reason: string;
 }
 
-/** What a new migration, or another run, does not put right. */
+/** The codes of problems that neither a new migration nor another run can fix. */
 const ACCEPTABLE = (
   "journal_unordered journal_duplicate snapshot_chain snapshot_missing " +
   "modified missing down_missing lint not_replayed"
 ).split(" ");
 
-/** The path of the file, from the project's root. */
+/** Returns the path of the file, from the project's root. */
 const nameAccepted = () => join(nameFolder(), "accepted.json");
 
 /**
@@ -36,10 +36,10 @@ export function leaveOutAccepted(problems: Problem[]): Problem[] {
 }
 
 /**
- * Accepts a problem from now on.
+ * Adds a problem to the list, so that it is left out from now on.
  *
- * @returns the path of the file that it was written to.
- * @throws with exit code 2 where there is no such problem, or it can be put right.
+ * @returns the path of the file with the list.
+ * @throws with exit code 2 when there is no such problem, or it can be fixed.
  */
 export function accept(
   problems: Problem[],

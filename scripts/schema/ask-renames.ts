@@ -1,4 +1,5 @@
-// What was renamed: by the flags, on a terminal by drizzle-kit's own questions.
+// Finds out what was renamed: from the flags, or on a terminal by asking, for tables
+// and columns with the questions of drizzle-kit.
 import { askKeyboard } from "../lib/consent";
 import { refusal } from "../lib/report";
 import { loadDrizzleKit } from "./drizzle-kit";
@@ -13,7 +14,7 @@ import {
 } from "./renames";
 import type { Snapshot } from "./snapshots";
 
-/** The flags of the commands that may have to ask. */
+/** The flags of the commands that may ask about renames. */
 export const renameFlags = {
   rename: {
     type: "string",
@@ -28,21 +29,21 @@ export const renameFlags = {
   },
 } as const;
 
-/** What the flags say. */
+/** The answers about renames, from flags and keyboard. */
 export interface RenameAnswers {
-  /** Such as `users.bio=about`. */
+  /** The values of `--rename`, such as `users.bio=about`. */
   renames: string[];
-  /** Whatever is left was not renamed. */
+  /** True when nothing else was renamed. */
   isComplete: boolean;
-  /** What the keyboard answered, by question; undefined without a terminal. */
+  /** The answers from the keyboard, by question; undefined without a terminal. */
   asked: Map<string, Rename[]> | undefined;
 }
 
 /**
- * The renames between two snapshots.
+ * Returns the renames between two snapshots.
  *
- * @throws with exit code 2 for an answer that fits nothing, and for a question
- * that nobody has answered, for `askBetween`.
+ * @throws with exit code 2 when an answer matches nothing, or a question has no
+ * answer; the latter for `askBetween`.
  */
 export async function askRenames(
   before: Snapshot,
@@ -71,7 +72,7 @@ export async function askRenames(
   throw Object.assign(unanswered(open), asked && { ask });
 }
 
-/** drizzle-kit asks nothing about the values of enums. */
+/** Asks which values of enums were renamed, because drizzle-kit does not ask. */
 async function askValues(open: Ambiguity[]): Promise<Rename[]> {
   const renames: Rename[] = [];
   for (const place of open.filter(({ kind }) => kind === "value")) {
@@ -95,7 +96,7 @@ function placeOf({ kind, schema, table }: Ambiguity) {
   return { kind, schema, table };
 }
 
-/** With the arrow keys; only of what holds data. */
+/** Asks with drizzle-kit's questions, about objects that hold data only. */
 async function askDrizzleKit(
   before: Snapshot,
   after: Snapshot,

@@ -1,5 +1,5 @@
-// What is wrong with the folder of migrations, as it is on disk: its journal,
-// files, snapshots and down files, and what git has of them.
+// Lists the problems of the migrations' folder on disk: of its journal, files,
+// snapshots and down files, also compared with git.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { root } from "../../src/env";
@@ -43,7 +43,7 @@ import {
 const folder = nameFolder();
 const journalFile = nameJournal();
 
-/** Everything that can be told without a database. */
+/** Lists all problems that can be found without a database. */
 export async function checkFolder(): Promise<Problem[]> {
   const names = listFolders(readProject().migrationsFolder);
   if (names.length > 0) return await checkFolders(names);
@@ -63,7 +63,7 @@ export async function checkFolder(): Promise<Problem[]> {
   ];
 }
 
-/** The journal; one that is invalid is a problem. */
+/** Reads the journal; returns a problem when it is invalid. */
 function tryReadJournal(): Pick<Journal, "entries" | "text"> & {
   problems: Problem[];
 } {
@@ -119,7 +119,8 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
   return problems;
 }
 
-/** The lines on which tags stand, one after the other where one stands twice. */
+/** Returns a function that finds the line of a tag. For a repeated tag, each call
+ * returns the next line. */
 function findLines(text: string): (tag: string) => number {
   const lines = new Map<string, number[]>();
   for (const [index, line] of text.split("\n").entries()) {
@@ -160,7 +161,7 @@ function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
   return [...missing, ...orphans, ...lost, ...checkDownFiles(entries)];
 }
 
-/** From this many on, what is missing for each migration is one problem. */
+/** From this number on, missing files are reported as one problem. */
 const MANY = 6;
 
 function checkDownFiles(entries: JournalEntry[]): Problem[] {
@@ -188,8 +189,8 @@ function checkDownFiles(entries: JournalEntry[]): Problem[] {
 }
 
 /**
- * The same for the layout of drizzle-kit 1.0, which has no journal and snapshots
- * of another kind.
+ * Checks the layout of drizzle-kit 1.0, which has no journal and another kind of
+ * snapshots.
  */
 async function checkFolders(names: string[]): Promise<Problem[]> {
   const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
@@ -212,7 +213,7 @@ async function checkFolders(names: string[]): Promise<Problem[]> {
   ];
 }
 
-/** Each snapshot names the one that it was made from. */
+/** Checks the chain of snapshots: each names the snapshot that it was made from. */
 function checkSnapshots(entries: JournalEntry[]): Problem[] {
   const problems: Problem[] = [];
   const owners = new Map<string, string>();
@@ -260,7 +261,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
   ];
 }
 
-/** Of a snapshot of any version; undefined where there is none to be read. */
+/** Reads the ids of a snapshot of any version; undefined when it cannot be read. */
 function readHeader(file: string): Pick<Snapshot, "id" | "prevId"> | undefined {
   try {
     return JSON.parse(readFileSync(join(root, file), "utf8"));
@@ -269,7 +270,8 @@ function readHeader(file: string): Pick<Snapshot, "id" | "prevId"> | undefined {
   }
 }
 
-/** What is on the default branch may be applied anywhere. */
+/** Finds edited and removed migrations of the default branch: they may already be
+ * applied to any database. */
 function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
   const bare = (text: string) => hashStatements(splitStatements(text));
   const edited = [...tags]
@@ -307,7 +309,7 @@ function readTags(journal: string): string[] {
   }
 }
 
-/** Does schema.ts lead to a migration or a diagram that is not there? */
+/** Checks whether a migration for schema.ts, or a newer diagram, is missing. */
 async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
   if (!(await hasDrizzleKit())) return [];
@@ -337,7 +339,8 @@ async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   return found;
 }
 
-/** Without it, as in an install for production, the rest is checked. */
+/** True when drizzle-kit is installed. Without it, as in an install for production,
+ * the rest is checked. */
 async function hasDrizzleKit(): Promise<boolean> {
   try {
     await loadDrizzleKit();
@@ -349,7 +352,7 @@ async function hasDrizzleKit(): Promise<boolean> {
   }
 }
 
-/** Undefined where it cannot be read, which is a problem of its own. */
+/** Reads a snapshot; undefined when it cannot be read, which another check reports. */
 function readWhole(tag: string): Snapshot | undefined {
   try {
     return readSnapshot(tag);

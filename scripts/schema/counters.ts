@@ -1,5 +1,5 @@
-// Columns that count become serials, identities or neither: statements that
-// drizzle-kit does not write, or that would begin at 1 again.
+// Writes the SQL that turns a column into a serial or an identity, or back. These
+// are statements that drizzle-kit does not write, or that would restart at 1.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { Snapshot, SnapshotColumn } from "./snapshots";
 
@@ -9,17 +9,17 @@ export interface Counters {
   after: Snapshot;
 }
 
-/** What the serial types are short for. */
+/** The integer types of the serial types. */
 const SERIALS: Record<string, string> = {
   smallserial: "smallint",
   serial: "integer",
   bigserial: "bigint",
 };
 
-/** The comment above what takes a sequence away. */
+/** The comment above a statement that drops a sequence. */
 export const COUNT_LOST = "-- Loses: how far the sequence has counted.";
 
-/** A column of both snapshots that counts in another way afterwards. */
+/** A column whose way of counting differs between the snapshots. */
 interface Turned {
   table: string;
   column: string;
@@ -28,8 +28,8 @@ interface Turned {
 }
 
 /**
- * A snapshot without what `writeCounters` writes: a serial that comes, goes or
- * grows is an integer here, and an identity in its place is none.
+ * Returns a snapshot without what `writeCounters` writes: a serial that is added,
+ * removed or changes its size is an integer, and an identity in its place is removed.
  */
 export function hideCounters(snapshot: Snapshot, other: Snapshot): Snapshot {
   const tables = Object.entries(snapshot.tables).map(([key, table]) => {
@@ -51,7 +51,7 @@ export function hideCounters(snapshot: Snapshot, other: Snapshot): Snapshot {
   return { ...snapshot, tables: Object.fromEntries(tables) };
 }
 
-/** The SQL for what was hidden: before and after everything else. */
+/** Returns the SQL for what was hidden, to run before and after all other SQL. */
 export function writeCounters({ before, after }: Counters): {
   first: string[];
   last: string[];
@@ -113,7 +113,7 @@ function resizeSerial(place: Place, type: string): string {
 END $$;`;
 }
 
-/** A serial or an identity in the place of the other, or of neither. */
+/** Returns SQL that replaces a serial or an identity, adds one or removes one. */
 function turn(place: Place, old: SnapshotColumn, next: SnapshotColumn): string {
   const { table } = place;
   const column = quoteIdentifier(place.column);
@@ -147,7 +147,8 @@ ${lines.map((line) => `  ${line}`).join("\n")}
 END $$;`;
 }
 
-/** drizzle-kit starts it where a table without rows would. */
+/** Returns SQL that starts an identity after the rows; drizzle-kit starts it as for
+ * a table without rows. */
 function startIdentity(place: Place, next: SnapshotColumn): string {
   return `DO $$ BEGIN
   ${restart(place, `(${nextOf(place, next)})`)}
@@ -158,7 +159,7 @@ function restart(place: Place, next: string): string {
   return `EXECUTE format('ALTER SEQUENCE %s RESTART WITH %s', ${sequenceOf(place)}, ${next});`;
 }
 
-/** The number after those of the rows, where it is beyond the start. */
+/** Returns SQL for the next number: the one after the rows, but not before the start. */
 function nextOf(
   { table, column }: Place,
   { identity }: SnapshotColumn,
@@ -170,7 +171,7 @@ function nextOf(
     : `SELECT greatest(max(${name}) + 1, ${startWith}) FROM ${table}`;
 }
 
-/** As PostgreSQL names the sequence of a serial, where the name is not too long. */
+/** Returns PostgreSQL's name for the sequence of a serial, unless that is too long. */
 function nameSequence({ table, column }: Place): string {
   return `${table.slice(0, -1)}_${column.replaceAll('"', '""')}_seq"`;
 }

@@ -1,26 +1,26 @@
-// What git has on the default branch, for what must not change once it is there.
+// Compares a folder with git's default branch: what is there must not change.
 import { spawnSync } from "bun";
 import { root } from "../../src/env";
 
-/** A folder, compared with what the default branch has of it. */
+/** A folder, compared with the default branch. */
 export interface BranchComparison {
-  /** The branch, or the commit that it was left at. */
+  /** The branch, or the commit at which this branch left it. */
   branch: string;
-  /** Paths from the project's root that the branch has, with another content. */
+  /** Paths from the project's root that have another content on the branch. */
   changed: string[];
   /** Paths that the branch has and this checkout has not. */
   removed: string[];
-  /** Whether the branch has a path. */
+  /** True when the branch has the path. */
   has: (file: string) => boolean;
-  /** The branch's content of a path. */
+  /** Returns the content of a path on the branch. */
   read: (file: string) => string;
 }
 
 /**
- * Compares a folder, uncommitted changes included.
+ * Compares a folder with the default branch, including uncommitted changes.
  *
  * @param folder a path from the project's root.
- * @returns undefined where there is no git, or no commit on a default branch.
+ * @returns undefined when there is no git, or no commit on a default branch.
  */
 export function compareWithDefaultBranch(
   folder: string,
@@ -53,7 +53,7 @@ export function compareWithDefaultBranch(
   };
 }
 
-/** As the remote says, or by its usual names. */
+/** Returns the default branch: the one of the remote, or one with a usual name. */
 export function findDefaultBranch(): string | undefined {
   const names = [
     git("rev-parse", "--abbrev-ref", "origin/HEAD"),
@@ -68,7 +68,7 @@ export function findDefaultBranch(): string | undefined {
   );
 }
 
-/** Its output; undefined where it failed, or is not installed. */
+/** Returns git's output; undefined when git fails or is not installed. */
 export function git(...args: string[]): string | undefined {
   try {
     const { stdout, success } = spawnSync(["git", ...args], {

@@ -1,5 +1,5 @@
-// What does the code that is deployed do on a schema to come? Its schema.ts says
-// which columns it reads and writes; each of that is tried in a database.
+// Finds what the deployed code can no longer do after a migration. Its schema.ts
+// names the columns that it reads and writes; each is tried in a database.
 import { existsSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,19 +17,19 @@ import { printType } from "./drizzle-kit";
 import { introspect } from "./introspect";
 import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
 
-/** The code that is deployed, by its git ref. */
+/** The deployed code, by its git ref. */
 export interface Deployed {
   ref: string;
   schema: Snapshot;
-  /** Somebody asked for it: what breaks is an error. */
+  /** True when the user named the ref: then a break is an error, not a warning. */
   isAsked: boolean;
 }
 
 /**
- * Reads the schema.ts of what is deployed, from its own tree.
+ * Reads the schema.ts of the deployed code, from its own tree in git.
  *
- * @param asked a git ref; else the default branch, unless that is checked out.
- * @returns undefined where there is none to compare with, which is said.
+ * @param asked a git ref; without it the default branch, unless that is checked out.
+ * @returns undefined when there is nothing to compare with; a note says why.
  */
 export async function readDeployed(
   asked: string | undefined,
@@ -71,16 +71,16 @@ export async function readDeployed(
   }
 }
 
-/** Something that the deployed code does, and that fails. */
+/** Something that the deployed code does and that fails. */
 export interface Break {
   table: string;
   column: string | null;
   what: string;
-  /** How to get there in two deploys. */
+  /** How to make the change in two deploys. */
   way: string;
 }
 
-/** Everything that the deployed code does and that fails in this database. */
+/** Lists what the deployed code does and what fails in this database. */
 export async function listBreaks(sql: Sql, schema: Snapshot): Promise<Break[]> {
   const tables = Object.values(schema.tables);
   const schemas = [...new Set(tables.map((table) => table.schema || "public"))];
@@ -155,7 +155,7 @@ async function tryTable(
       );
   }
   const there = columns.filter(({ name: column }) => column in now);
-  // What the code has to write; the rest it may leave to the database.
+  // The columns that the code must write; others may be left to the database.
   const written = there.filter(
     ({ notNull, default: value, generated, identity, type }) =>
       notNull &&
@@ -225,7 +225,7 @@ function isAlike(column: SnapshotColumn, next: SnapshotColumn): boolean {
   return old === "integer" && /^(numeric|double precision)$/.test(now);
 }
 
-/** Types that reach the code as texts, and are written as such. */
+/** Types whose values the code reads and writes as text. */
 const STRINGS =
   "uuid inet cidr macaddr macaddr8 interval time bit varbit".split(" ");
 
@@ -249,7 +249,7 @@ const KINDS = [
   .map((names) => names.split(" "))
   .concat([["double precision", "real"]]);
 
-/** A value of the column's type; what it refers to or has to be is not tried. */
+/** Returns a value of the column's type; references and checks are not tried. */
 function sampleOf(
   column: SnapshotColumn,
   now: Record<string, SnapshotColumn>,
@@ -273,8 +273,8 @@ function sampleOf(
 }
 
 /**
- * The problems of what breaks after the pending migrations and did not before.
- * `-- breaks-deployed: <reason>` in the migration accepts it.
+ * Lists as problems what fails after the pending migrations and not before them.
+ * `-- breaks-deployed: <reason>` in a migration accepts its problems.
  */
 export function describeBreaks(
   before: Break[],

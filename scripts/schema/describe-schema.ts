@@ -1,5 +1,5 @@
-// What schema.ts describes, as drizzle-kit's snapshot; and right where
-// drizzle-kit is not: in values that need quotes, big integers, parameters.
+// Describes schema.ts as a snapshot of drizzle-kit. It corrects what drizzle-kit
+// gets wrong: values that need quotes, big integers, parameters.
 import { is, SQL, sql } from "drizzle-orm";
 import {
   getTableConfig,
@@ -14,7 +14,7 @@ import { loadDrizzleKit, withoutTalk } from "./drizzle-kit";
 import { nameEnums, nameSchema, type Snapshot } from "./snapshots";
 
 /**
- * The schema that schema.ts describes.
+ * Returns the schema that schema.ts describes.
  *
  * @throws when schema.ts cannot be loaded.
  */
@@ -25,7 +25,8 @@ export async function describeSchema(prevId: string): Promise<Snapshot> {
   return snapshot;
 }
 
-/** drizzle-kit would leave them out and find nothing to generate. */
+/** @throws for objects outside of schemaFilter: drizzle-kit would leave them out and
+ * find nothing to generate. */
 function refuseFiltered(snapshot: Snapshot): void {
   const { config, schemaFilter } = readProject();
   if (!schemaFilter) return;
@@ -52,7 +53,7 @@ async function describeFiles(prevId: string): Promise<Snapshot> {
     const { casing } = readProject();
     return await describeExports(await loadSchema(), prevId, casing);
   } catch (error) {
-    // Bun puts what does not parse into a list.
+    // Bun lists syntax errors in an AggregateError.
     const { message, errors = [] } = error as AggregateError;
     const [first] = errors as (Error & { position?: { line: number } })[];
     const line = first?.position ? `:${first.position.line}` : "";
@@ -63,7 +64,7 @@ async function describeFiles(prevId: string): Promise<Snapshot> {
   }
 }
 
-/** The snapshot of what a schema's module exports. */
+/** Returns the snapshot of the exports of a schema's module. */
 export async function describeExports(
   exported: Record<string, unknown>,
   prevId: string,
@@ -104,12 +105,13 @@ export async function describeExports(
   }
 }
 
-/** As the default of a view's column, say. */
+/** Prints a big integer as text for JSON, as in the default of a view's column. */
 function printBig(_key: string, value: unknown): unknown {
   return typeof value === "bigint" ? String(value) : value;
 }
 
-/** What must not be there twice; drizzle-kit says only that something is. */
+/** Lists the names that must be unique; drizzle-kit's error does not name the one
+ * that is not. */
 function listNames(table: PgTable): string[] {
   const { name, schema = "public", indexes, ...parts } = getTableConfig(table);
   const own = [
@@ -126,7 +128,7 @@ function listNames(table: PgTable): string[] {
   ];
 }
 
-/** The SQL of a default, where drizzle-kit's would be wrong. */
+/** Returns the SQL of a default when drizzle-kit's would be wrong. */
 function printDefault(column: PgColumn): SQL | undefined {
   const { default: value } = column;
   if (value === undefined) return undefined;
@@ -149,7 +151,7 @@ function printDefault(column: PgColumn): SQL | undefined {
   return is(driven, SQL) ? driven : sql.raw(quote(String(driven)));
 }
 
-/** A string that is JSON already is taken for it, as drizzle-kit does. */
+/** True for a string that is JSON; like drizzle-kit, it is used as JSON. */
 function isJson(value: unknown): boolean {
   if (typeof value !== "string") return false;
   try {
@@ -160,7 +162,7 @@ function isJson(value: unknown): boolean {
   }
 }
 
-/** https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO */
+/** Prints an array for PostgreSQL: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO */
 function printArray(values: unknown[], column: PgColumn): string {
   const base = is(column, PgArray) ? (column.baseColumn as PgColumn) : column;
   const items = values.map((value) => {
@@ -177,7 +179,7 @@ function printArray(values: unknown[], column: PgColumn): string {
   return `{${items.join(",")}}`;
 }
 
-/** As drizzle-kit has it, so that older snapshots stay the same. */
+/** Prints a date as drizzle-kit does, so that older snapshots stay the same. */
 function printDate(value: Date, column: PgColumn): string {
   const text = value.toISOString();
   const type = column.getSQLType();

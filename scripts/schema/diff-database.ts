@@ -1,6 +1,6 @@
-// What would bring a database to schema.ts? The catalogs tell what is different,
-// the database's and that of a scratch database which is made from schema.ts;
-// the SQL is that of two snapshots, in the same words wherever nothing differs.
+// Writes the SQL that changes a database to match schema.ts. It compares catalogs,
+// of the database and of a scratch database that is created from schema.ts, to find
+// what differs; the SQL comes from two snapshots, made equal where nothing differs.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { failure } from "../lib/report";
@@ -30,23 +30,23 @@ import {
   type SnapshotTable,
 } from "./snapshots";
 
-/** The way from a database to schema.ts. */
+/** The difference between a database and schema.ts. */
 export interface SchemaDifference {
-  /** SQL, in the order in which it has to run. */
+  /** The SQL that removes the difference, in the order in which it must run. */
   statements: string[];
-  /** What would be lost, counted from the data; empty where nothing would be. */
+  /** The data that would be lost, with counts; empty when none would be. */
   losses: string[];
-  /** What stays different. */
+  /** What would still differ afterwards. */
   left: string[];
 }
 
 const LOCK_TIMEOUT_MS = 5000;
 
-/** What schema.ts can describe; functions, triggers and grants are not of it. */
+/** The objects that schema.ts can describe: no functions, triggers or grants. */
 const KINDS =
   /^(schema|table|row security|column|default|constraint|index|sequence|view|materialized view|type|policy) /;
 
-/** What keeps rows from others, and is often written by hand. */
+/** Objects that restrict access to rows, often written by hand. */
 const EXTRAS = /^(row security|policy) /;
 
 /**
@@ -55,9 +55,8 @@ const EXTRAS = /^(row security|policy) /;
  * @param test the server of TEST_DATABASE_URL, for the scratch database.
  * @param schema what schema.ts describes.
  * @param readKnown reads the snapshots of the migrations.
- * @throws with exit code 2 where something that is gone and something that is
- * new may be the same, renamed, for `askBetween`; for a statement that fails,
- * which was tried and rolled back.
+ * @throws with exit code 2, for `askBetween`, when a missing object may be a new one
+ * under its old name; when a statement fails, which was tried and rolled back.
  */
 export async function diffSchema(
   sql: Sql,
@@ -68,7 +67,7 @@ export async function diffSchema(
   readKnown = readSnapshots,
 ): Promise<SchemaDifference> {
   const after = clipNames(schema);
-  // Roles are the server's, not the scratch database's.
+  // Roles belong to the server, so the scratch database has them already.
   const making = await diffSnapshots(emptySnapshot, { ...after, roles: {} });
   const made = listMade([{ text: making.join("\n") }]);
   const place = await choosePlace(sql, address, test);
@@ -132,7 +131,7 @@ export async function diffSchema(
   });
 }
 
-/** Makes an object of schema.ts in the scratch database, with what it needs. */
+/** Creates an object of schema.ts in the scratch database, with what it needs. */
 async function makeObject(trial: Trial, statement: string): Promise<void> {
   await runTaking(trial, statement).catch((error: Error) => {
     throw failure(`${nameSchema()} cannot be made: ${error.message}`, {
@@ -145,8 +144,9 @@ async function makeObject(trial: Trial, statement: string): Promise<void> {
 }
 
 /**
- * The differences in what is ours: schema.ts has it, or a snapshot of a migration
- * does. An object that is somebody else's is a difference as a whole only.
+ * Returns the differences, split into ours and others. An object is ours when
+ * schema.ts or a snapshot of a migration has it. An object that is not ours is
+ * reported as a whole, without its parts.
  */
 function compareOurs(
   trial: Trial,
@@ -164,7 +164,7 @@ function compareOurs(
     if (!entry || !KINDS.test(object) || entry.isPartition) continue;
     if (isTakenOver(trial, object, entry) || !isInFilter(entry.name)) continue;
     const whole = entry.parent ?? object;
-    // What hand-written SQL of a migration made is no more to be dropped.
+    // Keep what hand-written SQL of a migration has created.
     const isExtra =
       hasRecords &&
       EXTRAS.test(object) &&
@@ -177,7 +177,7 @@ function compareOurs(
   return { ours, others };
 }
 
-/** PostgreSQL cuts names at 63 bytes, and so it has them. */
+/** Cuts the names in a snapshot at 63 bytes, as PostgreSQL does. */
 function clipNames(snapshot: Snapshot): Snapshot {
   const clip = (name: string) => {
     let clipped = name;
@@ -201,14 +201,15 @@ function clipNames(snapshot: Snapshot): Snapshot {
   return walk(snapshot) as Snapshot;
 }
 
-/** What is no name in a snapshot. */
+/** True for the keys of a snapshot whose values are not names. */
 function isText(key: string): boolean {
   return /^(type|default|as|value|where|expression|using|withCheck|definition|values)$/.test(
     key,
   );
 }
 
-/** True for what a snapshot of a migration has, or `--rename` names. */
+/** Returns a function that is true for an object that a snapshot of a migration
+ * has, or that `--rename` names. */
 function nameKnown(
   renames: string[],
   readKnown: () => Snapshot[],
@@ -220,7 +221,7 @@ function nameKnown(
   };
 }
 
-/** As the catalog calls them, without quotes. */
+/** Lists these objects by their keys in the catalog, without quotes. */
 function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
   const named = renames.flatMap((answer) => {
     const [name = ""] = answer.split("=");
@@ -262,7 +263,7 @@ function describeOthers(others: Difference[]): string[] {
   ];
 }
 
-/** The schemas in which something is ours. */
+/** Lists the schemas in which something is ours. */
 function listSchemas(
   after: Snapshot,
   found: Catalog,
@@ -285,12 +286,12 @@ function unquote(name: string): string {
 }
 
 /**
- * The database's snapshot in the words of schema.ts, wherever both are the same
- * to the server; and never in its words where they are not.
+ * Returns the database's snapshot with the spelling of schema.ts wherever the server
+ * finds no difference, and with a different one wherever it does.
  *
  * @param expected the snapshot of the scratch database.
- * @param others what is somebody else's.
- * @param isOurs false for what is to be left alone.
+ * @param others the differences in objects that are not ours.
+ * @param isOurs returns false for an object that must be left alone.
  */
 function align(
   found: Snapshot,
@@ -418,7 +419,7 @@ function align(
   };
 }
 
-/** A role that is there is not made. */
+/** Adds the existing roles to `before`, so that they are not created. */
 async function knowRoles(
   sql: Sql,
   before: Snapshot,
@@ -441,7 +442,7 @@ async function listLosses(sql: Sql, statements: string[]): Promise<string[]> {
   return await countLosses(sql, [script], LOCK_TIMEOUT_MS);
 }
 
-/** Looks at the database as it would be, and rolls back. */
+/** Runs the statements, calls `look`, and rolls back. */
 async function inTrial<T>(
   sql: Sql,
   statements: string[],
@@ -473,7 +474,7 @@ async function inTrial<T>(
   }
 }
 
-/** How far each sequence has counted that was used. */
+/** Reads how far each used sequence has counted. */
 async function readCounts(sql: Sql) {
   return await sql<
     { oid: string; name: string; owner: string | null; last: string }[]

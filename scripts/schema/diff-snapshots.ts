@@ -1,18 +1,18 @@
-// The SQL that leads from one of drizzle-kit's snapshots to another. drizzle-kit
-// writes the statements, and is led over stages of which each only takes away
-// or only adds: so it has nothing to ask, and what depends on something else
-// goes before it and comes after it. Seen with drizzle-kit 0.31.11.
+// Writes the SQL that leads from one snapshot of drizzle-kit to another. drizzle-kit
+// writes the statements, through stages that each only remove or only add objects.
+// So it has nothing to ask, and an object is dropped before what it depends on and
+// created after it. Tested with drizzle-kit 0.31.11.
 //
 //   stage      is without                              because
-//   valued     nothing: enums have their new values    a new value has to be committed first
-//   unread     views, one more in each such stage      a view goes before those that it reads
-//   detached   policies and foreign keys               they hold columns and keys
-//   unbound    constraints and indexes                 they hold columns
-//   bare       defaults, identities, remade enums      they hold the type of a column
-//   shared     what one side only has, remade enums    here is the way across
+//   valued     nothing: enums have their new values    a new value must be committed first
+//   unread     views, one more in each such stage      a view is dropped before those it reads
+//   detached   policies and foreign keys               they depend on columns and keys
+//   unbound    constraints and indexes                 they depend on columns
+//   bare       defaults, identities, remade enums      they depend on the type of a column
+//   shared     what only one side has, remade enums    both snapshots are the same here
 //
-// The way goes down these stages of the first snapshot and up those of the second.
-// Something is left out where it changes, or hangs on what does; else it stays.
+// The statements go down these stages of the first snapshot, and up those of the
+// second. A stage leaves out only what changes or depends on a change.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import {
   COUNT_LOST,
@@ -30,16 +30,16 @@ import type {
   SnapshotTable,
 } from "./snapshots";
 
-/** Names of columns, by the key of their table, such as `public.users`. */
+/** Column names by the key of their table, such as `public.users`. */
 type ColumnNames = Record<string, string[]>;
 
-/** What changes between two snapshots, and what hangs on it. */
+/** What changes between two snapshots, and what depends on it. */
 interface Change {
   /** Columns whose type or expression changes. */
   rebuilt: ColumnNames;
-  /** Those of them that are computed, which are dropped and added. */
+  /** Those of them that are generated; they are dropped and added. */
   recomputed: ColumnNames;
-  /** Those of them whose expressions may not fit the new type. */
+  /** Those of them whose old expressions may not fit the new type. */
   converted: ColumnNames;
   /** Enums that lose a value or change their order, by their key. */
   remade: Set<string>;
@@ -47,19 +47,19 @@ interface Change {
 
 export interface DiffOptions {
   /**
-   * All of it has to run in one transaction, in which a new value of an enum
-   * cannot be used: the enum is made again instead.
+   * True when everything must run in one transaction. A new value of an enum cannot
+   * be used there, so the enum is created again instead.
    */
   isAtOnce?: boolean;
-  /** The SQL of the migrations before, for what they granted on views. */
+  /** The SQL of earlier migrations, for their grants on views. */
   history?: string;
 }
 
 /**
- * Compares two snapshots. What is in the first only is dropped, and what is in
- * the second only is made; for what was renamed see renames.ts.
+ * Compares two snapshots. What only the first has is dropped, and what only the
+ * second has is created. renames.ts handles what was renamed.
  *
- * @returns SQL in the order in which it has to run; none where they are the same.
+ * @returns SQL in the order in which it must run; none when they are the same.
  */
 export async function diffSnapshots(
   from: Snapshot,
@@ -114,8 +114,8 @@ export async function diffSnapshots(
 }
 
 /**
- * What drizzle-kit's snapshots leave unsaid: a key's columns are not null, row
- * security is on where there are policies.
+ * Adds what drizzle-kit's snapshots do not say: the columns of a primary key are
+ * not null, and row security is on when a table has policies.
  */
 function plain(snapshot: Snapshot, other: Snapshot): Snapshot {
   const secured = mapTables(snapshot, (table) => ({
@@ -191,7 +191,8 @@ function keyOfEnum({ type, typeSchema = "public" }: SnapshotColumn): string {
   return `${typeSchema}.${type.replace(/(\[\d*\])+$/, "")}`;
 }
 
-/** Types between which expressions and operators keep their meaning. */
+/** Returns the family of a column's type. Expressions keep their meaning when a type
+ * changes within its family. */
 function familyOf(column: SnapshotColumn): string {
   const [array = ""] = /(\[\d*\])+$/.exec(column.type) ?? [];
   const type = printType(column)
@@ -207,14 +208,14 @@ const FAMILIES = [
   ["bit", "varbit", "bit varying"],
 ];
 
-/** The stages of a snapshot on the way to or from another one. */
+/** Returns the stages of a snapshot on the way to or from another one. */
 function takeApart(snapshot: Snapshot, other: Snapshot, change: Change) {
   const detached = detach(snapshot, other, change);
   const unbound = unbind(detached, other, change);
   return { detached, unbound, bare: bare(unbound, other, change) };
 }
 
-/** Enums that only get more values get them before anything else changes. */
+/** Adds new values to the enums that only get more values, before other changes. */
 function addValues(
   before: Snapshot,
   after: Snapshot,
@@ -228,7 +229,7 @@ function addValues(
   };
 }
 
-/** Without the views, policies and foreign keys that do not stay. */
+/** Removes the views, policies and foreign keys that do not stay. */
 function detach(
   snapshot: Snapshot,
   other: Snapshot,
@@ -280,7 +281,7 @@ function detach(
   };
 }
 
-/** A view goes as well where one that it reads goes. */
+/** Removes each view that reads a removed view. */
 function dropReaders(
   kept: Snapshot["views"],
   all: Snapshot["views"],
@@ -295,8 +296,8 @@ function dropReaders(
 }
 
 /**
- * Without the constraints and indexes that do not stay. PostgreSQL makes those of
- * a column again itself when its type changes, if their expressions still fit.
+ * Removes the constraints and indexes that do not stay. When the type of a column
+ * changes, PostgreSQL rebuilds those whose expressions still fit.
  */
 function unbind(
   snapshot: Snapshot,
@@ -343,9 +344,9 @@ function unbind(
 }
 
 /**
- * Without defaults of another type, identities that come or go, and columns that
- * are computed anew; columns of enums that are made again are text, or left out
- * with their table where they are in one snapshot only.
+ * Removes defaults of another type, identities that only one snapshot has, and
+ * generated columns that change. Columns of remade enums become text; those that
+ * only one snapshot has are removed, with their table if that is new or dropped.
  */
 function bare(
   snapshot: Snapshot,
@@ -387,7 +388,7 @@ function bare(
   };
 }
 
-/** Only the tables and columns that are in the other as well, and no remade enum. */
+/** Keeps only tables and columns that the other snapshot also has, and no remade enum. */
 function share(
   snapshot: Snapshot,
   other: Snapshot,
@@ -403,14 +404,15 @@ function share(
   };
 }
 
-/** New tables refer to others once all of them are there. */
+/** Removes the foreign keys of new tables, until all tables exist. */
 function withoutNewReferences(after: Snapshot, before: Snapshot): Snapshot {
   return mapTables(after, (table, key) =>
     key in before.tables ? {} : { foreignKeys: {} },
   );
 }
 
-/** Types and the like are dropped last: columns and defaults use them. */
+/** Keeps enums, sequences, schemas and roles, which are dropped last because columns
+ * and defaults use them. */
 function keepTypes(snapshot: Snapshot, before: Snapshot): Snapshot {
   return {
     ...snapshot,
@@ -422,8 +424,8 @@ function keepTypes(snapshot: Snapshot, before: Snapshot): Snapshot {
 }
 
 /**
- * The stages between a snapshot with views and one with fewer, one view each.
- * A view goes before those that it reads.
+ * Returns the stages between a snapshot and one with fewer views. Each stage removes
+ * one view; a view is removed before the views that it reads.
  */
 function peelViews(from: Snapshot, to: Snapshot): Snapshot[] {
   const leaving = Object.keys(from.views).filter((key) => !(key in to.views));
@@ -437,14 +439,14 @@ function peelViews(from: Snapshot, to: Snapshot): Snapshot[] {
           other !== key && mentions(definition, name ? [name] : []),
       );
     });
-    const [gone] = leaving.splice(index, 1); // the last one in a circle
+    const [gone] = leaving.splice(index, 1); // in a circle of views, the last one
     left = filter(left, (_, key) => key !== gone);
     stages.push({ ...from, views: left });
   }
   return stages;
 }
 
-/** Corrects what drizzle-kit writes so that PostgreSQL refuses it, or more. */
+/** Corrects statements of drizzle-kit that PostgreSQL refuses, or that are wrong. */
 function correct(
   statements: string[],
   before: Snapshot,
@@ -460,7 +462,7 @@ function correct(
     .filter((statement) => !isIdle(statement, before, after));
 }
 
-/** The `USING` that a change of type needs, by the beginning of its statement. */
+/** Returns the `USING` that changes of type need, by the start of their statements. */
 function listCasts(before: Snapshot, after: Snapshot): Map<string, string> {
   const casts = new Map<string, string>();
   for (const [key, { columns, name, schema }] of Object.entries(after.tables)) {
@@ -470,7 +472,7 @@ function listCasts(before: Snapshot, after: Snapshot): Map<string, string> {
       if (!old) continue;
       const quoted = quoteIdentifier(column.name);
       const isOfEnums = old.typeSchema && column.typeSchema;
-      // A cast that is written out would cut texts that are too long.
+      // An explicit cast would cut texts that are too long.
       const isShortened =
         familyOf(old) === familyOf(column) &&
         /^(text|bit)/.test(familyOf(column));
@@ -489,7 +491,7 @@ function cast(statement: string, casts: Map<string, string>): string {
       statement,
     ) ?? [];
   const using = casts.get(start);
-  // To text is every type cast without being asked.
+  // Every type is cast to text without USING.
   if (!using || /^(text|varchar|char)\b[^[]*$/.test(type)) return statement;
   const suffix = /\[\d*\]$/.test(type)
     ? using.replace("::text", "::text[]")
@@ -498,15 +500,15 @@ function cast(statement: string, casts: Map<string, string>): string {
 }
 
 /**
- * It leaves this one to the reader, in a comment, for it does not know the
- * name: a table that was renamed has kept that of its key.
+ * Writes the SQL that drops a primary key. drizzle-kit writes only a comment, because
+ * it does not know the name: the key of a renamed table keeps its old name.
  */
 function dropPrimaryKey(statement: string): string {
   if (!statement.includes('DROP CONSTRAINT "<constraint_name>"'))
     return statement;
   const [, schema = "", table = ""] =
     /table_schema = '(.*)'\s+AND table_name = '(.*)'/.exec(statement) ?? [];
-  // Between its quotes, these are names as they stand between double quotes.
+  // drizzle-kit writes these names as they are between double quotes.
   const name = `"${schema}"."${table}"`;
   return `DO $$ BEGIN
   EXECUTE (SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
@@ -514,7 +516,7 @@ function dropPrimaryKey(statement: string): string {
 END $$;`;
 }
 
-/** What the database alone knows of something that is made again goes with it. */
+/** Adds a comment to a statement that loses what only the database knows. */
 function sayLoss(statement: string, after: Snapshot): string {
   if (/^DROP SEQUENCE | DROP IDENTITY;$/.test(statement))
     return `${COUNT_LOST}\n${statement}`;
@@ -537,14 +539,15 @@ function sayLoss(statement: string, after: Snapshot): string {
     : statement;
 }
 
-/** It leaves out that a sequence is to end. */
+/** Adds NO CYCLE, which drizzle-kit leaves out. */
 function endCycle(statement: string): string {
   return /^ALTER SEQUENCE .* CACHE \d+;$/s.test(statement)
     ? statement.replace(/;$/, " NO CYCLE;")
     : statement;
 }
 
-/** Switches row security off where it was not on, or where the table goes. */
+/** True for a statement that disables row security when it was not enabled, or when
+ * the table is dropped. */
 function isIdle(statement: string, before: Snapshot, after: Snapshot): boolean {
   const [, name] =
     /^ALTER TABLE (.+) DISABLE ROW LEVEL SECURITY;$/.exec(statement) ?? [];
@@ -558,8 +561,8 @@ function isIdle(statement: string, before: Snapshot, after: Snapshot): boolean {
 }
 
 /**
- * Puts indexes that are built concurrently last, each of which commits what is
- * before it; after them only the foreign keys that refer to their table.
+ * Moves indexes that are built concurrently to the end, because each commits what is
+ * before it. Only the foreign keys that refer to their tables follow them.
  */
 function buildIndexesLast(statements: string[], after: Snapshot): string[] {
   const isConcurrent = (statement: string) =>
@@ -589,7 +592,7 @@ function buildIndexesLast(statements: string[], after: Snapshot): string[] {
   ];
 }
 
-/** What a foreign key can refer to. */
+/** Lists the keys of a table that a foreign key can refer to. */
 function listKeys(table: SnapshotTable | undefined) {
   if (!table) return undefined;
   const { columns, compositePrimaryKeys, uniqueConstraints, indexes } = table;
@@ -616,7 +619,7 @@ function mapTables(
   };
 }
 
-/** Changes each table that the other snapshot has as well. */
+/** Changes each table that the other snapshot also has. */
 function mapShared(
   snapshot: Snapshot,
   other: Snapshot,
@@ -632,7 +635,7 @@ function mapShared(
   });
 }
 
-/** What is the same in both. */
+/** Returns the parts that are the same in both. */
 function filterSame<T>(
   parts: Record<string, T>,
   others: Record<string, T>,
@@ -640,7 +643,7 @@ function filterSame<T>(
   return filter(parts, (part, key) => isSame(part, others[key]));
 }
 
-/** True when one of the names stands somewhere in the SQL, as a word. */
+/** True when one of the names is in the SQL, as a word. */
 function mentions(text: string | undefined, names: string[] = []): boolean {
   if (!text) return false;
   return names.some((name) => {

@@ -1,5 +1,5 @@
-// The SQL that takes a migration back, from the snapshots before and after it.
-// It is a draft to review: what cannot be brought back is said at its line.
+// Writes the SQL that undoes a migration, from the snapshots before and after it.
+// It is a draft to review: a comment above a line says what cannot be restored.
 import { readWords, splitStatements } from "../migrations/statements";
 import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
 import { listEffects } from "./effects";
@@ -12,10 +12,10 @@ import {
 } from "./renames";
 import type { Snapshot } from "./snapshots";
 
-/** What drizzle-kit puts between two statements. */
+/** The separator that drizzle-kit writes between two statements. */
 export const BREAKPOINT = "--> statement-breakpoint\n";
 
-/** The SQL from one snapshot to another, the renames first. */
+/** Returns the SQL from one snapshot to another, with the renames first. */
 export async function diffRenamed(
   before: Snapshot,
   after: Snapshot,
@@ -23,7 +23,7 @@ export async function diffRenamed(
   options: DiffOptions = {},
 ): Promise<string[]> {
   const renamed = renames.reduce(applyRename, before);
-  // A schema that schema.ts does not export is not its to make or drop.
+  // A schema that schema.ts does not export is neither created nor dropped.
   const known = { ...before.schemas, ...after.schemas };
   const schemas = Object.entries(renamed.schemas).filter(
     ([key]) => key in known,
@@ -39,10 +39,10 @@ export async function diffRenamed(
 }
 
 /**
- * The text of a down file.
+ * Returns the text of a down file.
  *
- * @param text the migration's own, for its renames and for what snapshots do
- * not know: functions, triggers, data.
+ * @param text the SQL of the migration, for its renames and for what snapshots do
+ * not have: functions, triggers, data.
  */
 export async function printDown(
   before: Snapshot,
@@ -58,7 +58,7 @@ export async function printDown(
     const comment = describeLoss(statement, lost);
     return comment ? `-- ${comment}\n${statement}` : statement;
   });
-  // One for SQL of one's own leads to the snapshot that it starts from.
+  // A migration of custom SQL has the same snapshot before and after it.
   const isCustom = Bun.deepEquals(
     { ...before, id: "", prevId: "" },
     { ...after, id: "", prevId: "" },
@@ -80,7 +80,8 @@ export async function printDown(
   return `${heading}${commented.join(BREAKPOINT)}\n`;
 }
 
-/** drizzle-kit itself leaves dropping a primary key to the reader. */
+/** True when the migration does not drop the old primary key: drizzle-kit writes
+ * only a comment for it. */
 function isKeyLeft(statement: string, text: string): boolean {
   const [, start] = /^(ALTER TABLE .+) ADD PRIMARY KEY /.exec(statement) ?? [];
   return (
@@ -89,7 +90,7 @@ function isKeyLeft(statement: string, text: string): boolean {
   );
 }
 
-/** What undoing cannot bring back, or where it cannot succeed. */
+/** Says what the statement cannot restore, or when it fails. */
 function describeLoss(statement: string, lost: string[]): string | undefined {
   if (/^CREATE TABLE /.test(statement))
     return "The table comes back empty: its rows are gone.";

@@ -1,7 +1,6 @@
-// drizzle-kit's own functions, loaded when they are first needed, for it is
-// large; and kept from harm: it packs names and expressions into one text and
-// cuts that at `;` and `--`, quotes types by guessing, and talks on stdout.
-// Seen in 0.31.11.
+// Loads drizzle-kit when it is first needed, because it is large, and works around
+// its faults: it joins names and expressions to one text and splits that at `;` and
+// `--`, guesses how to quote types, and prints on stdout. Seen in 0.31.11.
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { root } from "../../src/env";
@@ -12,7 +11,7 @@ import type { Snapshot, SnapshotColumn, SnapshotIndex } from "./snapshots";
 /**
  * Loads drizzle-kit/api.
  *
- * @throws DRIZZLE_KIT, with exit code 2, where no drizzle-kit of 0.31 is there.
+ * @throws DRIZZLE_KIT, with exit code 2, when drizzle-kit 0.31 is not installed.
  */
 export async function loadDrizzleKit() {
   const version = readVersion();
@@ -38,9 +37,9 @@ function readVersion(): string | undefined {
 }
 
 /**
- * The statements of drizzle-kit from one snapshot to another. It sees a mark in
- * place of each expression, type and unusual name, and the marks are resolved in
- * what it wrote.
+ * Returns drizzle-kit's statements from one snapshot to another. It gets a mark in
+ * place of each expression, type and unusual name; afterwards the marks in its
+ * statements are replaced.
  */
 export async function writeStatements(
   from: Snapshot,
@@ -55,7 +54,7 @@ export async function writeStatements(
   return written.map((statement) => marks.resolve(statement));
 }
 
-/** Runs what may print and exit, and throws instead with what it printed. */
+/** Runs code that may print and exit; throws an error with the output instead. */
 export function withoutTalk<T>(work: () => T): T {
   const { exit } = process;
   const { log } = console;
@@ -73,12 +72,12 @@ export function withoutTalk<T>(work: () => T): T {
   }
 }
 
-/** The type of a column in SQL, with its schema where it is an enum. */
+/** Returns the type of a column in SQL; an enum with its schema. */
 export function printType({ type, typeSchema }: SnapshotColumn): string {
   const [array = ""] = /(\[\d*\])+$/.exec(type) ?? [];
   const name = type.slice(0, type.length - array.length);
   if (typeSchema === undefined) {
-    // A name that only quotes keep; what else stands there is SQL.
+    // A name that needs quotes; anything else is SQL.
     const isName =
       /^[\w-]+$/.test(name) && /[A-Z].*[a-z]|[a-z].*[A-Z]|-/.test(name);
     return isName ? quoteIdentifier(name) + array : type;
@@ -88,7 +87,7 @@ export function printType({ type, typeSchema }: SnapshotColumn): string {
   return `${schema}${quoteIdentifier(name)}${array}`;
 }
 
-/** A column or expression of an index, with its options. */
+/** Prints a column or expression of an index, with its options. */
 function printIndexColumn(column: SnapshotIndex["columns"][number]): string {
   const { expression, isExpression, asc, nulls = "last", opclass } = column;
   const order = asc ? "" : " DESC";
@@ -99,11 +98,12 @@ function printIndexColumn(column: SnapshotIndex["columns"][number]): string {
 
 type Marks = ReturnType<typeof makeMarks>;
 
-/** Texts by their marks, and the other way round: a text has one mark. */
+/** Returns functions that replace texts by marks, and marks by texts. Equal texts
+ * get the same mark. */
 function makeMarks() {
   const texts: string[] = [];
   const known = new Map<string, string>();
-  /** A piece of SQL. */
+  /** Replaces a piece of SQL. */
   const sql = (text: string): string => {
     const mark = known.get(text) ?? `\uE000${texts.push(text) - 1}\uE001`;
     known.set(text, mark);
@@ -111,13 +111,13 @@ function makeMarks() {
   };
   return {
     sql,
-    /** What drizzle-kit puts between double quotes. */
+    /** Replaces what drizzle-kit writes between double quotes. */
     name: (text: string) =>
       /^[\w $.]*$/.test(text) ? text : sql(text.replaceAll('"', '""')),
-    /** What it puts between single quotes, and doubles those in it, or not. */
+    /** Replaces what it writes between single quotes, where it may not escape them. */
     value: (text: string) =>
       text.includes("'") ? sql(text.replaceAll("'", "''")) : text,
-    /** What it would quote, unless it begins like a type that it knows. */
+    /** Replaces a type: without a known type at the start, drizzle-kit would quote it. */
     type: (column: SnapshotColumn) => `real${sql(printType(column))}`,
     resolve: (statement: string) =>
       statement.replace(
@@ -228,7 +228,7 @@ function byName({ name }: { name: string }): string {
   return name;
 }
 
-/** Keys follow the names. */
+/** Changes each part, and sets its key to its new name. */
 function map<T>(
   parts: Record<string, T>,
   key: (part: T) => string,

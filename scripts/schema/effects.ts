@@ -1,5 +1,5 @@
-// What SQL makes and takes away, by name: tables, columns, types, views and the
-// like. By this a migration's SQL is told from what its snapshots say.
+// Lists what SQL creates and drops, by name: tables, columns, types, views and the
+// like. This shows whether a migration's SQL does what its snapshots say.
 import {
   readWords,
   splitStatements,
@@ -10,8 +10,8 @@ import { readRenames } from "./renames";
 const KINDS = ["TABLE", "VIEW", "TYPE", "SEQUENCE", "SCHEMA"];
 
 /**
- * Such as `CREATE TABLE users` and `DROP COLUMN users.bio`; what is dropped and
- * made again is neither. A table that is renamed has its new name.
+ * Lists effects such as `CREATE TABLE users` and `DROP COLUMN users.bio`. An object
+ * that is dropped and created again is left out. A renamed table has its new name.
  */
 export function listEffects(text: string): Set<string> {
   const effects = new Set<string>();
@@ -39,7 +39,8 @@ export function listEffects(text: string): Set<string> {
   return effects;
 }
 
-/** drizzle-kit once put what may be there already into blocks. */
+/** Returns the SQL inside a block: older drizzle-kit wrote blocks around statements
+ * whose object may exist already. */
 function unwrap(text: string): string {
   return text.replace(
     /\bDO \$\$\s*BEGIN\b(.*?)\bEXCEPTION\b.*?\$\$/gis,
@@ -97,7 +98,7 @@ function isConstraint([first]: Token[]): boolean {
   );
 }
 
-/** The name, without `public`, and where it ends. */
+/** Returns the name, without `public`, and where it ends. */
 function readPath(tokens: Token[], at: number): [name: string, end: number] {
   const isQualified = tokens[at + 1]?.text === ".";
   const last = isQualified ? at + 2 : at;
@@ -106,7 +107,7 @@ function readPath(tokens: Token[], at: number): [name: string, end: number] {
   return [schema === "public" ? name : `${schema}.${name}`, last + 1];
 }
 
-/** At the commas that are in no parentheses. */
+/** Splits a list at the commas outside of parentheses. */
 function splitList(tokens: Token[]): Token[][] {
   const items: Token[][] = [[]];
   let depth = 0;

@@ -1,5 +1,5 @@
-// Which snapshot did a migration lead to? After a merge its file may hold that of
-// another migration, and its own is in git only.
+// Finds the snapshot that a migration led to. After a merge its file may have the
+// snapshot of another migration, and its own is only in git.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawnSync } from "bun";
@@ -13,11 +13,11 @@ import { readRenames } from "./renames";
 import { nameSnapshotFile, type Snapshot } from "./snapshots";
 
 /**
- * The snapshot that a migration led to, which a merge may have replaced: the
- * file's, or one that git has of it, that gives the migration's SQL.
+ * Returns the snapshot that gives the SQL of a migration: the one in its file, or,
+ * when a merge has replaced that, an earlier version of the file in git.
  *
  * @param parent the snapshot that the migration was made from.
- * @throws with exit code 2 where none does, for the SQL was edited.
+ * @throws with exit code 2 when none does, because the SQL was edited.
  */
 export async function findSnapshot(
   parent: Snapshot,
@@ -39,14 +39,14 @@ export async function findSnapshot(
   });
 }
 
-/** Statements without their spelling or order. */
+/** Lists statements in a form that ignores spelling and order. */
 function listSql(text: string): string[] {
   return splitStatements(text)
     .map(({ tokens }) => tokens.map((token) => token.text).join(" "))
     .sort();
 }
 
-/** The file as it is, and as git's commits have it. */
+/** Lists the versions of the file: on disk, and in git's commits. */
 function listVersions(file: string): Snapshot[] {
   const git = (...args: string[]) => {
     const { stdout, success } = spawnSync(["git", ...args], { cwd: root });
@@ -63,7 +63,7 @@ function listVersions(file: string): Snapshot[] {
     try {
       return [JSON.parse(text) as Snapshot];
     } catch {
-      return []; // a merge conflict's markers are in it
+      return []; // it has merge conflict markers
     }
   });
 }

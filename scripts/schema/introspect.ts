@@ -1,6 +1,5 @@
-// Reads a database's schema as a snapshot, in the words of the server. drizzle-kit
-// has a reader of its own, which it does not export, and which asks the
-// standard's views once for every table.
+// Reads a database's schema as a snapshot, with the server's spelling. drizzle-kit
+// does not export its own reader, which queries information_schema once per table.
 import type { Sql } from "postgres";
 import { quoteLiteral } from "../lib/quote";
 import {
@@ -84,11 +83,11 @@ interface Found {
 }
 
 /**
- * Reads tables, enums, sequences and views of these schemas; no partitions, and
- * nothing that an extension brought along.
+ * Reads the tables, enums, sequences and views of these schemas, without partitions
+ * and without the objects of extensions.
  *
- * @param isNamed whether a primary key of another name than PostgreSQL's own is
- * kept with its name.
+ * @param isNamed true to keep the name of a primary key when it is not PostgreSQL's
+ * default name.
  */
 export async function introspect(
   sql: Sql,
@@ -109,7 +108,7 @@ export async function introspect(
   };
 }
 
-/** By their schema and name. */
+/** Describes the parts, keyed by schema and name. */
 function keyed<T extends { schema: string; name: string }, U>(
   parts: T[] | null | undefined,
   describe: (part: T) => U,
@@ -222,7 +221,7 @@ function describeColumn(found: FoundColumn, schema: string): SnapshotColumn {
   };
 }
 
-/** As drizzle calls it. */
+/** Returns drizzle's name of a type. */
 function nameType({ type, dimensions, enumName }: FoundColumn): string {
   const base = enumName ?? type.replace(/(\[\])+$/, "");
   const words = base
@@ -271,7 +270,7 @@ function describeView({
   };
 }
 
-/** `security_barrier=true` as `{ securityBarrier: true }`. */
+/** Reads options: `security_barrier=true` becomes `{ securityBarrier: true }`. */
 function readOptions(options: string[] | null) {
   if (!options) return undefined;
   return Object.fromEntries(

@@ -1,15 +1,15 @@
-// A view that is made again loses what only the database knows of it. The
-// statements carry that over the gap themselves: in a setting of the session.
+// Keeps what only the database knows of a view that is dropped and created again.
+// The statements themselves save it, in a setting of the session, and restore it.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { SnapshotView } from "./snapshots";
 
 /**
- * Adds the statements that keep indexes, privileges, comments, triggers and
- * owners of these views, and give them back.
+ * Adds statements that save and restore the indexes, privileges, comments, triggers
+ * and owners of these views.
  *
- * @param views those that the statements drop and make again.
- * @param history the SQL of earlier migrations: privileges on a plain view that
- * are in none of them were granted by hand, and are not kept.
+ * @param views the views that the statements drop and create again.
+ * @param history the SQL of earlier migrations. A privilege on an ordinary view that
+ * none of them grants was granted by hand, and is not kept.
  */
 export function keepExtras(
   statements: string[],

@@ -1,12 +1,12 @@
-// Lints migrations with squawk, for what hurts while an application is using
-// the database: long locks, and what its running version still needs.
+// Lints migrations with squawk. It finds what is harmful while an application uses
+// the database: long locks, and the removal of what its running version needs.
 import { createRequire } from "node:module";
 import { join, relative } from "node:path";
 import { spawn } from "bun";
 import { root } from "../../src/env";
 import { failure, note } from "../lib/report";
 
-/** Something that squawk has to say about a line. */
+/** A remark about a line. */
 export interface Finding {
   /** The path from the project's root. */
   file: string;
@@ -15,7 +15,7 @@ export interface Finding {
   message: string;
 }
 
-/** https://squawkhq.com/docs/rules has the others too: most are about taste. */
+/** The rules that are used. Most others are about style: https://squawkhq.com/docs/rules */
 const RULES = [
   "adding-field-with-default",
   "adding-foreign-key-constraint",
@@ -42,7 +42,7 @@ const RULES = [
 
 /**
  * Lints the files. `-- squawk-ignore <rule> -- <reason>` on the line before
- * silences one; without a reason that is a finding of its own.
+ * suppresses a finding; without a reason the comment is itself a finding.
  *
  * @param files paths from the project's root.
  */
@@ -93,7 +93,7 @@ export async function lintMigrations(files: string[]): Promise<Finding[]> {
 /** The reason follows a second `--`. */
 const UNREASONED = /^\s*--\s*squawk-ignore(?!.*--\s*\S)(?:-file)?\s*(.*)$/;
 
-/** What db:generate writes above a statement that loses more than it says. */
+/** The comment that db:generate writes above a statement with a hidden loss. */
 const LOSS = /^-- Loses: (.*)$/;
 
 async function listNotes(files: string[]): Promise<Finding[]> {

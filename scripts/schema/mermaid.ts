@@ -1,5 +1,5 @@
-// A schema as a page that people read: a Mermaid entity diagram, which GitHub
-// draws, and a table for each table.
+// Prints a schema as a Markdown page: a Mermaid entity diagram, which GitHub draws,
+// and a list of columns for each table.
 // https://mermaid.js.org/syntax/entityRelationshipDiagram.html
 import {
   type Snapshot,
@@ -8,10 +8,10 @@ import {
   nameSchema,
 } from "./snapshots";
 
-/** Where `db:diagram` writes, from the project's root. */
+/** The path that `db:diagram` writes, from the project's root. */
 export const diagramFile = "docs/SCHEMA.md";
 
-/** The page, in Markdown. */
+/** Returns the page in Markdown. */
 export function drawDiagram({ tables, enums }: Snapshot): string {
   const sorted = Object.values(tables).sort((one, other) =>
     one.name.localeCompare(other.name, "en"),
@@ -33,7 +33,8 @@ export function drawDiagram({ tables, enums }: Snapshot): string {
   return `${lines.join("\n")}\n`;
 }
 
-/** A row of the other table has none, one or many of this one. */
+/** Draws the foreign keys of a table: a row of the other table has at most one row of
+ * this table, or many. */
 function drawReferences(table: SnapshotTable): string[] {
   return Object.values(table.foreignKeys).map((reference) => {
     const { tableTo, schemaTo = "", columnsFrom } = reference;
@@ -105,7 +106,7 @@ function printTable(table: SnapshotTable): string[] {
   ];
 }
 
-/** As `bun fmt` has it. */
+/** Aligns the rows of a table as `bun fmt` does. */
 function alignRows([heading = [], ...rows]: string[][]): string[] {
   const widths = heading.map((_, index) =>
     Math.max(
@@ -168,7 +169,8 @@ function entity(name: string): string {
   return /^[A-Za-z_]\w*$/.test(name) ? name : JSON.stringify(name);
 }
 
-/** Mermaid takes letters, digits, `-`, `_`, `()` and `[]` here. */
+/** Replaces the characters that Mermaid does not allow here. It allows letters,
+ * digits, `-`, `_`, `()` and `[]`. */
 function word(text: string): string {
   return text.replace(/[^\w()[\]-]+/g, "_");
 }

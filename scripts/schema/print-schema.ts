@@ -1,5 +1,5 @@
-// A snapshot as the text of a schema.ts. Names and types are drizzle's; whatever
-// it has no word for is SQL, in the words of the server.
+// Prints a snapshot as the text of a schema.ts. Names and types are drizzle's; what
+// drizzle cannot express is written as the server's SQL.
 import type {
   Snapshot,
   SnapshotColumn,
@@ -11,11 +11,11 @@ import type {
   SnapshotView,
 } from "./snapshots";
 
-/** What is in the file so far, and how it calls things. */
+/** The state of a file that is being printed. */
 interface File {
-  /** Names of drizzle-orm/pg-core. */
+  /** The names to import from drizzle-orm/pg-core. */
   imports: Set<string>;
-  /** Identifiers, by the kind and key of what they stand for. */
+  /** Identifiers, by the kind and key of their objects. */
   names: Map<string, string>;
   /** Types that drizzle does not know, by their SQL. */
   customTypes: Map<string, string>;
@@ -25,8 +25,8 @@ interface File {
 /**
  * Prints schema.ts.
  *
- * @param schemas those that are exported; of others only what these refer to
- * should be in the snapshot.
+ * @param schemas the schemas to export. Of other schemas the snapshot should have
+ * only the objects that these refer to.
  */
 export function printSchema(snapshot: Snapshot, schemas: string[]): string {
   const file: File = {
@@ -93,7 +93,7 @@ export function printSchema(snapshot: Snapshot, schemas: string[]): string {
   ].join("");
 }
 
-/** Prints relations.ts, from the foreign keys; undefined where there is none. */
+/** Prints relations.ts from the foreign keys; undefined when there are none. */
 export function printRelations(
   snapshot: Snapshot,
   schemas: string[],
@@ -160,7 +160,7 @@ function nameOf(file: File, kind: string, key: string): string {
   return file.names.get(`${kind} ${key}`) ?? "undefined";
 }
 
-/** As drizzle-kit's names: `invoicesInBilling` outside of `public`. */
+/** Chooses identifiers as drizzle-kit does: `invoicesInBilling` outside of `public`. */
 function nameAll(file: File): void {
   const { schemas, enums, sequences, tables, views } = file.snapshot;
   const taken = new Set(RESERVED);
@@ -190,7 +190,7 @@ function nameAll(file: File): void {
     add("schema", name, camel(name));
 }
 
-/** What a file imports, and words that TypeScript keeps for itself. */
+/** Names that a file imports, and reserved words of TypeScript. */
 const RESERVED = (
   "sql relations bigint bigserial bit boolean char check cidr customType date doublePrecision foreignKey index " +
   "inet integer interval json jsonb line macaddr macaddr8 numeric pgEnum pgMaterializedView pgPolicy pgSchema " +
@@ -214,7 +214,7 @@ function camel(name: string): string {
   return /^[\p{L}$]/u.test(text) ? text : `_${text}`;
 }
 
-/** Properties of a table, by its columns. */
+/** Returns the property of a table for a column, unique in the table. */
 function propertyOf(file: File, key: string, column: string): string {
   const table = file.snapshot.tables[key] ?? file.snapshot.views[key];
   const names = Object.keys(table?.columns ?? {});
@@ -368,7 +368,7 @@ function printColumn(file: File, key: string, column: SnapshotColumn): string {
   return parts.join("");
 }
 
-/** Types that drizzle has, with their options from the type's SQL. */
+/** The types that drizzle has, and how to read their options from the SQL. */
 const BUILDERS: [
   pattern: RegExp,
   name: string,

@@ -1,5 +1,5 @@
-// Constraints, indexes and policies of which only the name changes, as those do
-// that are named after a table or column: they are renamed, not made again.
+// Renames constraints, indexes and policies of which only the name changes, as when
+// they are named after a renamed table. They are not dropped and created again.
 import { quoteIdentifier } from "../lib/quote";
 import type { Snapshot, SnapshotReference, SnapshotTable } from "./snapshots";
 
@@ -12,7 +12,7 @@ const KINDS = [
   "policies",
 ] as const;
 
-/** The statements, and the snapshot as it is after them. */
+/** Returns the statements, and the snapshot after they have run. */
 export function renameParts(
   before: Snapshot,
   after: Snapshot,

@@ -1,5 +1,5 @@
-// What was renamed between two snapshots. Nobody can tell from the snapshots: it
-// is answered by flags, on a terminal, or read from the SQL of a migration.
+// Handles what was renamed between two snapshots. The snapshots do not show it: flags
+// or the keyboard answer it, or it is read from the SQL of a migration.
 import { quoteIdentifier } from "../lib/quote";
 import {
   readWords,
@@ -8,19 +8,19 @@ import {
 } from "../migrations/statements";
 import type { Snapshot, SnapshotTable } from "./snapshots";
 
-/** One name that becomes another, or an object that moves to another schema. */
+/** A changed name, or a move to another schema. */
 export interface Rename {
   kind: "schema" | "type" | "sequence" | "table" | "column" | "value";
   schema: string;
-  /** Of a column; of a value, its enum. */
+  /** The table of a column, or the enum of a value. */
   table?: string;
   from: string;
   to: string;
-  /** Where the object moves to; its name stays. */
+  /** The schema that the object moves to; its name stays. */
   toSchema?: string;
 }
 
-/** Of one kind something is gone and something is new; of columns, in one table. */
+/** Objects of one kind that are gone, and new ones; for columns, of one table. */
 export interface Ambiguity {
   kind: Rename["kind"];
   schema: string;
@@ -30,8 +30,8 @@ export interface Ambiguity {
 }
 
 /**
- * Where a name may have become another; none where there is nothing to ask.
- * Names outside of `public` have their schema in front.
+ * Lists where something may have been renamed; none when there is nothing to ask.
+ * Names outside of `public` begin with their schema.
  */
 export function listAmbiguities(
   before: Snapshot,
@@ -84,7 +84,7 @@ function qualify({ schema, name }: { schema: string; name: string }): string {
   return !schema || schema === "public" ? name : `${schema}.${name}`;
 }
 
-/** What `--rename` would take for it: `users`, or `users.bio`. */
+/** Returns the old name as `--rename` accepts it: `users`, or `users.bio`. */
 export function nameOld({ schema, table }: Ambiguity, name: string): string {
   return table === undefined
     ? name
@@ -92,10 +92,10 @@ export function nameOld({ schema, table }: Ambiguity, name: string): string {
 }
 
 /**
- * Takes answers such as `users=people` and `users.bio=about`; a column's table
- * may be called by its old name.
+ * Reads answers such as `users=people` and `users.bio=about`. The table of a column
+ * may have its old name.
  *
- * @returns the renames, and the answers that fit nothing.
+ * @returns the renames, and the answers that match nothing.
  */
 export function answerRenames(
   before: Snapshot,
@@ -121,7 +121,7 @@ export function answerRenames(
 }
 
 interface Choice {
-  /** A new name, a new schema, or both in turn. */
+  /** A new name, a new schema, or first the one and then the other. */
   steps: Rename[];
   labels: [from: string, to: string];
 }
@@ -152,7 +152,7 @@ function listChoices(
   });
 }
 
-/** Every way in which an answer may be written. */
+/** Returns every way to write an answer. */
 function spell(
   [step]: Rename[],
   [from, to]: Choice["labels"],
@@ -181,7 +181,7 @@ function spell(
   );
 }
 
-/** The snapshot with the new name; the same where it has no such object. */
+/** Returns the snapshot with the new name; unchanged when it has no such object. */
 export function applyRename(snapshot: Snapshot, rename: Rename): Snapshot {
   const { kind, schema, from, to, toSchema = schema } = rename;
   if (kind === "column") return renameColumn(snapshot, rename);
@@ -239,7 +239,7 @@ function mapTables(
   );
 }
 
-/** Foreign keys name the tables that they connect. */
+/** Changes the names in foreign keys, which name the tables that they connect. */
 function redirect(
   table: SnapshotTable,
   { schema, from, to, toSchema = schema }: Rename,
@@ -353,7 +353,7 @@ function renameColumn(
   };
 }
 
-/** A default keeps its value under the new name. */
+/** Renames a value of an enum, also in the defaults of columns. */
 function renameValue(
   snapshot: Snapshot,
   { schema, table: name = "", from, to }: Rename,
@@ -390,14 +390,14 @@ function renameValue(
   };
 }
 
-/** In expressions, which PostgreSQL keeps by column and not by text. */
+/** Changes a quoted name in expressions: PostgreSQL stores columns there, not text. */
 function requote(table: SnapshotTable, from: string, to: string) {
   const inJson = (text: string) => JSON.stringify(text).slice(1, -1);
   const text = JSON.stringify(table).replaceAll(inJson(from), inJson(to));
   return JSON.parse(text) as SnapshotTable;
 }
 
-/** The other way round. */
+/** Returns the rename that undoes this one. */
 export function invertRename(rename: Rename): Rename {
   const { schema, from, to, toSchema } = rename;
   const inverse = { ...rename, from: to, to: from };
@@ -407,10 +407,10 @@ export function invertRename(rename: Rename): Rename {
 }
 
 /**
- * The SQL of renames, in their order, as drizzle-kit writes it.
+ * Returns the SQL of renames, in their order, as drizzle-kit writes it.
  *
- * @param before the snapshot that they start from: a schema that only the other
- * one has is made.
+ * @param before the snapshot that they start from. A schema that only `after` has is
+ * created.
  */
 export function printRenames(
   before: Snapshot,
@@ -449,7 +449,7 @@ function literal(text: string): string {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
-/** The renames in the SQL of a migration, in their order. */
+/** Reads the renames in the SQL of a migration, in their order. */
 export function readRenames(text: string): Rename[] {
   return splitStatements(text).flatMap(
     ({ tokens }) => readRename(tokens) ?? [],

@@ -1,4 +1,4 @@
-// drizzle-kit's snapshots: the schema that each migration leads to, as JSON.
+// Reads drizzle-kit's snapshots: the schema after each migration, as JSON.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../src/env";
@@ -6,23 +6,23 @@ import { readProject } from "../../src/project";
 import { failure } from "../lib/report";
 import { type Migration, nameFolder } from "../migrations/journal";
 
-/** A schema, as drizzle-kit keeps it beside a migration (version 7). */
+/** A schema, as drizzle-kit stores it beside a migration (version 7). */
 export interface Snapshot {
   id: string;
   /** The snapshot that this one was made from. */
   prevId: string;
   version: string;
   dialect: string;
-  /** By their schema and name, such as `public.users`. */
+  /** Tables by schema and name, such as `public.users`. */
   tables: Record<string, SnapshotTable>;
   enums: Record<string, { name: string; schema: string; values: string[] }>;
   views: Record<string, SnapshotView>;
   sequences: Record<string, SnapshotSequence & { schema: string }>;
   schemas: Record<string, string>;
   roles: Record<string, { name: string }>;
-  /** Of tables that schema.ts does not have. */
+  /** The policies of tables that are not in schema.ts. */
   policies: Record<string, SnapshotPolicy>;
-  /** What it says of renames, drizzle-kit leaves empty. */
+  /** Meant for renames; drizzle-kit leaves it empty. */
   _meta: { schemas: object; tables: object; columns: object };
 }
 
@@ -84,7 +84,7 @@ export interface SnapshotPolicy {
   on?: string;
 }
 
-/** A sequence, of its own or of an identity; numbers are texts. */
+/** A sequence by itself, or the one of an identity. Numbers are strings. */
 export interface SnapshotSequence {
   name: string;
   increment?: string;
@@ -119,7 +119,7 @@ export interface SnapshotView {
   tablespace?: string;
 }
 
-/** The schema as drizzle.config.ts names it, for messages. */
+/** Returns the path of the schema in drizzle.config.ts, for messages. */
 export function nameSchema(): string {
   return readProject()
     .schema.map((path) => path.replace(/^\.\//, ""))
@@ -142,16 +142,16 @@ export const emptySnapshot: Snapshot = {
   _meta: { schemas: {}, tables: {}, columns: {} },
 };
 
-/** Where the snapshot of a migration is, from the project's root. */
+/** Returns the path of a migration's snapshot, from the project's root. */
 export function nameSnapshotFile(tag: string): string {
   const [prefix] = tag.split("_");
   return join(nameFolder(), "meta", `${prefix}_snapshot.json`);
 }
 
 /**
- * Reads the snapshot of a migration; undefined where it has none.
+ * Reads the snapshot of a migration; undefined when it has none.
  *
- * @throws when it cannot be read, or is of another version than 7.
+ * @throws when it cannot be read, or is not of version 7.
  */
 export function readSnapshot(tag: string): Snapshot | undefined {
   const file = nameSnapshotFile(tag);
@@ -173,7 +173,7 @@ export function readSnapshot(tag: string): Snapshot | undefined {
   return fillIn(snapshot);
 }
 
-/** Every snapshot of the folder that can be read, whatever the journal says. */
+/** Reads every readable snapshot in the folder, whatever the journal says. */
 export function readSnapshots(): Snapshot[] {
   const folder = join(root, nameFolder(), "meta");
   if (!existsSync(folder)) return [];
@@ -185,12 +185,12 @@ export function readSnapshots(): Snapshot[] {
         const snapshot: Snapshot = JSON.parse(text);
         return snapshot.version === "7" ? [fillIn(snapshot)] : [];
       } catch {
-        return []; // db:check names it
+        return []; // db:check reports it
       }
     });
 }
 
-/** Older versions of drizzle-kit leave out what they did not know. */
+/** Adds what older versions of drizzle-kit did not write. */
 function fillIn(snapshot: Snapshot): Snapshot {
   const missing = { policies: {}, checkConstraints: {}, isRLSEnabled: false };
   const tables = Object.entries(snapshot.tables).map(([key, table]) => [
@@ -204,7 +204,8 @@ function fillIn(snapshot: Snapshot): Snapshot {
   });
 }
 
-/** drizzle-kit does not say that a column is of an enum of TypeScript. */
+/** Adds the schema of an enum to its columns, which drizzle-kit leaves out for an enum
+ * of TypeScript. */
 export function nameEnums(snapshot: Snapshot): Snapshot {
   const schemas = new Map(
     Object.values(snapshot.enums).map(({ name, schema }) => [name, schema]),
@@ -216,8 +217,8 @@ export function nameEnums(snapshot: Snapshot): Snapshot {
 }
 
 /**
- * The snapshot that another was made from, which after a merge need not be that
- * of the migration before it; undefined where it is not there.
+ * Returns the snapshot that another one was made from; undefined when it does not
+ * exist. After a merge it may be of an earlier migration than the one before.
  */
 export function readParent(
   earlier: Migration[],
@@ -231,15 +232,15 @@ export function readParent(
   return undefined;
 }
 
-/** Two migrations that were made from the same one. */
+/** Two migrations that were made from the same migration. */
 export interface Fork<T = Migration> {
   older: T;
   newer: T;
 }
 
 /**
- * The first two migrations of one parent, as a merge leaves them: with one file
- * for the snapshots of both, or with the same `prevId`.
+ * Finds the first two migrations with the same parent, as after a merge: they share
+ * one snapshot file, or have the same `prevId`.
  */
 export function findFork<T extends { tag: string }>(
   migrations: T[],
@@ -257,7 +258,7 @@ export function findFork<T extends { tag: string }>(
   return undefined;
 }
 
-/** Undefined where a merge conflict's markers are in the file, too. */
+/** Reads `prevId`; undefined also when the file has merge conflict markers. */
 function readPrevId(tag: string): string | undefined {
   try {
     return JSON.parse(readFileSync(join(root, nameSnapshotFile(tag)), "utf8"))

@@ -1,5 +1,5 @@
-// Writes a migration into drizzle-kit's folder: its snapshot and its SQL first,
-// and last the journal, without which nothing of it counts.
+// Writes a migration into drizzle-kit's folder: first its snapshot and its SQL, then
+// the journal. Until the journal is written, the migration does not count.
 import {
   existsSync,
   mkdirSync,
@@ -28,11 +28,11 @@ export interface WrittenMigration {
 }
 
 /**
- * Adds a migration after `base`, of which the journal then consists.
+ * Adds a migration after those of `base`; the journal then has only these.
  *
- * @param title what follows the number in its tag.
- * @param read the migrations of the journal, whose files may be written over.
- * @throws with exit code 2 where something else is in the way.
+ * @param title the part of its tag after the number.
+ * @param read the migrations of the journal, whose files may be overwritten.
+ * @throws with exit code 2 when another file is in the way.
  */
 export function writeMigration(
   base: Migration[],
@@ -40,8 +40,8 @@ export function writeMigration(
   parts: { text: string; down?: string; snapshot: Snapshot },
   read = base,
 ): WrittenMigration {
-  // Whatever the clock says: drizzle's own migrator skips what is stamped earlier.
-  // A second apart, since `drizzle-kit up` of 1.0 orders them by seconds.
+  // Always later than the others: drizzle's own migrator skips earlier time stamps.
+  // One second apart, because `drizzle-kit up` of 1.0 orders them by seconds.
   const when = Math.max(Date.now(), ...base.map((m) => m.when + 1000));
   const idx = Math.max(-1, ...base.map((migration) => migration.idx)) + 1;
   const words = title.replace(/[^\p{L}\p{N}_-]+/gu, "_").slice(0, 100);
@@ -60,7 +60,8 @@ export function writeMigration(
   };
 }
 
-/** Files of migrations that the journal does not name are somebody else's. */
+/** @throws with exit code 2 when a file exists that the journal does not name, or the
+ * journal has a migration that was not read. */
 function requireFree(files: string[], read: Migration[]): void {
   const own = read.flatMap(({ tag }) => [
     nameUpFile(tag),
@@ -96,7 +97,7 @@ function readDocument(): { entries: { tag: string }[] } {
   return start;
 }
 
-/** Writes the journal with these entries of it, and a new one after them. */
+/** Writes the journal with the entries of these migrations, and a new entry. */
 export function writeJournal(base: Migration[], entry?: object): void {
   const journal = readDocument();
   const tags = new Set(base.map(({ tag }) => tag));
@@ -120,7 +121,8 @@ export function writeDownFile(tag: string, text: string): void {
   write(nameDownFile(tag), text);
 }
 
-/** Counts on, or gives the time where the newest tag begins with one. */
+/** Returns the prefix of a new tag: the next number, or the time when the newest tag
+ * begins with a time or drizzle.config.ts asks for it. */
 function nameNext(base: Migration[], idx: number, when: number): string {
   const newest = base.at(-1)?.tag ?? "";
   const { prefix } = readProject();
@@ -135,7 +137,7 @@ function nameNext(base: Migration[], idx: number, when: number): string {
   );
 }
 
-/** Whole or not at all, also where it is cut off. */
+/** Writes a file completely or not at all, even when it is interrupted. */
 function write(file: string, text: string): void {
   const path = join(root, file);
   mkdirSync(dirname(path), { recursive: true });
