@@ -1,4 +1,4 @@
-// The application's client on a database of a test, in the test's own process.
+// Opens the application's client on a test's database, in the test's process.
 import { connect, type Socket } from "node:net";
 import { pgTable, text } from "drizzle-orm/pg-core";
 import type { DatabaseAddress } from "../../src/database-url";
@@ -7,7 +7,7 @@ import { makeClient } from "../../src/infrastructure/database/client";
 import { openPools } from "../../src/infrastructure/database/pools";
 import { listen } from "./ports";
 
-/** A table of the tests' own, whatever the application's are. */
+/** A table for the tests, independent of the application's tables. */
 export const items = pgTable("items", {
   slug: text().notNull().unique(),
   name: text(),
@@ -15,7 +15,7 @@ export const items = pgTable("items", {
 export const CREATE_ITEMS =
   "create table items (slug text unique not null, name text)";
 
-/** Opens a client with other limits than the usual ones; close it at the end. */
+/** Opens a client with the given limits; the caller must close it. */
 export function openClient(
   database: DatabaseAddress,
   limits: Partial<ClientSettings> = {},
@@ -25,7 +25,7 @@ export function openClient(
   return makeClient(openPools({ database, replicas, client }));
 }
 
-/** Returns the code and the message of what a promise is rejected with. */
+/** Returns the code and message of the error that a promise is rejected with. */
 export async function rejection(promise: PromiseLike<unknown>) {
   try {
     await promise;
@@ -35,7 +35,8 @@ export async function rejection(promise: PromiseLike<unknown>) {
   throw new Error("it was not rejected");
 }
 
-/** A network before a server, which can swallow everything, and pass on again. */
+/** Opens a network in front of a server; it can drop all data, and later pass data
+ * on again. */
 export async function openNetwork({ port }: DatabaseAddress) {
   let isDown = false;
   const pass = (from: Socket, to: Socket) =>

@@ -7,7 +7,7 @@ import { runFolder } from "./run";
 
 let original: Promise<string> | undefined;
 
-/** How to get into a server that runs on a copy of the cluster. */
+/** Returns the address of a server that runs on a copy of the cluster. */
 export function clusterAddress(port: number): DatabaseAddress {
   return {
     variable: "DATABASE_URL",
@@ -22,14 +22,14 @@ export function clusterAddress(port: number): DatabaseAddress {
   };
 }
 
-/** Puts a new cluster into a folder: a copy, for making one takes a second. */
+/** Copies a new cluster into a folder; creating one would take a second. */
 export async function copyCluster(dataDir: string): Promise<void> {
   mkdirSync(dataDir, { recursive: true });
   original ??= makeCluster();
   await $`cp -R ${await original}/. ${dataDir}`;
 }
 
-/** Makes it, unless another process of the run has. */
+/** Creates the cluster to copy, unless another process of the run has created it. */
 async function makeCluster(): Promise<string> {
   const cluster = join(runFolder, "cluster");
   if (existsSync(cluster)) return cluster;

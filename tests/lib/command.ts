@@ -7,20 +7,20 @@ import type { Job } from "./worker";
 
 export { formatDatabaseUrl as urlOf } from "../../src/database-url";
 
-/** Where commands look for a server of their own: there is none. */
+/** The folder where commands look for the project's server; it has none. */
 export const emptyDataDir = join(tmpdir(), `starter-none-${process.pid}`);
 
-/** What a command left behind. */
+/** The result of a command. */
 export interface Outcome {
   exitCode: number;
   stdout: string;
   stderr: string;
 }
 
-/** The commands that a test has run, as lines to be printed where it fails. */
+/** The commands that a test has run, as lines to print when it fails. */
 const commandLog = new AsyncLocalStorage<string[]>();
 
-/** Runs a test's body; where it throws, prints what its commands have said. */
+/** Runs a test's body; when it throws, prints the output of its commands. */
 export async function withCommandLog(body: () => Promise<void>): Promise<void> {
   const lines: string[] = [];
   try {
@@ -32,12 +32,12 @@ export async function withCommandLog(body: () => Promise<void>): Promise<void> {
 }
 
 /**
- * Runs a command without a terminal, as `bun run <command>` does. What needs no
- * process of its own is run by a worker (tests/lib/worker.ts), in a third of the
- * time; `COMMAND_WORKERS=0` runs everything as a process.
+ * Runs a command without a terminal, as `bun run <command>` does. A worker
+ * (tests/lib/worker.ts) runs the commands that need no separate process, in a third
+ * of the time; `COMMAND_WORKERS=0` runs each command as a process.
  *
- * @param command split at its blanks: `db:migrate --json`.
- * @param variables on top of PATH and HOME; nothing else is handed on.
+ * @param command such as `db:migrate --json`; it is split at blanks.
+ * @param variables the environment, to which only PATH and HOME are added.
  * @param cwd the project, or a copy of it.
  */
 export async function run(
@@ -65,7 +65,8 @@ export async function run(
   return outcome;
 }
 
-/** These hand their input or output to other programs, or start a server. */
+/** Commands that a worker can run: the others pass their input or output to other
+ * programs, or start a server. */
 const WORKABLE = /^db:(?!setup|start|stop|logs|shell|studio)/;
 
 async function runProcess(
@@ -95,7 +96,7 @@ interface Worker {
 const workers: Worker[] = [];
 const idle: Worker[] = [];
 
-/** Has a worker run it: one that is idle, else a new one. */
+/** Runs a command in an idle worker, or in a new one. */
 async function work(job: Job): Promise<Outcome> {
   const worker = idle.pop() ?? startWorker();
   const outcome = await worker.run(job);
@@ -139,9 +140,9 @@ export async function endWorkers(): Promise<void> {
 }
 
 /**
- * Starts a script without `bun run` before it, so that a signal is its own.
+ * Starts a script without `bun run`, so that a signal reaches the script itself.
  *
- * @param script split at its blanks: `scripts/reset-db.ts --json`.
+ * @param script such as `scripts/reset-db.ts --json`; it is split at blanks.
  */
 export function start(
   script: string,

@@ -1,6 +1,6 @@
-// A database for a test or for a file of tests, migrated and seeded as this
-// project is, dropped at the end. It is a copy of one that is made once, which
-// takes tens of milliseconds. Tests of the commands use tests/lib/test.ts.
+// Creates a database for a test or a test file, migrated and seeded like this
+// project, and drops it at the end. It is a copy of a database that is created once;
+// a copy takes tens of milliseconds. Tests of the commands use tests/lib/test.ts.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
 import postgres, { type Sql } from "postgres";
 import { connectionOptions } from "../../src/database-tls";
@@ -12,10 +12,10 @@ import { type Outcome, run, start, urlOf, withCommandLog } from "./command";
 import { isPart } from "./run";
 import { attend, type Attended } from "./terminal";
 
-/** Long enough for a machine that has other things to do. */
+/** The time limit of a test, long enough for a busy machine. */
 export const TIMEOUT_MS = 120_000;
 const QUEUE_MS = 1_200_000;
-/** More at once would only wait for each other, and take more memory. */
+/** How many tests run at once; more would wait for each other and use more memory. */
 const AT_ONCE = isPart ? 2 : 6;
 
 /** A database with a random name on the server for the tests. */
@@ -24,34 +24,34 @@ export interface TestDatabase {
   address: DatabaseAddress;
   url: string;
   sql: Sql;
-  /** Runs a command on it, in the project or in another folder. */
+  /** Runs a command on this database, in the project or in another folder. */
   run(
     command: string,
     variables?: Record<string, string>,
     cwd?: string,
   ): Promise<Outcome>;
-  /** Starts a script on it, to be stopped by a signal. */
+  /** Starts a script on this database, for tests that send it a signal. */
   start(
     script: string,
     variables?: Record<string, string>,
     cwd?: string,
   ): ReturnType<typeof start>;
-  /** Runs a command on it on a terminal. */
+  /** Runs a command on this database, on a terminal. */
   attend(command: string, cwd?: string): Attended;
 }
 
-/** What a test's database holds at its start. */
+/** What a test's database has at the start. */
 export type State = "empty" | "migrated" | "seeded";
 
-/** The same for the application's tests. */
+/** A database for the application's tests. */
 export interface ApplicationDatabase extends TestDatabase {
   /** The application's client, on this database. */
   db: typeof application;
 }
 
 /**
- * A test with a database of its own; several run at once. The database is
- * dropped at the end; where the test failed it is kept and named.
+ * Registers a test that gets its own database. Several run at once. The database is
+ * dropped at the end; when the test fails, it is kept and its name is printed.
  */
 export function testDatabase(
   sentence: string,
@@ -73,8 +73,8 @@ let free = AT_ONCE;
 const waiting: (() => void)[] = [];
 
 /**
- * A test that runs beside others of its file, a few at once. Its time begins
- * with its turn, and when that is up, so is its turn.
+ * Registers a test that runs at the same time as a few others of its file. Its time
+ * limit counts from its own start, not while it waits for its turn.
  */
 export function testBeside(sentence: string, body: () => Promise<void>): void {
   const takeTurn = async () => {
@@ -96,8 +96,8 @@ export function testBeside(sentence: string, body: () => Promise<void>): void {
 }
 
 /**
- * Opens the application's client, which is loaded only here: a test of the
- * commands is to work whatever the application's schema is.
+ * Opens the application's client. It is loaded only here, because the tests of the
+ * commands must work with any schema of the application.
  */
 async function openApplication({ address }: TestDatabase) {
   const { makeClient } =
@@ -112,9 +112,9 @@ async function openApplication({ address }: TestDatabase) {
 }
 
 /**
- * Does something with a database, which is dropped unless that throws.
+ * Runs `work` with a new database, and drops it unless `work` throws.
  *
- * @param folder the project whose migrations and seeds it gets.
+ * @param folder the project whose migrations and seeds the database gets.
  */
 export async function withDatabase(
   state: State,
@@ -133,9 +133,9 @@ export async function withDatabase(
 }
 
 /**
- * One database for all tests of a file, which run one after another.
+ * Creates one database for all tests of a file, which run one after another.
  *
- * @returns the database, and the `test` to use in its file.
+ * @returns the database, and the `test` function to use in the file.
  */
 export function useDatabase(state: State) {
   const shared = shareDatabase(state, root);
@@ -148,7 +148,7 @@ export function useDatabase(state: State) {
   return { database, test: shared.test };
 }
 
-/** The same for tests of the commands, on the project in a folder. */
+/** Does the same for tests of the commands, with the project in a folder. */
 export function shareDatabase(state: State, folder: string) {
   const database = describeDatabase(folder);
   let hasPassed = true;
@@ -175,7 +175,7 @@ export function openDatabase(address: DatabaseAddress): Sql {
   return postgres({ ...options, max: 2, onnotice: () => {} });
 }
 
-/** Waits until a session of the server does what the condition says. */
+/** Waits until the condition is true for a session of the server. */
 export async function until(sql: Sql, condition: string): Promise<void> {
   const deadline = Date.now() + TIMEOUT_MS / 2;
   while (Date.now() < deadline) {
@@ -228,7 +228,7 @@ async function createDatabase(
 
 const templates = new Map<string, Promise<string>>();
 
-/** A database of that state to copy, made when it is first asked for. */
+/** Returns the name of the database to copy for a state; creates it at first use. */
 function templateOf(
   state: "migrated" | "seeded",
   folder: string,
@@ -270,7 +270,7 @@ async function disposeOf(
 
 let administrator: Sql | undefined;
 
-/** What makes and drops databases: one client for all tests. */
+/** Returns the client that creates and drops databases, one for all tests. */
 function onServer(): Sql {
   administrator ??= openDatabase(testServer);
   return administrator;

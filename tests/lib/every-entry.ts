@@ -1,4 +1,4 @@
-// Everything that drizzle-orm/pg-core can express, as what a schema.ts exports.
+// The exports of a schema.ts with everything that drizzle-orm/pg-core can express.
 import { eq, sql } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
 
@@ -24,7 +24,7 @@ const numbers = pg.pgSequence("numbers", {
 });
 const counted = dashed.sequence("counted");
 
-/** Each column type with its options, its defaults and as an array. */
+/** Each column type: with its options, with defaults, and as an array. */
 const types = pg.pgTable("types", {
   id: pg.uuid().primaryKey().defaultRandom(),
   small: pg.smallint().default(-1),
@@ -290,7 +290,7 @@ const tables = {
   inDashed,
 };
 
-/** All of it. */
+/** All entries. */
 export const everyEntry = {
   ...places,
   ...enums,
@@ -306,7 +306,7 @@ export const everyEntry = {
   materializedToo,
 };
 
-/** The same tables with a column of another type, and nothing else. */
+/** The same tables, with one column of another type and nothing else. */
 export const bareEntries = {
   types: pg.pgTable("types", { text: pg.varchar({ length: 40 }) }),
   identities: pg.pgTable("identities", { small: pg.smallint().notNull() }),
@@ -316,8 +316,8 @@ export const bareEntries = {
   secured: pg.pgTable("secured", { owner: pg.text() }),
 };
 
-/** What drizzle cannot make, and the entries use. */
+/** SQL for an object that the entries use and drizzle cannot create. */
 export const needed = `CREATE DOMAIN "Own domain" AS text CHECK (value <> '')`;
 
-/** The role that the entries make. */
+/** The role that the entries create. */
 export const role = `every_entry_${process.pid}`;

@@ -1,5 +1,5 @@
-// Prints what the application's client stores and reads for every type and
-// mode of drizzle, as one JSON document. Its caller gives it an empty database.
+// Prints what the application's client stores and reads for every type and mode of
+// drizzle, as one JSON document. The caller provides an empty database.
 import { getTableColumns, sql } from "drizzle-orm";
 import {
   bigint,
@@ -163,7 +163,7 @@ const names = Object.keys(written);
 const types = Object.entries(getTableColumns(every)).map(
   ([name, column]) => `"${name}" ${column.getSQLType()}`,
 );
-// Another connection than the client's, and other than its driver.
+// A separate connection, which may use another driver than the client.
 const server = postgres(process.env.DATABASE_URL ?? "", { max: 1 });
 await server.unsafe("create type mood as enum ('sad', 'very happy')");
 await server.unsafe(`create table every (${types.join(", ")})`);
@@ -203,7 +203,7 @@ console.log(
 );
 await closeDatabase();
 
-/** Makes JSON tell values apart that it would write alike, or not at all. */
+/** Tags values that JSON would print alike, or leave out. */
 function tagged(this: Record<string, unknown>, key: string, value: unknown) {
   const original = this[key];
   if (original instanceof Date) return `Date ${original.toISOString()}`;

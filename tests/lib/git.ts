@@ -2,7 +2,7 @@ import { $ } from "bun";
 
 const author = ["-c", "user.name=test", "-c", "user.email=test@localhost"];
 
-/** Commits what is in `src`, on that branch; makes the repository. */
+/** Creates a repository and commits `src` on a branch. */
 export async function commit(folder: string, branch: string): Promise<void> {
   await $`git init --quiet --initial-branch=${branch}`.cwd(folder);
   await $`git checkout --quiet -B ${branch}`.cwd(folder);

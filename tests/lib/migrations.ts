@@ -4,18 +4,18 @@ import type { Sql } from "postgres";
 import { readMigrations } from "../../scripts/migrations/journal";
 import { fixture, type Project } from "./project";
 
-/** Where a project has its migrations. */
+/** The folder of a project's migrations. */
 export const migrations = "src/infrastructure/database/migrations";
 
-/** The fixture's migrations, and the newest of their tags. */
+/** The migrations of the fixture, and their newest tag. */
 export const ownMigrations = readMigrations(join(fixture, migrations));
 export const ownHead = ownMigrations.at(-1)?.tag ?? "";
 
 /**
  * Gives a project these migrations and no others.
  *
- * @param files the text of each, by its tag; `<tag>.down` is a down file.
- * @param when the stamp of each.
+ * @param files the text of each migration by its tag; `<tag>.down` is a down file.
+ * @param when the time stamp of each migration.
  */
 export function writeMigrations(
   project: Project,
@@ -38,7 +38,7 @@ export function writeMigrations(
   project.write(`${migrations}/meta/_journal.json`, JSON.stringify(journal));
 }
 
-/** What drizzle's table holds, oldest first. */
+/** Returns the rows of drizzle's table, oldest first. */
 export async function listRecords(sql: Sql) {
   return await sql`
     select hash, created_at::float8 as when

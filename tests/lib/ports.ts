@@ -2,7 +2,7 @@ import { createServer, type Server, type Socket } from "node:net";
 
 const handedOut = new Set<number>();
 
-/** A port of 127.0.0.1 on which nothing listens, and no other test will. */
+/** Returns a port of 127.0.0.1 that is free and that no other test will use. */
 export async function findFreePort(): Promise<number> {
   while (true) {
     const { port, close } = await listen(() => {});
@@ -14,8 +14,8 @@ export async function findFreePort(): Promise<number> {
 }
 
 /**
- * A port below those that the system hands out to others by itself, so that the
- * one after it stays free as well.
+ * Returns a free port below those that the system assigns by itself, so that the
+ * next port also stays free.
  */
 export async function findQuietPort(): Promise<number> {
   while (true) {
@@ -28,7 +28,7 @@ export async function findQuietPort(): Promise<number> {
   }
 }
 
-/** Listens on a port of 127.0.0.1 and does with each connection as told. */
+/** Listens on a port of 127.0.0.1 and calls the function for each connection. */
 export async function listen(
   onConnection: (socket: Socket) => void,
   wanted = 0,

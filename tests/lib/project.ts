@@ -13,13 +13,13 @@ import { dirname, join } from "node:path";
 import { root } from "../../src/env";
 import { type Outcome, run } from "./command";
 
-/** What the commands are tested on: a schema, migrations and seeds of its own. */
+/** The project that the commands are tested on, with its schema, migrations and seeds. */
 export const fixture = join(root, "tests/fixture");
 
-/** A project in a folder of its own. */
+/** A copy of a project, in a temporary folder. */
 export interface Project {
   folder: string;
-  /** Runs a command there, with nothing set but what is given. */
+  /** Runs a command there, with only the given variables. */
   run(
     command: string,
     variables?: Record<string, string>,
@@ -29,16 +29,15 @@ export interface Project {
   read(file: string): string;
   /** Writes a file there. */
   write(file: string, text: string): void;
-  /** Replaces a piece of a file there, which has to be in it. */
+  /** Replaces a text in a file there; throws when the file does not have it. */
   replace(file: string, from: string, to: string): void;
-  /** Removes the folder, at the end of the block that has it with `using`. */
+  /** Removes the folder, at the end of a block with `using`. */
   [Symbol.dispose](): void;
 }
 
 /**
- * Makes a project of the commands and of the fixture, as a clone would be after
- * `bun install`. Nothing of the application's schema, migrations and seeds is in
- * it.
+ * Creates a project from the commands and the fixture, like a clone after
+ * `bun install`. It has nothing of the application's schema, migrations and seeds.
  */
 export function copyProject(name = "clone"): Project {
   const project = makeFolder(name);
@@ -63,7 +62,7 @@ export function copyProject(name = "clone"): Project {
   return project;
 }
 
-/** Copies the application as it is. */
+/** Copies the whole application. */
 export function copyApplication(name = "clone"): Project {
   const project = makeFolder(name);
   for (const file of [

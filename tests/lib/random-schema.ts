@@ -1,7 +1,7 @@
-// Random schemas, as the text of a schema.ts, and random changes of them. The
-// same seed makes the same schemas.
+// Makes random schemas, as the text of a schema.ts, and random changes of them. The
+// same seed gives the same schemas.
 
-/** What a schema holds. References are by name, and hold. */
+/** The content of a schema. References are names, and always valid. */
 export interface Model {
   enums: { name: string; values: string[] }[];
   sequences: { name: string; increment: number; cycle: boolean }[];
@@ -11,7 +11,7 @@ export interface Model {
 
 interface ModelTable {
   name: string;
-  /** The type of `id`, which is the primary key unless `key` is. */
+  /** The type of `id`, which is the primary key unless `key` has columns. */
   id: "uuid" | "integer" | "serial" | "identity";
   /** Columns of a composite primary key. */
   key: string[];
@@ -58,11 +58,11 @@ interface ModelView {
   above: string | null;
 }
 
-/** A schema, a change of it, and which of its names are renames. */
+/** A schema, a change of it, and the renames in the change. */
 export interface Change {
   before: Model;
   after: Model;
-  /** As `--rename` takes them. */
+  /** The values for `--rename`. */
   renames: string[];
 }
 
@@ -93,7 +93,7 @@ const TYPES: Record<string, { code: string; defaults: string[] }> = {
   inet: { code: "inet(NAME)", defaults: ['"10.0.0.1"'] },
 };
 
-/** To what a column can be changed while its table is empty. */
+/** The types to which a column can be changed while its table is empty. */
 const CASTS: Record<string, string[]> = {
   text: ["varchar", "integer", "boolean", "uuid", "jsonb", "ENUM"],
   varchar: ["text", "char", "integer"],
@@ -117,11 +117,11 @@ const CASTS: Record<string, string[]> = {
 
 const ACTIONS = ["no action", "restrict", "cascade", "set null", "set default"];
 
-/** Numbers from a seed, evenly spread (mulberry32). */
+/** Gives evenly distributed numbers from a seed (mulberry32). */
 export class Random {
   constructor(private state: number) {}
 
-  /** From 0 up to, not including, `end`. */
+  /** Returns an integer from 0 up to, but not including, `end`. */
   below(end: number): number {
     this.state = (this.state + 0x6d2b79f5) | 0;
     let t = Math.imul(this.state ^ (this.state >>> 15), 1 | this.state);
@@ -140,7 +140,7 @@ export class Random {
   }
 }
 
-/** A schema and a change of it. */
+/** Makes a schema and a change of it. */
 export function makeChange(seed: number): Change {
   const random = new Random(seed);
   const maker = new Maker(random);
@@ -168,7 +168,7 @@ class Maker {
     return model;
   }
 
-  /** Makes one change, where the one that was picked is possible. */
+  /** Makes one random change, if it is possible. */
   change(model: Model, renames: string[]): void {
     const { random } = this;
     const table = random.pick(model.tables);
@@ -399,7 +399,7 @@ class Maker {
     const columns = [
       ...new Set([this.random.pick(fit).name, this.random.pick(fit).name]),
     ];
-    // PostgreSQL makes one of two that are the same.
+    // PostgreSQL creates only one of two equal constraints.
     if (table.uniques.some((unique) => `${unique.columns}` === `${columns}`))
       return;
     const nullsNotDistinct = this.random.chance(0.3);
@@ -478,7 +478,7 @@ class Maker {
       this.dropColumn(model, table, other);
   }
 
-  /** Takes away what refers to a column. */
+  /** Removes everything that refers to a column. */
   private forget(model: Model, table: ModelTable, name: string): void {
     table.indexes = table.indexes.filter(
       (index) => !index.columns.includes(name) && index.condition !== name,
@@ -543,7 +543,7 @@ class Maker {
   }
 }
 
-/** The model as a schema.ts. */
+/** Prints the model as a schema.ts. */
 export function printSchema(model: Model): string {
   const lines = [
     'import { sql } from "drizzle-orm";',

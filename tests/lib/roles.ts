@@ -1,15 +1,15 @@
 import { urlOf } from "./command";
 import type { TestDatabase } from "./database";
 
-/** A role of a test's own that may log in, and the variables to run as it. */
+/** A temporary role that may log in, and the variables to run a command as it. */
 export interface TestRole {
   name: string;
   variables: Record<string, string>;
 }
 
 /**
- * Makes roles with random names that may log in, and drops them at the end;
- * what they own stays.
+ * Creates roles with random names that may log in, and drops them at the end.
+ * Objects that they own stay.
  */
 export async function withRoles(
   { address, sql }: TestDatabase,

@@ -1,5 +1,5 @@
-// What is one for a whole run of `bun test`, in however many processes: the
-// folder of its temporary files, and whether this process is all of it.
+// Sets up what all processes of one `bun test` share: the folder for temporary files,
+// and how the test files are split between processes.
 import {
   accessSync,
   chmodSync,
@@ -13,22 +13,22 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 
 const MEMORY = "/dev/shm";
-/** Enough for the databases that are there at one time. */
+/** How much memory the databases need that exist at one time. */
 const ROOM_BYTES = 2 * 1024 ** 3;
 
-/** True in a process that runs some of the files for another, which waits. */
+/** True in a process that runs some of the files for another process. */
 export const isPart = process.env.TESTS_FOLDER !== undefined;
 
 /**
- * Where temporary files are: in memory, where there is room. A database is 300
- * files: some 100 ms on a disk, 20 in memory.
+ * The folder for temporary files, in memory when there is enough. A database has 300
+ * files: copying takes some 100 ms on a disk, 20 ms in memory.
  */
 export const runFolder =
   process.env.TESTS_FOLDER ??
   mkdtempSync(join(hasRoom() ? MEMORY : tmpdir(), "starter-test-"));
 
-chmodSync(runFolder, 0o711); // a program that drops its rights has to get in
-process.env.TMPDIR = runFolder; // for everything that asks for a folder later
+chmodSync(runFolder, 0o711); // a program that drops its privileges must enter it
+process.env.TMPDIR = runFolder; // for everything that asks for a temporary folder later
 
 function hasRoom(): boolean {
   try {
@@ -41,10 +41,11 @@ function hasRoom(): boolean {
 }
 
 /**
- * How to run the files beside each other, for which bunfig.toml has no setting.
+ * Decides how to run test files at the same time, for which bunfig.toml has no
+ * setting.
  *
- * @returns the arguments of `bun`; undefined where there is one file, or the
- * arguments of this process say how, or cannot be read.
+ * @returns the arguments of `bun`; undefined when there is only one file, or the
+ * arguments of this process already say how, or cannot be read.
  */
 export function splitRun(): string[] | undefined {
   const flags = readArguments()?.slice(2);
@@ -59,7 +60,7 @@ export function splitRun(): string[] | undefined {
 
 const OWN_WAY = /^(--parallel|--test-worker|--isolate|--watch|--inspect|-t$)/;
 
-/** The arguments of this process, which Bun takes out of process.argv. */
+/** Returns the arguments of this process, which Bun removes from process.argv. */
 function readArguments(): string[] | undefined {
   try {
     return readFileSync("/proc/self/cmdline", "utf8").split("\0").slice(0, -1);

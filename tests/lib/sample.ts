@@ -1,12 +1,12 @@
-// How much of the long sweeps a run of the tests takes: a sample, or with ALL=1,
-// as in CI, all of it.
+// Sets how much of the long sweeps a test run does: a sample, or everything with
+// ALL=1, as in CI.
 
 export const isWhole = Boolean(process.env.ALL);
 
-/** Where random choices begin; RANDOM_SEED=<number> chooses it. */
+/** The seed of random choices; RANDOM_SEED=<number> sets it. */
 export const seed = Number(
   process.env.RANDOM_SEED ?? (isWhole ? 1 : Date.now() % 1000),
 );
 
-/** How many do at once what only one may do. */
+/** How many processes do at once what only one may do. */
 export const CROWD = isWhole ? 20 : 6;

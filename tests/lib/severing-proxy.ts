@@ -1,9 +1,9 @@
 import { connect, createServer, type Socket } from "node:net";
 
-/** A port that passes everything on to a server, one query at a time. */
+/** A proxy that passes everything on to a server, one query at a time. */
 export interface SeveringProxy {
   port: number;
-  /** How many queries the server has answered. */
+  /** Returns how many queries the server has answered. */
   count(): number;
   close(): Promise<void>;
 }
@@ -11,8 +11,8 @@ export interface SeveringProxy {
 /**
  * Listens for clients of a PostgreSQL server without TLS.
  *
- * @param onAnswer called with the number of each answered query, before the
- * answer is passed on; after `true` nothing is passed on any more.
+ * @param onAnswer called with the number of each answered query, before the answer is
+ * passed on. When it returns true, nothing more is passed on.
  */
 export async function proxyTo(
   port: number,
@@ -30,7 +30,7 @@ export async function proxyTo(
     let waiting = Buffer.alloc(0);
     let isStarted = false;
     let isAnswering = false;
-    // A client may send many queries at once; the server gets them singly.
+    // A client may send many queries at once; the server gets them one at a time.
     const passOn = () => {
       while (!isSevered && !isAnswering) {
         const start = isStarted ? 1 : 0; // the first message has no type

@@ -1,5 +1,5 @@
-// Waits until its parent closes the pipe, by hand or by dying, then stops the
-// embedded server in the folder that it is given, and removes the folder.
+// Waits until its parent closes the pipe or ends. Then it stops the embedded server in
+// the folder that is its argument, and removes the folder.
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { stopEmbedded } from "../../scripts/server/embedded";

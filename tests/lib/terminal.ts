@@ -2,20 +2,20 @@ import { spawn } from "bun";
 import { root } from "../../src/env";
 import { emptyDataDir } from "./command";
 
-/** A command at work on a terminal. */
+/** A command that is running on a terminal. */
 export interface Attended extends AsyncDisposable {
   /**
-   * Resolves once the text is on the screen, after what was waited for before;
-   * rejects when the command ends without.
+   * Resolves when the text is on the screen, after the text of the last call; rejects
+   * when the command ends without it.
    */
   shows: (text: string) => Promise<void>;
-  /** Types, with `\r` for the Enter key. */
+  /** Types the keys; `\r` is the Enter key. */
   types: (keys: string) => void;
-  /** The command's exit code and all that it has shown. */
+  /** Resolves with the command's exit code and everything that it has shown. */
   ends: () => Promise<{ exitCode: number; screen: string }>;
 }
 
-/** Runs a command as a person does at a keyboard. */
+/** Runs a command on a terminal, as a person does. */
 export function attend(
   command: string,
   variables: Record<string, string> = {},

@@ -1,5 +1,5 @@
-// The one kind of test of the commands: on a database of its own, and on a
-// project of the fixture's schema, migrations and seeds.
+// The `test` function for the commands. Each test has its own database, and a project
+// with the schema, migrations and seeds of the fixture.
 import {
   type State,
   type TestDatabase,
@@ -12,11 +12,11 @@ import { schemaFile } from "./schema-file";
 /** What a test is given. */
 export interface Given extends TestDatabase {
   database: TestDatabase;
-  /** A copy of the project that is this test's own, made when it is asked for. */
+  /** A copy of the project for this test only, created at first use. */
   project: Project;
   /** Reads a file of that copy. */
   read: Project["read"];
-  /** Replaces a piece of the copy's schema.ts. */
+  /** Replaces a text in the copy's schema.ts. */
   change(from: string, to: string): void;
 }
 
@@ -24,17 +24,17 @@ type Body = (given: Given) => Promise<void>;
 
 let shared: Project | undefined;
 
-/** A copy of the project for all tests that change no file of it. */
+/** Returns a copy of the project, for all tests that change no file of it. */
 export function sharedProject(): Project {
   shared ??= copyProject();
   return shared;
 }
 
 /**
- * A test of the commands, beside others of its file. Its database is empty
- * unless it says otherwise; it and those that commands made beside it are
- * dropped at the end. Where the test fails they are kept and named, and what its
- * commands have said on stderr is printed.
+ * Registers a test of the commands, which runs at the same time as others of its file.
+ * Its database is empty unless it asks for another state. At the end this database and
+ * those that commands have created beside it are dropped. When the test fails, they
+ * are kept and named, and the stderr of its commands is printed.
  */
 export function test(sentence: string, body: Body): void;
 export function test(sentence: string, state: State, body: Body): void;

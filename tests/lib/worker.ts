@@ -1,5 +1,5 @@
-// Runs commands for the tests, one after another in one process: what is in
-// node_modules stays loaded, the project's own files are read anew each time.
+// Runs commands for the tests, one after another in one process. Packages of
+// node_modules stay loaded; the project's own files are loaded again each time.
 import { readFileSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
@@ -11,20 +11,20 @@ export interface Job {
   folder: string;
   /** The command and its flags. */
   args: string[];
-  /** Its whole environment. */
+  /** The whole environment of the command. */
   variables: Record<string, string | undefined>;
 }
 
-/** What the process of a command listens to; each command begins without. */
+/** The events that a command may listen to; listeners are removed after each one. */
 const EVENTS = [
   ...["exit", "beforeExit", "uncaughtException", "unhandledRejection"],
   ...["SIGINT", "SIGTERM", "SIGHUP"],
 ];
 const STREAMS = ["stdout", "stderr"] as const;
-/** How long a command that is over may take to close its connections. */
+/** How long a finished command may take to close its connections. */
 const CLOSE_MS = 20_000;
 
-/** Takes the place of the end of the process. */
+/** Thrown instead of ending the process. */
 class Exit extends Error {}
 
 const sockets = new Set<Socket>();
@@ -35,7 +35,7 @@ Socket.prototype.connect = function (this: Socket, ...args: unknown[]) {
   return Reflect.apply(connect, this, args);
 } as typeof connect;
 
-// A program that a command starts gets the command's environment, not ours.
+// A program that a command starts gets the environment of the command.
 for (const name of ["spawn", "spawnSync"] as const) {
   const original = Bun[name] as (command: string[], options?: object) => object;
   Object.assign(Bun, {
@@ -96,14 +96,14 @@ function begin(
   console.error = (...values) => process.stderr.write(`${format(...values)}\n`);
 }
 
-/** A command's own handler says what is wrong; else it is said as Bun says it. */
+/** Passes an error to the command's handler, or prints it as Bun does. */
 function fail(error: Error, output: { stderr: string }): void {
   if (process.emit("uncaughtException", error)) return;
   output.stderr += `${error.stack ?? error}\n`;
   process.exitCode = 1;
 }
 
-/** A process ends once nothing is open any more. */
+/** Waits until the command has closed everything, as the end of a process does. */
 async function untilClosed(output: { stderr: string }): Promise<void> {
   const deadline = performance.now() + CLOSE_MS;
   const isOpen = () => [...sockets].some((socket) => !socket.destroyed);
@@ -111,7 +111,8 @@ async function untilClosed(output: { stderr: string }): Promise<void> {
   if (isOpen()) output.stderr += "it left a connection open\n";
 }
 
-/** Also a file that could not be loaded, which the cache does not list. */
+/** Removes a project's files from the cache of modules, also a file that could not be
+ * loaded and is not in the list of the cache. */
 function forgetFiles(folder: string): void {
   for (const pattern of ["*.{ts,js,json}", "{scripts,src,pulled}/**/*.ts"])
     for (const file of new Glob(pattern).scanSync(folder))
