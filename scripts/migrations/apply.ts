@@ -165,10 +165,13 @@ async function proveValid(
       !before.includes(name) || wanted.some(({ text }) => names(text, name)),
   );
   if (invalid.length > 0)
-    throw failure(`left invalid: the index ${invalid.join(", ")}`, {
-      code: "INVALID_INDEX",
-      hint: `build it again with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
-    });
+    throw failure(
+      `the migrations left an invalid index: ${invalid.join(", ")}`,
+      {
+        code: "INVALID_INDEX",
+        hint: `rebuild it with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
+      },
+    );
 }
 
 /** True when the text mentions the name, with or without its schema. */

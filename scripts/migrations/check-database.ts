@@ -129,14 +129,14 @@ function checkRecords(plan: Plan): Problem[] {
   const modified = plan.modified.map(({ tag, file }) =>
     problem(
       "modified",
-      `it was edited after it was applied: restore it from git, or take it over with \`bun run db:migrate:repair\``,
+      `edited after it was applied: restore it from git, or accept the edit with \`bun run db:migrate:repair\``,
       { tag, file },
     ),
   );
   const missing = plan.unknown.map(({ id }) =>
     problem(
       "missing",
-      `the database has a migration (record ${id}) that this checkout does not have: pull the newer one, or forget it with \`bun run db:migrate:repair\``,
+      `the database has a migration (record ${id}) that this checkout does not have: pull the newer checkout, or remove the record with \`bun run db:migrate:repair\``,
     ),
   );
   const partial = listPartial(plan).map(({ message, hint, tag, file }) =>
@@ -151,7 +151,7 @@ function checkRecords(plan: Plan): Problem[] {
   const outOfOrder = plan.outOfOrder.map(({ tag, file }) =>
     problem(
       "out_of_order",
-      `it is older than ${plan.head?.tag}, which is applied: \`bun run db:migrate\` applies it all the same`,
+      `older than ${plan.head?.tag}, which is applied: \`bun run db:migrate\` applies it anyway`,
       { tag, file },
     ),
   );
@@ -186,7 +186,7 @@ async function findDrift(
     return [
       problem(
         "drift",
-        `no migration is recorded, and the database is not empty, with ${describeDifference(first)}: \`bun run db:baseline\` adopts it`,
+        `no migration is recorded, but the database is not empty (${describeDifference(first)}): adopt it with \`bun run db:baseline\``,
       ),
     ];
   return differences.map((difference) =>
@@ -246,7 +246,7 @@ async function tryPending(
       problems.push(
         ...left.map((difference) =>
           mismatch(
-            `after it: ${describeDifference(difference)}; fix \`${down}\``,
+            `after the down file: ${describeDifference(difference)}; fix \`${down}\``,
           ),
         ),
       );
@@ -255,7 +255,7 @@ async function tryPending(
       problems.push(
         ...compareObjects(after, await read()).map((difference) =>
           mismatch(
-            `up again after it: ${describeDifference(difference)}; fix \`${down}\``,
+            `after down and up again: ${describeDifference(difference)}; fix \`${down}\``,
           ),
         ),
       );
@@ -313,7 +313,7 @@ function readDown(file: string): string | undefined {
 function findFar({ isScratchServer }: Trial, text: string): string | undefined {
   const reaches = followReach()(splitStatements(text), text);
   if (reaches.some(({ reach }) => reach === "outside"))
-    return "it reaches out of the server";
+    return "it reaches outside the server";
   if (!isScratchServer && reaches.some(({ reach }) => reach === "server"))
     return "it changes the server, not only the database";
   return undefined;

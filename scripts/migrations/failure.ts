@@ -99,7 +99,7 @@ function nameNextStep(
   const command = direction === "down" ? "db:rollback" : "db:migrate";
   const again = `run \`bun run ${command}\` again`;
   if (cause) return `${cause}, and ${again}`;
-  if (!sqlstate) return `${again}: it goes on from what is committed`;
+  if (!sqlstate) return `${again}: it continues after what is committed`;
   if (PASSING.test(sqlstate))
     return `nothing is wrong with the file: ${again} later`;
   const fix = `fix \`${file}\` and ${again}`;
@@ -120,7 +120,9 @@ function describeState(
   const before = done > 0 ? `its first ${done} statements are committed` : "";
   const own = isAlone && statement?.mayCommit;
   const committed = own
-    ? ["what it has committed itself stays", before].filter(Boolean).join("; ")
+    ? ["the part that it committed itself stays", before]
+        .filter(Boolean)
+        .join("; ")
     : before || "nothing of it is committed";
   const how = isAlone ? "ran outside of a transaction" : "was rolled back";
   return `It ${how}; ${committed}.`;
@@ -164,7 +166,7 @@ export async function findCause(
 const AS_INSERT = "write its rows as an INSERT, as `pg_dump --inserts` does";
 /** Commands of psql, and what to do about each. */
 const PSQL: [command: RegExp, hint: string][] = [
-  [/^\\c(onnect)?$/, "delete it, and what is for another database"],
+  [/^\\c(onnect)?$/, "delete it, and the SQL for the other database"],
   [/^\\ir?$/, "put the SQL of that file in its place"],
   [/^\\copy$/, AS_INSERT],
   [/^\\/, "delete the line: only psql knows it"],
@@ -188,7 +190,7 @@ export function refuseClientPart(script: Script): void {
   throw failure(
     command
       ? `${file} has a command of psql, \`${command}\`, which is not SQL`
-      : `${file} has a COPY that needs a client at its other end`,
+      : `${file} has a COPY that reads from or writes to a client`,
     {
       code: "MIGRATION_FAILED",
       hint: PSQL.find(([pattern]) => pattern.test(command))?.[1],

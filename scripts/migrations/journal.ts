@@ -152,7 +152,7 @@ export function refuseOtherEncoding({
     throw failure(`${file} ${what}`, {
       code: "NOT_UTF8",
       lines: [`  at ${file}:${line}:${column}`],
-      hint: `save it in UTF-8; \`iconv -f ${encoding} -t utf-8 ${file}\` prints it so`,
+      hint: `save it in UTF-8; \`iconv -f ${encoding} -t utf-8 ${file}\` prints it in UTF-8`,
       details: { tag, file, line, column },
     });
   }

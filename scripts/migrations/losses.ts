@@ -50,11 +50,11 @@ export async function countLosses(
     for (const [index, script] of scripts.entries()) {
       const reaches = follow(script.statements, script.text);
       const untried = reaches.some(({ reach }) => reach === "outside")
-        ? "it reaches out of the server"
+        ? "it reaches outside the server"
         : await tryScript(sql, script, done[index] ?? 0);
       if (untried)
         return [
-          `what ${script.tag} takes away, which cannot be tried first (${untried})`,
+          `an unknown amount of data (${script.tag} cannot be tried first: ${untried})`,
         ];
     }
     await sql.unsafe("reset session authorization; reset role");
@@ -110,7 +110,7 @@ async function tryScript(
     if (statement.kind !== "plain") continue;
     if (index < done && !statement.isSetting) continue;
     const [lasting] = statement.text.match(LASTING) ?? [];
-    if (lasting) return `${lasting.toUpperCase()} outlasts a rollback`;
+    if (lasting) return `${lasting.toUpperCase()} is not undone by a rollback`;
     try {
       await sql.unsafe(statement.text);
     } catch (thrown) {

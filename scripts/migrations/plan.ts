@@ -245,7 +245,7 @@ export async function tryReadPlan(sql: Sql): Promise<Plan | undefined> {
     return await readPlan(sql);
   } catch (error) {
     const { message } = error as Error;
-    note(`Warning: the newest migration is not known: ${message}`);
+    note(`Warning: cannot tell which migration is the newest: ${message}`);
   }
 }
 
@@ -294,7 +294,7 @@ function findRepeated(
       first.set(value, tag);
       return [];
     }
-    const message = `${tag} has the ${field} of ${earlier}, ${value}`;
+    const message = `${tag} has the same ${field} as ${earlier}: ${value}`;
     return [{ code: `duplicate_${field}`, tag, message }];
   });
 }

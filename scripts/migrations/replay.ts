@@ -58,7 +58,7 @@ export async function replayMigrations(
         ...locate(migration, statement),
         reason:
           reach === "outside"
-            ? "it reaches out of the server"
+            ? "it reaches outside the server"
             : "it changes the server, not only the database",
         changesSchema: !isNoSchema,
         hasFailed: false,

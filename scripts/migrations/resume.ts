@@ -74,7 +74,7 @@ export async function lookAgain(
         `${quoteBeginning(statement)} failed in an earlier run, after it had committed part of its work`,
         {
           code: "PARTIAL",
-          hint: "look at what it changes, edit the file so that it can begin again, and run `bun run db:migrate`",
+          hint: "check what it has changed, edit the file so that it can run again, and run `bun run db:migrate`",
         },
       )
     : explainUnknown(statement);
@@ -85,7 +85,7 @@ function explainUnknown(statement: Statement): Error {
     `an earlier run was interrupted in ${quoteBeginning(statement)}, and it is unknown whether it finished`,
     {
       code: "PARTIAL",
-      hint: "look at what it changes; where it finished take it out of the file, else undo its parts and clear the run with `bun run db:migrate:repair`",
+      hint: "check what it has changed. If it finished, remove it from the file; if not, undo its parts and clear the run with `bun run db:migrate:repair`",
     },
   );
 }

@@ -317,8 +317,7 @@ function writeObject(found: Catalog, object: string): string[] {
  * so that it never runs in a trial. */
 function tame(sql: string): string {
   if (findCodeReach(sql) === "database") return sql;
-  const stub =
-    "begin raise exception 'it is not run in a scratch database'; end";
+  const stub = "begin raise exception 'not run in a scratch database'; end";
   return `${sql
     .replace(/\n LANGUAGE \S+/, "\n LANGUAGE plpgsql")
     .replace(/\n(AS |BEGIN ATOMIC)[^]*$/, "")}\nAS ${quoteLiteral(stub)}`;

@@ -36,7 +36,7 @@ export async function choosePlace(
   if (own.major === other.major || !own.maker)
     return { address: test, isScratchServer: true };
   note(
-    `Warning: TEST_DATABASE_URL is PostgreSQL ${other.major}, and the database ${own.major}: not compared there`,
+    `Warning: not compared on TEST_DATABASE_URL: it has PostgreSQL ${other.major}, the database has ${own.major}`,
   );
   return { address, isScratchServer: false };
 }

@@ -341,7 +341,7 @@ async function ask(sql: Sql, query: string): Promise<string[]> {
     await sql.unsafe("rollback to savepoint question");
     const { code } = error as { code?: string };
     if (code === "57014")
-      note(`Not asked within ${QUERY_MS / 1000} s: ${query.slice(0, 200)}`);
+      note(`Not answered within ${QUERY_MS / 1000} s: ${query.slice(0, 200)}`);
     return []; // for example, it uses a column that does not exist yet
   }
 }
@@ -526,7 +526,7 @@ function describeFailure({
   const line = text.slice(0, statement.offset).split("\n").length;
   return problem(
     "fails_on_rows",
-    `statement ${number} fails on rows of this database: ${error.message}; put the rows right before it in the file, or in a migration before`,
+    `statement ${number} fails on rows of this database: ${error.message}; fix the rows before it in the file, or in an earlier migration`,
     { tag, file, line },
   );
 }
@@ -535,7 +535,7 @@ function describeElsewhere(pending: Migration[], tables: string[]): Problem {
   const [first] = pending;
   return problem(
     "fails_on_rows",
-    `rows of ${[...new Set(tables)].join(", ")} do not fit what the migrations make: put them right before`,
+    `rows of ${[...new Set(tables)].join(", ")} do not fit what the migrations create: fix them first`,
     { tag: first?.tag, file: first?.file },
   );
 }

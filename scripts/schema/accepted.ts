@@ -48,12 +48,12 @@ export function accept(
   if (!ACCEPTABLE.includes(code))
     throw refusal(`${code} cannot be accepted`, {
       code: "USAGE",
-      hint: `of applied history these can: ${ACCEPTABLE.join(", ")}`,
+      hint: `these codes can be accepted: ${ACCEPTABLE.join(", ")}`,
     });
   if (!problems.some((one) => one.code === code && one.tag === tag))
-    throw refusal(`there is no ${code} of ${tag}`, {
+    throw refusal(`there is no problem ${code} of ${tag}`, {
       code: "USAGE",
-      hint: "`bun run db:check` lists what there is",
+      hint: "`bun run db:check` lists the problems",
     });
   const entries = [...readAccepted(), { code, tag, reason }];
   const file = nameAccepted();
@@ -67,7 +67,7 @@ function readAccepted(): Acceptance[] {
   try {
     const entries: unknown = JSON.parse(readFileSync(join(root, file), "utf8"));
     if (Array.isArray(entries)) return entries;
-    throw new Error("it is no list");
+    throw new Error("it is not a list");
   } catch (error) {
     throw failure(`${file} cannot be read: ${(error as Error).message}`, {
       hint: `restore \`${file}\` from git`,

@@ -52,10 +52,13 @@ export async function askRenames(
 ): Promise<Rename[]> {
   const { renames, unused } = answerRenames(before, after, answers.renames);
   if (unused[0] !== undefined)
-    throw refusal(`--rename ${unused[0]} fits nothing that is gone and new`, {
-      code: "USAGE",
-      hint: "it takes `<old table>=<new table>`, `<table>.<old column>=<new column>` or `<enum>.<old value>=<new value>`",
-    });
+    throw refusal(
+      `--rename ${unused[0]} matches nothing that was removed and added`,
+      {
+        code: "USAGE",
+        hint: "write `<old table>=<new table>`, `<table>.<old column>=<new column>` or `<enum>.<old value>=<new value>`",
+      },
+    );
   const renamed = renames.reduce(applyRename, before);
   const open = listAmbiguities(renamed, after);
   if (answers.isComplete || open.length === 0) return renames;
@@ -81,7 +84,7 @@ async function askValues(open: Ambiguity[]): Promise<Rename[]> {
       if (left.length === 0) break;
       const list = left.map((name) => nameOld(place, name)).join(", ");
       const from = await askKeyboard(
-        `Is ${nameOld(place, to)} new, or a new name of ${list}? Type the old value, or nothing where it is new: `,
+        `Is ${nameOld(place, to)} new, or a new name of ${list}? Type the old value, or nothing if it is new: `,
       );
       const index = left.indexOf(from.replace(/^.*\./, ""));
       if (index === -1) continue;
@@ -139,10 +142,10 @@ function unanswered(open: Ambiguity[]): Error {
     (place) =>
       `--rename ${nameOld(place, place.gone[0] ?? "")}=${place.made[0]}`,
   );
-  return refusal("it cannot be told whether something was renamed", {
+  return refusal("cannot tell whether something was renamed", {
     code: "RENAME_UNANSWERED",
     lines,
-    hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` where they are different things`,
+    hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` if nothing was renamed`,
     details: { ambiguous: open },
   });
 }

@@ -98,7 +98,7 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
         problems.push(
           problem(
             "journal_duplicate",
-            `${tag} has the ${field} of ${twin.tag}, ${entry[field]}: make it again with \`bun run db:generate --rebase\`, or give it one of its own`,
+            `${tag} has the same ${field} as ${twin.tag}, ${entry[field]}: generate it again with \`bun run db:generate --rebase\`, or give it another one`,
             place,
           ),
         );
@@ -110,7 +110,7 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
         problems.push(
           problem(
             "journal_unordered",
-            `${tag} comes after ${later.tag}, and its ${field} is lower: raise it above ${later[field]}, or make it again with \`bun run db:generate --rebase\``,
+            `${tag} comes after ${later.tag}, and its ${field} is lower: raise it above ${later[field]}, or generate it again with \`bun run db:generate --rebase\``,
             place,
           ),
         );
@@ -182,7 +182,7 @@ function checkDownFiles(entries: JournalEntry[]): Problem[] {
       "down_missing",
       isInFolders
         ? `${place.tag} cannot be rolled back: write the SQL that undoes it`
-        : `${place.tag} cannot be rolled back: \`bun run db:generate --down ${place.tag}\` writes it, or you, for SQL of your own`,
+        : `${place.tag} cannot be rolled back: \`bun run db:generate --down ${place.tag}\` writes it; for custom SQL, write it yourself`,
       place,
     ),
   );
@@ -229,7 +229,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
       const message = `${tag} and ${owner} share one snapshot file, as after a merge: run \`bun run db:generate --rebase\``;
       problems.push(problem("snapshot_chain", message, place));
     } else if (!snapshot && existsSync(join(root, file))) {
-      const message = `it cannot be read, as a merge conflict leaves it: take either side, and then \`bun run db:generate --rebase\``;
+      const message = `cannot be read, as after a merge conflict: take either side, and run \`bun run db:generate --rebase\``;
       problems.push(problem("snapshot_chain", message, place));
     } else if (!snapshot) {
       const isNewest = index === entries.length - 1;
@@ -243,7 +243,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
       const way = isForked
         ? "`bun run db:generate --rebase`"
         : `where that is history, \`bun run db:check --accept snapshot_chain ${tag} --reason <text>\``;
-      const message = `it was not made from the one before it, as after a merge: ${way}`;
+      const message = `not made from the snapshot before it, as after a merge: ${way}`;
       problems.push(problem("snapshot_chain", message, place));
     }
     parent = snapshot?.id;
@@ -285,7 +285,7 @@ function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
     .map(({ tag, file }) =>
       problem(
         "modified",
-        `it is on ${branch.branch} already, with other SQL: \`git checkout ${branch.branch} -- ${file}\`, and a migration of its own for the change`,
+        `its SQL differs from the one on ${branch.branch}: restore it with \`git checkout ${branch.branch} -- ${file}\`, and put the change into a new migration`,
         { tag, file },
       ),
     );
@@ -321,7 +321,7 @@ async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
     found.push(
       problem(
         "schema_not_generated",
-        `it has changes that are in no migration, such as ${statements[0]} \`bun run db:generate\``,
+        `changed without a migration (first: \`${statements[0]}\`): run \`bun run db:generate\``,
         { file: nameSchema() },
       ),
     );
@@ -330,7 +330,7 @@ async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
     found.push(
       problem(
         "diagram_stale",
-        "it does not show what schema.ts says now: `bun run db:diagram`",
+        "out of date with schema.ts: run `bun run db:diagram`",
         {
           file: diagramFile,
         },
@@ -347,7 +347,7 @@ async function hasDrizzleKit(): Promise<boolean> {
     return true;
   } catch (error) {
     const { message, hint } = error as Error & { hint?: string };
-    note(`Not compared: schema.ts, for ${message}: ${hint}`);
+    note(`Not compared: schema.ts (${message}: ${hint})`);
     return false;
   }
 }
@@ -372,7 +372,7 @@ async function lintNew(
   return findings.map(({ file, line, rule, message }) =>
     problem(
       "lint",
-      `${rule}: ${message} Mend it, or write \`-- squawk-ignore ${rule} -- <reason>\` above it`,
+      `${rule}: ${message} Fix it, or write \`-- squawk-ignore ${rule} -- <reason>\` above it`,
       { tag: basename(file, ".sql"), file, line },
     ),
   );

@@ -305,7 +305,7 @@ export function describeBreaks(
           .findIndex((row) => row.includes(names[0] ?? "")) + 1;
       const found = problem(
         "breaks_deployed",
-        `${table}${column ? `.${column}` : ""} ${what}, and the code of ${ref} uses it so: ${way}; or accept it with \`-- breaks-deployed: <reason>\``,
+        `${table}${column ? `.${column}` : ""} ${what}, and the code of ${ref} uses it: ${way}; or accept it with \`-- breaks-deployed: <reason>\``,
         { tag: blamed.tag, file: blamed.file, line: Math.max(1, line) },
       );
       return [isAsked ? found : { ...found, severity: "warning" as const }];

@@ -59,7 +59,7 @@ async function describeFiles(prevId: string): Promise<Snapshot> {
     const line = first?.position ? `:${first.position.line}` : "";
     throw failure(
       `${nameSchema()}${line} cannot be loaded: ${first?.message ?? message}`,
-      { code: "SCHEMA_INVALID", hint: "`bun run check` says more" },
+      { code: "SCHEMA_INVALID", hint: "`bun run check` shows more" },
     );
   }
 }
@@ -74,7 +74,7 @@ export async function describeExports(
   const tables = Object.values(exported).filter((value) => is(value, PgTable));
   const names = tables.flatMap(listNames);
   const twice = names.find((name, index) => names.indexOf(name) < index);
-  if (twice) throw new Error(`${twice} is there twice`);
+  if (twice) throw new Error(`${twice} exists twice`);
   for (const table of tables)
     for (const column of getTableConfig(table).columns)
       try {

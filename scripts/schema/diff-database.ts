@@ -134,10 +134,10 @@ export async function diffSchema(
 /** Creates an object of schema.ts in the scratch database, with what it needs. */
 async function makeObject(trial: Trial, statement: string): Promise<void> {
   await runTaking(trial, statement).catch((error: Error) => {
-    throw failure(`${nameSchema()} cannot be made: ${error.message}`, {
+    throw failure(`${nameSchema()} cannot be created: ${error.message}`, {
       lines: [`  ${statement}`],
       hint: /^role /.test(error.message)
-        ? "make the role first, in `bun run db:shell`"
+        ? "create the role first, in `bun run db:shell`"
         : undefined,
     });
   });

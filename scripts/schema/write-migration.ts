@@ -73,7 +73,7 @@ function requireFree(files: string[], read: Migration[]): void {
   );
   if (taken)
     throw refusal(
-      `${taken} is there already, and ${nameJournal()} does not name it`,
+      `${taken} already exists, and ${nameJournal()} does not name it`,
       {
         code: "FILE_EXISTS",
         hint: `restore the journal from git, or remove \`${taken}\``,

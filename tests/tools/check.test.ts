@@ -379,7 +379,7 @@ create view small as select name from shirts where size in ('s', 'm');`,
         `error down_mismatch ${next}`,
       ]);
       expect(problems.at(-1)?.message).toStartWith(
-        "after it: surplus: CREATE TABLE public.b ()",
+        "after the down file: surplus: CREATE TABLE public.b ()",
       );
     },
   );

@@ -210,7 +210,7 @@ describe("copy", () => {
       stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
     });
     expect(checked.stderr).toContain(
-      "Not compared: schema.ts, for drizzle-kit is not installed",
+      "Not compared: schema.ts (drizzle-kit is not installed",
     );
     expect(
       JSON.parse(checked.stdout).problems.map(

@@ -87,9 +87,9 @@ describe("db:generate", () => {
         exitCode: 2,
         stdout: "",
         stderr:
-          "Error: it cannot be told whether something was renamed\n" +
+          "Error: cannot tell whether something was renamed\n" +
           "  column: gone users.image; new users.picture\n" +
-          "Hint: answer with flags such as `--rename users.image=picture`, or `--no-rename` where they are different things\n",
+          "Hint: answer with flags such as `--rename users.image=picture`, or `--no-rename` if nothing was renamed\n",
       });
       expect(wrong.exitCode).toBe(2);
       expect(untouched).toEqual(ownFiles);
@@ -253,7 +253,7 @@ describe("db:generate, beside files that it did not write", () => {
 
       expect(withoutJournal).toMatchObject({ exitCode: 2, stdout: "" });
       expect(withoutJournal.stderr).toContain(
-        `${migrations}/meta/0000_snapshot.json is there already`,
+        `${migrations}/meta/0000_snapshot.json already exists`,
       );
       expect(withFile.exitCode).toBe(2);
       expect(JSON.parse(withFile.stdout).error.code).toBe("FILE_EXISTS");

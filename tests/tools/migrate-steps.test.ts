@@ -274,11 +274,11 @@ describe("what cannot be in a transaction", () => {
     const mended = await run("db:migrate");
 
     expect(failed.stderr).toContain(
-      "It ran outside of a transaction; what it has committed itself stays; its first 2 statements are committed.\n",
+      "It ran outside of a transaction; the part that it committed itself stays; its first 2 statements are committed.\n",
     );
     expect(stopped.exitCode).toBe(1);
     expect(stopped.stderr).toStartWith(
-      "Error: `CALL FILL ( )` failed in an earlier run, after it had committed part of its work\nHint: look at what it changes, ",
+      "Error: `CALL FILL ( )` failed in an earlier run, after it had committed part of its work\nHint: check what it has changed, ",
     );
     expect(again).toEqual(stopped);
     expect(mended.exitCode).toBe(0);
@@ -659,7 +659,7 @@ describe("a file", () => {
 
     expect(exitCode).toBe(1);
     expect(stderr).toContain(
-      "has a COPY that needs a client at its other end\n",
+      "has a COPY that reads from or writes to a client\n",
     );
     expect(stderr).toContain("0000_a.sql:1:54, statement 2\nHint: ");
   });
@@ -684,7 +684,7 @@ describe("a file", () => {
     expect(migrated).toEqual({
       exitCode: 1,
       stdout: "",
-      stderr: `Error: ${file} is not in UTF-8\n  at ${file}:2:25\nHint: save it in UTF-8; \`iconv -f latin1 -t utf-8 ${file}\` prints it so\n`,
+      stderr: `Error: ${file} is not in UTF-8\n  at ${file}:2:25\nHint: save it in UTF-8; \`iconv -f latin1 -t utf-8 ${file}\` prints it in UTF-8\n`,
     });
     expect(shown).toEqual(migrated);
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
@@ -710,7 +710,7 @@ describe("a file", () => {
     expect(dump.stderr).toContain("0000_a.sql:2:1, statement 1\nHint: delete ");
     expect(connect.stderr).toContain("psql, `\\connect`, which is not SQL\n");
     expect(connect.stderr).toContain(
-      "delete it, and what is for another database\n",
+      "delete it, and the SQL for the other database\n",
     );
   });
 
@@ -840,7 +840,9 @@ describe("a file", () => {
       await building;
 
       expect(exitCode).toBe(1);
-      expect(stderr).toStartWith("Error: left invalid: the index a_i\n");
+      expect(stderr).toStartWith(
+        "Error: the migrations left an invalid index: a_i\n",
+      );
     });
   });
 
@@ -927,6 +929,8 @@ describe("a file", () => {
     const { exitCode, stderr } = await run("db:migrate");
 
     expect(exitCode).toBe(1);
-    expect(stderr).toStartWith("Error: left invalid: the index users_email\n");
+    expect(stderr).toStartWith(
+      "Error: the migrations left an invalid index: users_email\n",
+    );
   });
 });

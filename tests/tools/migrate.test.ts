@@ -114,7 +114,7 @@ describe("db:migrate", () => {
     expect(status).toEqual({
       exitCode: 0,
       stdout: "applied   0000_a\napplied   0000_b\n",
-      stderr: "Warning: 0000_b has the when of 0000_a, 2000000000000\n",
+      stderr: "Warning: 0000_b has the same when as 0000_a: 2000000000000\n",
     });
   });
 
