@@ -162,7 +162,8 @@ async function proveValid(
 ): Promise<void> {
   const invalid = (await listInvalidIndexes(sql)).filter(
     (name) =>
-      !before.includes(name) || wanted.some(({ text }) => names(text, name)),
+      !before.includes(name) ||
+      wanted.some(({ text }) => mentionsName(text, name)),
   );
   if (invalid.length > 0)
     throw failure(
@@ -175,7 +176,7 @@ async function proveValid(
 }
 
 /** True when the text mentions the name, with or without its schema. */
-function names(text: string, name: string): boolean {
+function mentionsName(text: string, name: string): boolean {
   const tokens = splitStatements(name)[0]?.tokens ?? [];
   const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
   return splitStatements(text).some((statement) =>

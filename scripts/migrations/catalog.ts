@@ -122,7 +122,7 @@ function printEntry(
  * @param sql a database with the expected catalog. Both forms are created there
  * and rolled back.
  */
-export async function respell(
+export async function dropSpellingDifferences(
   sql: Sql,
   differences: Difference[],
   found: Catalog,
@@ -137,10 +137,10 @@ export async function respell(
     await sql.unsafe("begin");
     for (const difference of doubtful) {
       const drop = found.get(difference.object)?.drop;
-      await sql.unsafe("savepoint respell");
+      await sql.unsafe("savepoint spelling");
       await sql.unsafe(`${drop}; ${difference[side]}`).catch(() => {
         failed.add(difference);
-        return sql.unsafe("rollback to savepoint respell");
+        return sql.unsafe("rollback to savepoint spelling");
       });
     }
     const catalog = await readCatalog(sql);

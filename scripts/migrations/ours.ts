@@ -9,7 +9,7 @@ import {
   compareCatalogs,
   type Difference,
   readCatalog,
-  respell,
+  dropSpellingDifferences,
 } from "./catalog";
 import type { Migration } from "./journal";
 import type { LeftOut } from "./replay";
@@ -159,7 +159,7 @@ export async function findDifferences(
     if (!object.startsWith("grants ")) return [difference];
     return compareGrants(difference, one, other, defaults);
   });
-  return await respell(trial.scratch, differences, found);
+  return await dropSpellingDifferences(trial.scratch, differences, found);
 }
 
 /** Lists what migrations mention and none of them creates, as `schema.name`. */

@@ -65,7 +65,7 @@ export async function replayMigrations(
       }));
     leftOut.push(...out);
     trial.isIncomplete ||= out.some(({ changesSchema }) => changesSchema);
-    const text = blank(
+    const text = blankOut(
       migration,
       far.map(({ statement }) => statement),
     );
@@ -120,7 +120,7 @@ async function runRest(
       if (!isExpected) throw error;
       // Without a number the commit failed: a deferred constraint.
       const out = failed ? [failed] : statements;
-      rest = blank(rest, out);
+      rest = blankOut(rest, out);
       for (const statement of out) {
         if (isApplied && isHarmless(trial, statement, sqlstate)) continue;
         const changesSchema = !isData(statement);
@@ -189,7 +189,7 @@ function isData({ tokens, text }: Statement): boolean {
 }
 
 /** Replaces statements with blanks, so that lines and columns stay the same. */
-function blank(migration: Migration, statements: Statement[]): Migration {
+function blankOut(migration: Migration, statements: Statement[]): Migration {
   let { text } = migration;
   for (const { offset, text: statement } of statements) {
     const end = offset + statement.length;

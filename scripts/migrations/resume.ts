@@ -31,7 +31,7 @@ interface FoundIndex {
  * @param resumed given when an earlier run has started the statement.
  * @throws when it was started and it is unknown whether it finished.
  */
-export async function lookAgain(
+export async function checkWhetherDone(
   sql: Sql,
   statement: Statement,
   resumed: Resumed | undefined,
@@ -39,7 +39,7 @@ export async function lookAgain(
   const words = readWords(statement.tokens, 24);
   const starts = (pattern: RegExp) => pattern.test(words.join(" "));
   if (starts(/^CREATE (UNIQUE )?INDEX CONCURRENTLY/))
-    return await lookAtIndex(sql, statement, resumed);
+    return await checkIndex(sql, statement, resumed);
   if (!resumed) return "run";
   if (starts(/^DROP INDEX CONCURRENTLY/)) {
     if (resumed.hasFailed) return "run";
@@ -95,7 +95,7 @@ const quoteBeginning = ({ tokens }: Statement) =>
 
 /** Looks for the index of the statement. A valid one means that it is done; an
  * invalid one is dropped, unless it is still being built. */
-async function lookAtIndex(
+async function checkIndex(
   sql: Sql,
   statement: Statement,
   resumed: Resumed | undefined,

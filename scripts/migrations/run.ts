@@ -19,9 +19,9 @@ import {
   logError,
   logProgress,
 } from "./log";
-import { lookAgain, type Resumed } from "./resume";
+import { checkWhetherDone, type Resumed } from "./resume";
 import { readWords, type Statement } from "./statements";
-import { type Learned, nextStep, type Script, type Step } from "./steps";
+import { type Refusals, nextStep, type Script, type Step } from "./steps";
 
 /** How to run it. */
 export interface RunOptions {
@@ -118,16 +118,16 @@ export async function runScript(
 ): Promise<number> {
   const job = { sql, script, options };
   const start = performance.now();
-  const learned: Learned = { alone: new Set(), committedBefore: new Set() };
+  const refusals: Refusals = { alone: new Set(), committedBefore: new Set() };
   let { done, resumed } = readResumption(script, options.unfinished);
-  if (resumed && !resumed.isEdited) learned.alone.add(done);
+  if (resumed && !resumed.isEdited) refusals.alone.add(done);
   refuseClientPart(script);
   await prepareSession(job, done);
   using _listener = listen(job);
 
   let retries = 0;
   for (;;) {
-    const step = nextStep(script, done, learned);
+    const step = nextStep(script, done, refusals);
     const failed = step.isAlone
       ? await runAlone(job, step, resumed)
       : await runTransaction(job, step);
@@ -140,9 +140,9 @@ export async function runScript(
       continue;
     }
     if (script.mayUnlock) await keepMigrationLock(sql);
-    if (learn(failed, step, learned)) continue;
+    if (noteRefusal(failed, step, refusals)) continue;
     if (retries === RETRIES || !isWorthRetrying(failed, step, script))
-      throw await explain(job, failed, step, performance.now() - start);
+      throw await logAndExplain(job, failed, step, performance.now() - start);
     retries += 1;
     await pause(job, retries, failed.error);
     if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
@@ -273,7 +273,7 @@ async function runAlone(
     );
   };
   const work = async () => {
-    if ((await lookAgain(sql, statement, resumed)) === "done") return;
+    if ((await checkWhetherDone(sql, statement, resumed)) === "done") return;
     await write(from, from);
     await sql.unsafe(statement.text);
     if (script.mayUnlock) await keepMigrationLock(sql);
@@ -379,10 +379,10 @@ export async function resetSession(sql: Sql): Promise<void> {
 
 /** Notes what an error says about a statement; true when the step can then be
  * divided differently. */
-function learn(
+function noteRefusal(
   { error, statement }: StepFailure,
   step: Step,
-  { alone, committedBefore }: Learned,
+  { alone, committedBefore }: Refusals,
 ): boolean {
   if (step.isAlone || statement === undefined) return false;
   const { code = "" } = error;
@@ -408,7 +408,7 @@ async function pause(
   await sleep(ms);
 }
 
-async function explain(
+async function logAndExplain(
   { sql, script }: Job,
   { error, statement }: StepFailure,
   { from, isAlone }: Step,

@@ -70,7 +70,7 @@ export function splitStatements(text: string): Statement[] {
   const finish = () => {
     if (words.length > 0)
       statements.push(
-        describe(text.slice(start, end), start, words, backslash),
+        describeStatement(text.slice(start, end), start, words, backslash),
       );
     words = [];
     backslash = undefined;
@@ -149,7 +149,7 @@ const lazy = {
   },
 };
 
-function describe(
+function describeStatement(
   text: string,
   offset: number,
   words: string[],

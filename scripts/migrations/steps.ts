@@ -1,6 +1,6 @@
 // Divides a migration into steps: statements in one transaction, or one statement
 // that PostgreSQL runs only outside a transaction. The words of a statement do not
-// always show this; then the server's error does, and is noted in `Learned`.
+// always show this; then the server's error does, and is noted in `Refusals`.
 import type { Migration } from "./journal";
 import { type Run, touchesRecords } from "./log";
 import {
@@ -39,7 +39,7 @@ export interface Step {
 }
 
 /** What errors of the server have shown about statements, by their index. */
-export interface Learned {
+export interface Refusals {
   /** Statements that cannot run inside a transaction. */
   alone: Set<number>;
   /** Statements that need everything before them to be committed. */
@@ -77,7 +77,7 @@ export function toScript(
 export function nextStep(
   { statements, isWithoutTransaction }: Script,
   from: number,
-  { alone, committedBefore }: Learned,
+  { alone, committedBefore }: Refusals,
 ): Step {
   const kindOf = (index: number) =>
     alone.has(index) ? "alone" : statements[index]?.kind;

@@ -254,7 +254,7 @@ export function isTaken(
   return taken.has(object) || taken.has(`stub ${schema}.${name}`);
 }
 
-/** The same, and what belongs to it. */
+/** True for such an object, and for its parts. */
 export function isTakenOver(
   trial: Trial,
   object: string,
@@ -310,12 +310,12 @@ function writeObject(found: Catalog, object: string): string[] {
     ];
   }
   if (!/^(function|procedure) /.test(object)) return [sql];
-  return [`set local check_function_bodies = off; ${tame(sql)}`];
+  return [`set local check_function_bodies = off; ${disableFarCode(sql)}`];
 }
 
 /** Replaces the body of a function that reaches beyond the database with an error,
  * so that it never runs in a trial. */
-function tame(sql: string): string {
+function disableFarCode(sql: string): string {
   if (findCodeReach(sql) === "database") return sql;
   const stub = "begin raise exception 'not run in a scratch database'; end";
   return `${sql

@@ -109,7 +109,7 @@ export async function withTrial<T>(
       );
       trial.taken.add(`schema ${schema}`);
     }
-    // A block may only ask whether something is there.
+    // A block that tests for an object does not fail without it: copy it first.
     for (const text of texts)
       if (/\bdo\b/i.test(text) && /\b(exists|to_reg\w+)\b/i.test(text))
         for (const statement of splitStatements(text))

@@ -64,7 +64,7 @@ export async function tryRows(
     const suspected: string[] = [];
     for (const { table, query, expression } of conditions) {
       const rows = query
-        ? await ask(real, query)
+        ? await findRows(real, query)
         : await findFailing(real, table, expression ?? "null");
       if (rows.length > 0) suspected.push(table);
       const sample = samples.find((one) => one.table === table);
@@ -76,12 +76,12 @@ export async function tryRows(
         ? [describeElsewhere(pending, suspected)]
         : [];
     for (const sample of samples)
-      for (const row of await ask(
+      for (const row of await findRows(
         real,
         `select ctid from ${sample.table} limit ${most}`,
       ))
         sample.rows.add(row);
-    await close(real, samples, [
+    await addReferencedRows(real, samples, [
       ...listReferences(before),
       ...listReferences(empty),
     ]);
@@ -332,7 +332,7 @@ function suspectColumn(
 }
 
 /** Returns the places (ctid) of the rows; none when the query fails. */
-async function ask(sql: Sql, query: string): Promise<string[]> {
+async function findRows(sql: Sql, query: string): Promise<string[]> {
   await sql.unsafe("savepoint question");
   try {
     const rows = await sql.unsafe<{ ctid: string }[]>(query);
@@ -374,7 +374,7 @@ async function findFailing(
     if (await fails(from, middle)) to = middle;
     else from = middle;
   }
-  return await ask(
+  return await findRows(
     sql,
     `select ctid from ${table} where ctid >= '(${from},0)' and ctid < '(${to},0)'`,
   );
@@ -398,7 +398,7 @@ function listReferences(catalog: Catalog): Reference[] {
 }
 
 /** Adds the rows that the rows of the samples refer to. */
-async function close(
+async function addReferencedRows(
   real: Sql,
   samples: Sample[],
   references: Reference[],
@@ -411,7 +411,7 @@ async function close(
       let parent = samples.find(({ table }) => table === to);
       if (!parent) samples.push((parent = { table: to, rows: new Set() }));
       const known = parent.rows.size;
-      const found = await ask(
+      const found = await findRows(
         real,
         `select ctid from ${to} as parent where (${targets.map((name) => `parent.${name}`).join(", ")}) in (
           select ${columns.join(", ")} from ${from} where ctid = any (${printPlaces(child)}))`,

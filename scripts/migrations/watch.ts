@@ -56,7 +56,7 @@ export async function watchSession(
         const look = await lookAt(watcher, session?.pid ?? 0);
         if (isStopped) break;
         blockers = look?.blockers ?? undefined;
-        const news = look && describe(look);
+        const news = look && describeLook(look);
         const isShown = showProgress(news ? `${title}: ${news}` : title);
         if (
           !isShown &&
@@ -119,7 +119,13 @@ async function lookAt(sql: Sql, pid: number): Promise<Look | undefined> {
 }
 
 /** Returns `building users_email_idx, 41 %` or `waiting for pid 123, psql, 12 s`. */
-function describe({ blockers, waited, index, phase, percent }: Look): string {
+function describeLook({
+  blockers,
+  waited,
+  index,
+  phase,
+  percent,
+}: Look): string {
   if (blockers) return `waiting for ${blockers}, ${waited} s`;
   if (!phase) return `${waited} s`;
   return [`building ${index}`, percent === null ? phase : `${percent} %`].join(

@@ -72,7 +72,7 @@ export async function askRenames(
     const others = await askDrizzleKit(answered, after);
     asked?.set(question, [...values, ...others]);
   };
-  throw Object.assign(unanswered(open), asked && { ask });
+  throw Object.assign(explainUnanswered(open), asked && { ask });
 }
 
 /** Asks which values of enums were renamed, because drizzle-kit does not ask. */
@@ -132,7 +132,7 @@ async function askDrizzleKit(
   }
 }
 
-function unanswered(open: Ambiguity[]): Error {
+function explainUnanswered(open: Ambiguity[]): Error {
   const lines = open.map((place) => {
     const list = (names: string[]) =>
       names.map((name) => nameOld(place, name)).join(", ");

@@ -273,14 +273,14 @@ function readHeader(file: string): Pick<Snapshot, "id" | "prevId"> | undefined {
 /** Finds edited and removed migrations of the default branch: they may already be
  * applied to any database. */
 function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
-  const bare = (text: string) => hashStatements(splitStatements(text));
+  const hashSql = (text: string) => hashStatements(splitStatements(text));
   const edited = [...tags]
     .map((tag) => ({ tag, file: nameUpFile(tag) }))
     .filter(({ file }) => branch.changed.includes(file))
     .filter(
       ({ file }) =>
-        bare(branch.read(file)) !==
-        bare(readFileSync(join(root, file), "utf8")),
+        hashSql(branch.read(file)) !==
+        hashSql(readFileSync(join(root, file), "utf8")),
     )
     .map(({ tag, file }) =>
       problem(
@@ -313,7 +313,7 @@ function readTags(journal: string): string[] {
 async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
   if (!(await hasDrizzleKit())) return [];
-  const before = newest ? readWhole(newest.tag) : emptySnapshot;
+  const before = newest ? tryReadSnapshot(newest.tag) : emptySnapshot;
   const after = await describeSchema(before?.id ?? "");
   const statements = before ? await diffSnapshots(before, after) : [];
   const found: Problem[] = [];
@@ -353,7 +353,7 @@ async function hasDrizzleKit(): Promise<boolean> {
 }
 
 /** Reads a snapshot; undefined when it cannot be read, which another check reports. */
-function readWhole(tag: string): Snapshot | undefined {
+function tryReadSnapshot(tag: string): Snapshot | undefined {
   try {
     return readSnapshot(tag);
   } catch {

@@ -10,7 +10,7 @@ import {
   describeDifference,
   type Difference,
   readCatalog,
-  respell,
+  dropSpellingDifferences,
 } from "../migrations/catalog";
 import { countLosses } from "../migrations/losses";
 import { isInFilter, listMade, noteTheirs } from "../migrations/ours";
@@ -87,7 +87,10 @@ export async function diffSchema(
         homes,
         hasRecords,
       );
-      return { others, ours: await respell(trial.scratch, ours, found) };
+      return {
+        others,
+        ours: await dropSpellingDifferences(trial.scratch, ours, found),
+      };
     };
     const { ours, others } = await compare();
     noteTheirs(trial.found, homes);
@@ -96,7 +99,7 @@ export async function diffSchema(
 
     const isOurs = (object: string) => expected.has(object) || known(object);
     const schemas = listSchemas(after, trial.found, isOurs);
-    const before = align(
+    const before = adoptSpelling(
       await introspect(sql, schemas),
       await introspect(trial.scratch, schemas),
       after,
@@ -293,7 +296,7 @@ function unquote(name: string): string {
  * @param others the differences in objects that are not ours.
  * @param isOurs returns false for an object that must be left alone.
  */
-function align(
+function adoptSpelling(
   found: Snapshot,
   expected: Snapshot,
   after: Snapshot,

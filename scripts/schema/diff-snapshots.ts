@@ -68,15 +68,15 @@ export async function diffSnapshots(
 ): Promise<string[]> {
   const { statements: renames, renamed } = renameParts(from, to);
   const counters: Counters = { before: renamed, after: to };
-  const before = plain(hideCounters(renamed, to), to);
-  const after = plain(hideCounters(to, renamed), renamed);
+  const before = completeSnapshot(hideCounters(renamed, to), to);
+  const after = completeSnapshot(hideCounters(to, renamed), renamed);
   const change = findChange(before, after, isAtOnce);
   const valued = addValues(before, after, change);
   const old = takeApart(valued, after, change);
   const next = takeApart(withoutNewReferences(after, before), before, change);
   const stages = [
     valued,
-    ...peelViews(valued, old.detached),
+    ...removeViews(valued, old.detached),
     old.detached,
     old.unbound,
     old.bare,
@@ -85,7 +85,7 @@ export async function diffSnapshots(
       next.bare,
       next.unbound,
       next.detached,
-      ...peelViews(
+      ...removeViews(
         { ...next.detached, views: after.views },
         next.detached,
       ).reverse(),
@@ -117,7 +117,7 @@ export async function diffSnapshots(
  * Adds what drizzle-kit's snapshots do not say: the columns of a primary key are
  * not null, and row security is on when a table has policies.
  */
-function plain(snapshot: Snapshot, other: Snapshot): Snapshot {
+function completeSnapshot(snapshot: Snapshot, other: Snapshot): Snapshot {
   const secured = mapTables(snapshot, (table) => ({
     isRLSEnabled: table.isRLSEnabled || Object.keys(table.policies).length > 0,
   }));
@@ -212,7 +212,7 @@ const FAMILIES = [
 function takeApart(snapshot: Snapshot, other: Snapshot, change: Change) {
   const detached = detach(snapshot, other, change);
   const unbound = unbind(detached, other, change);
-  return { detached, unbound, bare: bare(unbound, other, change) };
+  return { detached, unbound, bare: removeDefaults(unbound, other, change) };
 }
 
 /** Adds new values to the enums that only get more values, before other changes. */
@@ -348,7 +348,7 @@ function unbind(
  * generated columns that change. Columns of remade enums become text; those that
  * only one snapshot has are removed, with their table if that is new or dropped.
  */
-function bare(
+function removeDefaults(
   snapshot: Snapshot,
   other: Snapshot,
   { rebuilt, recomputed, remade }: Change,
@@ -427,7 +427,7 @@ function keepTypes(snapshot: Snapshot, before: Snapshot): Snapshot {
  * Returns the stages between a snapshot and one with fewer views. Each stage removes
  * one view; a view is removed before the views that it reads.
  */
-function peelViews(from: Snapshot, to: Snapshot): Snapshot[] {
+function removeViews(from: Snapshot, to: Snapshot): Snapshot[] {
   const leaving = Object.keys(from.views).filter((key) => !(key in to.views));
   const stages: Snapshot[] = [];
   let left = from.views;

@@ -101,15 +101,15 @@ export async function introspect(
     schemas: Object.fromEntries(
       (found?.schemas ?? []).map((name) => [name, name]),
     ),
-    tables: keyed(found?.tables, (table) => describeTable(table, isNamed)),
-    enums: keyed(found?.enums, (part) => part),
-    sequences: keyed(found?.sequences, describeSequence),
-    views: keyed(found?.views, describeView),
+    tables: keyByName(found?.tables, (table) => describeTable(table, isNamed)),
+    enums: keyByName(found?.enums, (part) => part),
+    sequences: keyByName(found?.sequences, describeSequence),
+    views: keyByName(found?.views, describeView),
   };
 }
 
 /** Describes the parts, keyed by schema and name. */
-function keyed<T extends { schema: string; name: string }, U>(
+function keyByName<T extends { schema: string; name: string }, U>(
   parts: T[] | null | undefined,
   describe: (part: T) => U,
 ): Record<string, U> {

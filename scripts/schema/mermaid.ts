@@ -63,7 +63,7 @@ function drawEntity(table: SnapshotTable): string[] {
       referring.includes(name) ? "FK" : "",
       uniques.includes(name) && !keys.includes(name) ? "UK" : "",
     ].filter(Boolean);
-    return `    ${word(type)} ${word(name)} ${marks.join(", ")}`.trimEnd();
+    return `    ${toMermaidWord(type)} ${toMermaidWord(name)} ${marks.join(", ")}`.trimEnd();
   });
   return [`  ${entity(nameTable(table))} {`, ...columns, "  }"];
 }
@@ -171,7 +171,7 @@ function entity(name: string): string {
 
 /** Replaces the characters that Mermaid does not allow here. It allows letters,
  * digits, `-`, `_`, `()` and `[]`. */
-function word(text: string): string {
+function toMermaidWord(text: string): string {
   return text.replace(/[^\w()[\]-]+/g, "_");
 }
 

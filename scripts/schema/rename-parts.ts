@@ -44,12 +44,12 @@ export function renameParts(
 }
 
 function isSame(one: { name: string }, other: { name: string }): boolean {
-  const bare = (part: { name: string }) => ({
+  const withoutName = (part: { name: string }) => ({
     ...part,
     name: "",
     schemaTo: (part as SnapshotReference).schemaTo || "public",
   });
-  return Bun.deepEquals(bare(one), bare(other));
+  return Bun.deepEquals(withoutName(one), withoutName(other));
 }
 
 function printRename(

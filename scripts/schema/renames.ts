@@ -110,7 +110,9 @@ export function answerRenames(
     unused = unused.filter((answer) => {
       const choice = listAmbiguities(renamed, after)
         .flatMap((place) => listChoices(place, renamed, after))
-        .find(({ steps, labels }) => spell(steps, labels, renames).has(answer));
+        .find(({ steps, labels }) =>
+          listSpellings(steps, labels, renames).has(answer),
+        );
       if (!choice) return true;
       renames.push(...choice.steps);
       renamed = choice.steps.reduce(applyRename, renamed);
@@ -153,7 +155,7 @@ function listChoices(
 }
 
 /** Returns every way to write an answer. */
-function spell(
+function listSpellings(
   [step]: Rename[],
   [from, to]: Choice["labels"],
   earlier: Rename[],

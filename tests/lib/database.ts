@@ -219,7 +219,7 @@ async function createDatabase(
 ): Promise<void> {
   const template =
     state === "empty" ? "template1" : await templateOf(state, folder);
-  // Half the work where a checkpoint costs nothing.
+  // Copying files is half the work when a checkpoint is cheap.
   const strategy = isServerKept ? "" : "strategy file_copy";
   await onServer().unsafe(
     `create database ${name} template ${template} ${strategy}`,
