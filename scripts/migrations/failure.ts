@@ -142,7 +142,7 @@ export async function findCause(
 ): Promise<string | undefined> {
   const name = SETTINGS[error.code ?? ""];
   if (!name || text.toLowerCase().includes(name)) return undefined;
-  // Neither a cancelled query nor a name with its schema is caused by a setting.
+  // A setting is not the cause when a user cancelled, or the name has a schema.
   if (/user request|\w\.\w/.test(error.message)) return undefined;
   const [row] = await sql
     .unsafe<{ value: string; isInTheWay: boolean; place: string | null }[]>(

@@ -67,7 +67,7 @@ export async function diffSchema(
   readKnown = readSnapshots,
 ): Promise<SchemaDifference> {
   const after = clipNames(schema);
-  // Roles belong to the server, so the scratch database has them already.
+  // Roles belong to the server: they are not created for the scratch database.
   const making = await diffSnapshots(emptySnapshot, { ...after, roles: {} });
   const made = listMade([{ text: making.join("\n") }]);
   const place = await choosePlace(sql, address, test);
