@@ -75,6 +75,7 @@ async function finish(): Promise<void> {
 function startWatcher() {
   const program = join(import.meta.dir, "lib/stop-server.ts");
   return spawn([process.execPath, program, runFolder], {
+    detached: true, // Ctrl-C is for this process
     stdin: "pipe",
     stdout: "ignore",
     stderr: "inherit",

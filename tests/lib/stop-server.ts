@@ -4,7 +4,6 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { stopEmbedded } from "../../scripts/server/embedded";
 
-process.on("SIGINT", () => {}); // Ctrl-C is for the parent
 const [runFolder = ""] = process.argv.slice(2);
 for await (const _ of Bun.stdin.stream());
 await stopEmbedded(join(runFolder, "server"));
