@@ -285,7 +285,7 @@ function compareObjects(one: Catalog, other: Catalog): Difference[] {
 
 /** Code in a text may change what the text does not name. */
 const OPAQUE =
-  /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures))\b/i;
+  /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures)|drop\s+(type|domain|schema|function)\b[^;]*\bcascade)\b/i;
 
 /** The names of all that a migration may change, or undefined where it is unknown. */
 function listNames(text: string): string[] | undefined {
