@@ -287,7 +287,7 @@ function compareObjects(one: Catalog, other: Catalog): Difference[] {
 
 /** SQL with these words may change objects that its text does not name. */
 const OPAQUE =
-  /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures))\b/i;
+  /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures)|drop\s+(type|domain|schema|function)\b[^;]*\bcascade)\b/i;
 
 /** Returns the names of all that the SQL may change; undefined when that is unknown. */
 function listNames(text: string): string[] | undefined {
