@@ -6,7 +6,7 @@ import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { advise, note, print, printJson, refusal } from "./lib/report";
-import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
+import { describeSeed, loadSeed, insertSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
@@ -63,7 +63,7 @@ await using sql = await openConnection(direct, "db:bootstrap");
 await requireCurrentSchema(sql);
 if (!part)
   print(
-    describeSeed(await plantSeed(sql, await loadSeed("rbac"), waitSeconds)),
+    describeSeed(await insertSeed(sql, await loadSeed("rbac"), waitSeconds)),
   );
 const { name } = values;
 const isReset = values["reset-password"];

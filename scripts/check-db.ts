@@ -6,7 +6,7 @@ import type { Sql } from "postgres";
 import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
-import { jsonFlag, misused, readOptions, readWhole } from "./lib/options";
+import { jsonFlag, usageError, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
@@ -48,9 +48,9 @@ const { values, positionals } = readOptions(
 const rows = readWhole(values.rows, "--rows");
 const [tag, ...surplus] = positionals;
 if (surplus.length > 0 || (tag && !values.accept))
-  throw misused(`unexpected argument "${surplus[0] ?? tag}"`);
+  throw usageError(`unexpected argument "${surplus[0] ?? tag}"`);
 if (values.accept && (!tag || !values.reason))
-  throw misused("--accept needs a tag, and --reason");
+  throw usageError("--accept needs a tag, and --reason");
 
 if (values.offline) checkEnv();
 else readEnv();

@@ -24,7 +24,7 @@ import {
   findNeeds,
   readPackage,
 } from "./copying/files";
-import { jsonFlag, misused, readOptions } from "./lib/options";
+import { jsonFlag, usageError, readOptions } from "./lib/options";
 import { note, print, printJson, refusal } from "./lib/report";
 
 const usage = `bun run copy <folder> [command …] [flags]
@@ -54,12 +54,12 @@ const { values, positionals } = readOptions(
   { allowPositionals: true },
 );
 const [target, ...names] = positionals;
-if (!target) throw misused("the folder of the application is missing");
+if (!target) throw usageError("the folder of the application is missing");
 const application = resolve(target);
 const own = readPackage(application);
 const into = relative(application, resolve(application, values.into));
 if (into.startsWith(".."))
-  throw misused("--into names a folder outside of the application");
+  throw usageError("--into names a folder outside of the application");
 const commands = findCommands(
   names.length > 0 ? names : ["db:migrate", "db:migrate:status"],
 );

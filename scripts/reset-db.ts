@@ -32,7 +32,7 @@ import {
 import {
   describeSeed,
   loadSeed,
-  plantSeed,
+  insertSeed,
   type Seed,
   type Seeded,
 } from "./lib/seed";
@@ -95,7 +95,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
     );
     others = await listOthers(sql);
     if (isProductionDatabase(protection)) await stampProduction(sql);
-    if (seed) seeded = await plantSeed(sql, seed, waitSeconds);
+    if (seed) seeded = await insertSeed(sql, seed, waitSeconds);
     head = plan.migrations.at(-1)?.tag ?? null;
   });
   await holdInterrupt(async () => {

@@ -14,7 +14,7 @@ import {
 } from "./lib/options";
 import { readProtection } from "./lib/protection";
 import { print, printJson, refusal } from "./lib/report";
-import { describeSeed, loadSeed, plantSeed } from "./lib/seed";
+import { describeSeed, loadSeed, insertSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:seed [name] [flags]
@@ -45,7 +45,7 @@ const env = readEnv();
 await using sql = await openConnection(env.database, "db:seed");
 if (!seed.isForProduction) await seekConsent();
 await requireCurrentSchema(sql);
-const seeded = await plantSeed(sql, seed, waitSeconds);
+const seeded = await insertSeed(sql, seed, waitSeconds);
 print(describeSeed(seeded));
 printJson(seeded);
 

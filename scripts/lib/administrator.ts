@@ -1,6 +1,6 @@
-// The first administrator of a deployment: a user with a password that nobody
-// chose, who owns a tenant where there are tenants. Of the schema it requires
-// users and accounts; sessions, tenants and tenant_members it asks for by name.
+// The first administrator of a deployment: a user with a random password, who
+// owns a tenant where there are tenants. It requires the tables users and
+// accounts; it uses sessions, tenants and tenant_members where they exist.
 import { and, eq, sql } from "drizzle-orm";
 import type { Sql } from "postgres";
 import { accounts, users } from "../../src/infrastructure/database/schema";
@@ -11,25 +11,24 @@ import { type Transaction, transactLocked } from "./seed";
 const CREDENTIAL = "credential";
 const TENANT = { name: "Administration", slug: "administration" };
 
-/** What became of the administrator. */
+/** The administrator, and whether this run created it. */
 export interface Bootstrapped {
   email: string;
   created: boolean;
-  /** Where it was made now; it is stored nowhere. */
+  /** The new password, where this run set one; it is stored nowhere. */
   password?: string;
 }
 
 /**
- * Makes the administrator, as the owner of the tenant `administration`, unless
- * the email has a user already, of whom it is said when it is no owner; in one
- * transaction under the migration lock.
- * Safe to run at once: the first makes it, the others find it.
+ * Creates the administrator, as the owner of the tenant `administration`, in one
+ * transaction under the migration lock. A user that already has the email is
+ * kept; a warning says so where that user does not own the tenant.
+ * Safe to run concurrently: the first run creates it, the others find it.
  *
- * @param isReset gives a user that is there a new password, and ends its
- * sessions.
- * @param hashPassword makes what is stored of a password.
- * @throws where a password is to be reset and there is no such user; with exit
- * code 75 when the lock was not free within `waitSeconds`.
+ * @param isReset gives an existing user a new password, and ends its sessions.
+ * @param hashPassword returns the text to store for a password.
+ * @throws when the password is to be reset and the user does not exist; with
+ * exit code 75 when the lock was not free within `waitSeconds`.
  */
 export async function bootstrapAdmin(
   client: Sql,
@@ -45,11 +44,11 @@ export async function bootstrapAdmin(
       .where(eq(sql`lower(${users.email})`, email.toLowerCase()));
     if (!known && isReset)
       throw failure(`there is no user ${email}`, {
-        hint: `\`bun run db:bootstrap:admin --email ${email}\` makes one`,
+        hint: `create it with \`bun run db:bootstrap:admin --email ${email}\``,
       });
     const hasTenants = await findTenants(db);
     if (known && hasTenants && !(await isOwner(db, known.id)))
-      note(`Warning: ${email} is no owner of the tenant ${TENANT.name}`);
+      note(`Warning: ${email} does not own the tenant ${TENANT.name}`);
     if (known && !isReset) return { email, created: false };
 
     const password = Buffer.from(
@@ -64,7 +63,7 @@ export async function bootstrapAdmin(
           .values({ name, email: email.toLowerCase(), emailVerified: true })
           .returning()
       )[0];
-    if (!user) throw new Error("the user that was made is not there");
+    if (!user) throw new Error("the insert returned no user");
     if (known) {
       const isOwn = eq(accounts.userId, user.id);
       const isPassword = eq(accounts.providerId, CREDENTIAL);
@@ -91,7 +90,7 @@ async function endSessions(db: Transaction, userId: string): Promise<void> {
     );
 }
 
-/** True where there are tenants of the kind that the example schema has. */
+/** True where the tenant tables exist with the columns of the example schema. */
 async function findTenants(db: Transaction): Promise<boolean> {
   const hasTenants =
     (await hasColumns(db, "tenants", ["id", "name", "slug"])) &&

@@ -1,5 +1,6 @@
-// What GitHub Actions shows beside the lines of a pull request, and on the page of
-// the run: https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+// Annotations that GitHub Actions shows beside the lines of a pull request, and a
+// summary on the page of the run:
+// https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 import { appendFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { root } from "../../src/env";
@@ -15,7 +16,7 @@ import { note } from "./report";
 export function annotate(title: string, problems: Problem[]): void {
   const { GITHUB_ACTIONS, GITHUB_WORKSPACE, GITHUB_STEP_SUMMARY } = process.env;
   if (!GITHUB_ACTIONS) return;
-  // Paths are the repository's, of which the project may be a folder.
+  // Paths start at the repository's root; the project may be a folder in it.
   const locate = (file: string) =>
     relative(GITHUB_WORKSPACE ?? root, join(root, file));
   for (const { severity, code, file, line, message } of problems) {
@@ -38,7 +39,7 @@ export function annotate(title: string, problems: Problem[]): void {
       [`### ${title}`, "", ...text, ""].join("\n"),
     );
   } catch (error) {
-    note(`Warning: no summary of the run: ${(error as Error).message}`);
+    note(`Warning: the summary was not written: ${(error as Error).message}`);
   }
 }
 

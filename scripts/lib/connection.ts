@@ -1,6 +1,6 @@
-// Connects a script to the database. Where postgres.js would try again for
-// ever, a script's connection gives up: after a deadline while connecting, and
-// at once when an established connection is lost.
+// Connects a script to the database. postgres.js would reconnect forever; a
+// script's connection fails after a deadline while connecting, and at once when
+// an established connection is lost.
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import postgres, { type Sql } from "postgres";
@@ -29,14 +29,17 @@ for (const name of `HOST HOSTADDR PORT DATABASE USER PASSWORD PASSFILE SERVICE
   MINPROTOCOLVERSION MAXPROTOCOLVERSION DATESTYLE TZ GEQO`.split(/\s+/))
   delete process.env[`PG${name}`];
 
-/** A connection that `await using` closes, and what is sent is answered first. */
+/** A connection that `await using` closes, once every query sent is answered. */
 export type Connection = Sql & AsyncDisposable;
 
 const GOODBYE_MS = 1000;
-/** How often, and after how long, to look again for a database. */
+/** How many times, and at what interval, to retry while a database is swapped. */
 const SWAP_ATTEMPTS = 20;
 const SWAP_MS = 50;
-/** For a session that works long, whatever is set for the database or the role. */
+/**
+ * SQL that turns off the timeouts of a session, and sets lock_timeout to a
+ * minute, whatever the database or the role has set.
+ */
 export const patient = `
   select set_config(name, case name when 'lock_timeout' then '60s' else '0' end, false)
   from pg_settings
@@ -44,19 +47,25 @@ export const patient = `
     'idle_session_timeout', 'idle_in_transaction_session_timeout')`;
 
 /**
- * How this process reached the server of a list of hosts. What it opens later
- * goes there as well: one command works on one server.
+ * The server that this process reached for each list of hosts. Later connections
+ * go to the same one: one command works on one server.
  */
 const reached = new Map<string, Way>();
 
-/** The address of the one server that this process has reached; itself before. */
+/**
+ * Returns the address of the one server that this process has reached; before
+ * that, `address` itself.
+ */
 export function reachedAddress(address: DatabaseAddress): DatabaseAddress {
   const way = reached.get(nameServer(address));
   if (!way) return address;
   return { ...address, host: way.host, port: way.port, otherHosts: [] };
 }
 
-/** That address, with the sslmode for what `prefer` or `allow` has come to. */
+/**
+ * Returns `reachedAddress` with the sslmode that was used in the end: `require`
+ * or `disable` in place of `prefer` or `allow`.
+ */
 export function settledAddress(address: DatabaseAddress): DatabaseAddress {
   const settled = reachedAddress(address);
   if (!["allow", "prefer"].includes(address.sslmode)) return settled;
@@ -67,10 +76,10 @@ export function settledAddress(address: DatabaseAddress): DatabaseAddress {
 /**
  * Connects and waits for the server's first answer.
  *
- * @param name the application name that others see in pg_stat_activity.
- * @param wanted which of several servers, unless the address says so. One that
- * takes writes is a primary.
- * @throws what is wrong with the server or the address, and how to fix it.
+ * @param name the application name in pg_stat_activity.
+ * @param wanted which of several servers, unless the address says so. A primary
+ * is one that takes writes.
+ * @throws an error that says what is wrong, and how to fix it.
  */
 export async function openConnection(
   address: DatabaseAddress,
@@ -113,7 +122,7 @@ export async function reach(
   return Object.assign(sql, { [Symbol.asyncDispose]: close });
 }
 
-/** The database was there, and another one is about to have its name. */
+/** True when the database was renamed, and another one is about to get its name. */
 function isBeingSwapped(error: unknown): boolean {
   const { code, detail = "" } = error as { code?: string; detail?: string };
   return code === "3D000" && detail !== "";
@@ -132,10 +141,10 @@ async function logIn(address: DatabaseAddress, name: string, socket: Socket) {
 }
 
 /**
- * A client with a single connection, opened by its first query, to the server
- * that `openConnection` has reached before.
+ * Returns a client with a single connection, opened by its first query, to the
+ * server that `openConnection` has reached before.
  *
- * @param name the application name that others see in pg_stat_activity.
+ * @param name the application name in pg_stat_activity.
  */
 export function connect(address: DatabaseAddress, name: string): Sql {
   const way = reached.get(nameServer(address));
@@ -149,10 +158,11 @@ function makeClient(
   open: () => Promise<Socket>,
 ): Sql {
   let isOpened = false;
-  // Without this, later queries and `end` would wait for what never comes.
+  // Without this, later queries and `end` would never be answered.
   const giveUp = () => void sql.end({ timeout: 0 });
   const sql = postgres({
-    // For messages: the socket is ours. A list or an address in brackets it would read wrongly.
+    // Only for messages: the socket is ours. postgres.js misreads a list of hosts
+    // and an address in brackets.
     host: "server",
     port: address.port,
     user: address.user,
@@ -161,23 +171,23 @@ function makeClient(
     database: address.database,
     ssl: false,
     max: 1,
-    // Behind a transaction pooler prepared statements vanish.
+    // Behind a transaction pooler, prepared statements are lost.
     prepare: false,
     fetch_types: false,
     connect_timeout: connectSeconds(address),
     idle_timeout: null,
-    // Half an hour by default, after which it would close the session in its work.
+    // By default postgres.js closes a session after half an hour, even a busy one.
     max_lifetime: null,
     keep_alive: null,
     connection: { application_name: name, ...address.parameters },
     onnotice: (notice: postgres.Notice) => listeners.get(sql)?.(notice),
-    // postgres.js calls this again when it wants to reconnect.
+    // postgres.js calls this again to reconnect.
     socket: async () => {
       try {
         if (isOpened) throw connectionClosed();
         isOpened = true;
         const socket = await open();
-        // A server that does not answer the goodbye is not waited for.
+        // Does not wait long for a server that leaves the socket open.
         socket.once("finish", () => {
           const timer = setTimeout(() => socket.destroy(), GOODBYE_MS);
           socket.once("close", () => clearTimeout(timer));
@@ -192,10 +202,10 @@ function makeClient(
   return sql;
 }
 
-/** What is called with the notices of a connection; they are left out without. */
+/** The listener for the notices of each connection; without one they are ignored. */
 const listeners = new WeakMap<Sql, (notice: postgres.Notice) => void>();
 
-/** Calls `listener` with what the server tells besides its answers, until disposed. */
+/** Calls `listener` with each notice of the server, until disposed. */
 export function onNotice(
   sql: Sql,
   listener: (notice: postgres.Notice) => void,
@@ -212,7 +222,7 @@ function connectionClosed(): Error {
 
 let isWarned = false;
 
-/** postgres.js has no channel binding; psql and pg_dump do. */
+/** postgres.js does not support channel binding; psql and pg_dump do. */
 function warnOfChannelBinding({ settings, variable }: DatabaseAddress): void {
   if (isWarned || settings?.channel_binding !== "require") return;
   isWarned = true;

@@ -1,5 +1,5 @@
-// The consent that a command needs before it loses data: the database's name,
-// by --confirm or from the keyboard. No lock is held while a question is open.
+// The confirmation that a command needs before it loses data: the database's
+// name, from --confirm or the keyboard. No lock is held during a question.
 import type { DatabaseAddress } from "../../src/database-url";
 import {
   isProductionDatabase,
@@ -9,20 +9,20 @@ import {
 } from "./protection";
 import { type FailureFields, note, refusal } from "./report";
 
-/** What was agreed to so far. */
+/** What the user has confirmed so far. */
 export interface Consent {
   /** Such as `db:reset`. */
   command: string;
   address: DatabaseAddress;
-  /** What `--confirm` says. */
+  /** The value of `--confirm`. */
   confirmed: string | undefined;
-  /** The reasons and losses that the keyboard has agreed to. */
+  /** The reasons and losses that were confirmed at the keyboard. */
   agreed: string[];
 }
 
 /**
- * Runs `attempt`, and where a terminal can answer what it was refused for, asks
- * and runs it again, which looks at everything again.
+ * Runs `attempt`. Where it is refused for a question that a terminal can answer,
+ * asks that and runs it again from the start, so that it checks everything again.
  */
 export async function askBetween<T>(attempt: () => Promise<T>): Promise<T> {
   for (;;)
@@ -36,7 +36,7 @@ export async function askBetween<T>(attempt: () => Promise<T>): Promise<T> {
 }
 
 /**
- * For what is of use in development only.
+ * Requires a development database, and consent like `requireConsent`.
  *
  * @throws with exit code 2 on a database that is stamped, or with
  * NODE_ENV=production, whatever was confirmed; else like `requireConsent`.
@@ -49,15 +49,15 @@ export function requireDevelopment(
   if (isProductionDatabase(protection))
     throw refusal(
       `${command} is for development, and ${address.database} is not: ${nameReason(protection, address)}`,
-      { hint: "docs/DATABASE_SETUP.md says what a production database takes" },
+      { hint: "docs/DATABASE_SETUP.md lists the commands for production" },
     );
   requireConsent(consent, protection);
 }
 
 /**
- * For what can lose data on a protected database, and for losses on any.
+ * Requires consent where the database is protected, and where data would be lost.
  *
- * @param losses what would be lost for certain.
+ * @param losses the data that would certainly be lost.
  * @throws with exit code 2 without consent, for `askBetween`.
  */
 export function requireConsent(
@@ -76,9 +76,10 @@ export function requireConsent(
 }
 
 /**
- * Wants the database's name for reasons that are said; none need none.
+ * Requires the database's name as a confirmation of these reasons; without
+ * reasons nothing is required.
  *
- * @param subjects what the reasons are about, which was shown before.
+ * @param subjects what the reasons refer to, already shown to the user.
  * @throws with exit code 2 without it, for `askBetween`.
  */
 export function requireName(
@@ -109,7 +110,7 @@ export function requireName(
   });
 }
 
-/** @throws with exit code 2 where what is named is another database. */
+/** @throws with exit code 2 when `name` is given and is not the database's. */
 export function refuseOtherName(
   database: string,
   name: string | undefined,
@@ -123,7 +124,7 @@ export function refuseOtherName(
 const hintConfirm = (database: string) =>
   `to go ahead, add \`--confirm ${database}\``;
 
-/** The answer of the keyboard; empty where there is none. */
+/** Asks on the terminal; returns the answer, empty when there is none. */
 export async function askKeyboard(question: string): Promise<string> {
   const { createInterface } = await import("node:readline/promises");
   const terminal = createInterface({
@@ -131,7 +132,7 @@ export async function askKeyboard(question: string): Promise<string> {
     output: process.stderr,
   });
   terminal.once("SIGINT", () => {
-    note(""); // past the question
+    note(""); // ends the line of the question
     process.kill(process.pid, "SIGINT");
   });
   const closed = new Promise<undefined>((resolve) =>

@@ -1,11 +1,12 @@
-// The locale and tablespace of a database, for a new one beside it.
+// The locale and tablespace of a database, to create another with the same.
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "./quote";
 import { note } from "./report";
 
 /**
- * The words of CREATE DATABASE that give a new one the locale of another, and its
- * tablespace, unless this role may not use it, which is said.
+ * Returns the options for CREATE DATABASE that copy the locale and tablespace of
+ * another database. A tablespace that this role may not use is left out with a
+ * warning.
  */
 export async function readDatabaseOptions(
   server: Sql,
@@ -50,7 +51,7 @@ export async function readDatabaseOptions(
   if (!row.isDenied) words.push(`tablespace ${quoteIdentifier(tablespace)}`);
   else
     note(
-      `Warning: not carried over: the tablespace ${tablespace}, which this role may not use`,
+      `Warning: not carried over: the tablespace ${tablespace} (this role may not use it)`,
     );
   return words.join(" ");
 }

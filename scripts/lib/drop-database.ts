@@ -1,13 +1,13 @@
-// Drops a database, and the sessions in it.
+// Drops a database and ends the sessions in it.
 import type { Sql } from "postgres";
 import { quoteIdentifier } from "./quote";
 
 /**
- * Drops a database that may not be there.
+ * Drops a database, if it exists.
  *
- * @param sql is connected to another one.
- * @throws when it is a template, has a subscription or a slot in use, or when
- * sessions are in it that this role may not end.
+ * @param sql a connection to another database of the server.
+ * @throws when it is a template, has a subscription or an active replication
+ * slot, or has sessions that this role may not end.
  */
 export async function dropDatabase(sql: Sql, database: string): Promise<void> {
   const quoted = quoteIdentifier(database);
@@ -15,8 +15,8 @@ export async function dropDatabase(sql: Sql, database: string): Promise<void> {
     await sql.unsafe(`drop database if exists ${quoted} with (force)`);
   } catch (error) {
     if ((error as { code?: string }).code !== "42501") throw error;
-    // FORCE counts an autovacuum among the sessions that an owner may not end;
-    // without it the server ends that by itself.
+    // With FORCE, an autovacuum is a session that an owner may not end; without
+    // FORCE the server ends the autovacuum itself.
     await sql`
       select pg_terminate_backend(pid) from pg_stat_activity
       where datname = ${database} and pg_has_role(usesysid, 'MEMBER')`;

@@ -14,10 +14,10 @@ type ConnectionError = Refusal["error"] & {
 };
 
 /**
- * `silent`: nothing listens. `slow`: it did not answer in time. `starting`:
- * PostgreSQL, on its way up or down. `no-database`: PostgreSQL without that
- * database. `denied`: PostgreSQL that does not let this user in. `foreign`: not
- * PostgreSQL. `failed`: the rest.
+ * Why a connection failed. `silent`: nothing listens. `slow`: no answer in time.
+ * `starting`: PostgreSQL is starting up or shutting down. `no-database`: the
+ * database does not exist. `denied`: PostgreSQL refuses this user. `foreign`: the
+ * server is not PostgreSQL. `failed`: anything else.
  */
 export type Obstacle =
   | "silent"
@@ -28,12 +28,12 @@ export type Obstacle =
   | "foreign"
   | "failed";
 
-/** Reads what stands in the way from the error of a connection. */
+/** Classifies the error of a connection. */
 export function readObstacle(error: ConnectionError): Obstacle {
   if ("isTls" in error) return "failed";
   switch (error.code) {
     case "ECONNREFUSED":
-    case "ENOENT": // a Unix socket that is not there
+    case "ENOENT": // the Unix socket does not exist
       return "silent";
     case "CONNECT_TIMEOUT":
     case "ETIMEDOUT":
@@ -56,7 +56,7 @@ export function readObstacle(error: ConnectionError): Obstacle {
   }
 }
 
-/** `localhost:5432`, or the file of a Unix socket; several with commas between. */
+/** Returns `localhost:5432` or the path of a Unix socket; several, with commas. */
 export function nameServer(address: DatabaseAddress): string {
   return hostsOf(address).map(nameHost).join(",");
 }
@@ -67,15 +67,16 @@ function nameHost({ host, port }: Host): string {
 }
 
 /**
- * Says in a person's words why connecting failed, and how to fix it: of several
- * hosts, or of several ways to connect to one, why each of them failed.
+ * Returns an error that says why connecting failed, and how to fix it. Where
+ * several hosts, or several ways to connect to one, were tried, it says why each
+ * failed.
  */
 export function explainConnectionError(
   error: ConnectionError,
   address: DatabaseAddress,
 ): Error {
-  // Of a file of the configuration; or it was there, and was lost, which says
-  // nothing of the address.
+  // Already explained; or an established connection was lost, so the address is
+  // right.
   if (error.exitCode !== undefined || error.code === "CONNECTION_ENDED")
     return error;
   const { refusals = [] } = error;
@@ -111,7 +112,7 @@ function explainRefusal(
     case "slow":
       return explain(
         `${server} did not answer within ${connectSeconds(address)} seconds`,
-        `check that it runs, and host and port in \`${variable}\`; \`connect_timeout=30\` in the URL waits longer`,
+        `check that it runs, and check host and port in \`${variable}\`; to wait longer, add \`connect_timeout=30\` to the URL`,
       );
     case "starting":
       return explain(
@@ -122,15 +123,15 @@ function explainRefusal(
       return explain(
         `there is no database "${database}" on ${server}`,
         isLocal(address)
-          ? "make it with `bun run db:start`"
-          : `create it, or correct its name in \`${variable}\``,
+          ? "create it with `bun run db:start`"
+          : `create it, or fix its name in \`${variable}\``,
       );
     case "denied":
       return explain(
         error.code === "28P01"
           ? `the server on ${server} does not accept this password for user "${user}"`
           : `the server on ${server} refuses: ${error.message}`,
-        `correct user and password in \`${variable}\``,
+        `fix user and password in \`${variable}\``,
       );
     case "foreign":
       if (address.settings?.sslcert)
@@ -186,7 +187,7 @@ function explainRefusal(
       `TLS with ${server} failed: ${error.message.trim()}`,
       `check the TLS parameters in \`${variable}\``,
     );
-  // One that has a SQLSTATE is the server's own answer.
+  // With a SQLSTATE the server itself has answered: host and port are right.
   return explain(
     `cannot connect to ${server}: ${error.message}`,
     sqlstate(error) ? undefined : elsewhere,

@@ -1,12 +1,12 @@
-// Looks whether a table is there before it is read.
+// Checks that a table exists before it is read.
 import type { Sql } from "postgres";
 import { quoteLiteral } from "./quote";
 
 /**
- * True where a table is there. To read one that is not would leave an error in
- * the server's log.
+ * True when a table exists. Reading one that does not would leave an error in the
+ * server's log.
  *
- * @param table its name as SQL has it, with its schema.
+ * @param table its name with its schema, quoted as in SQL.
  */
 export async function hasTable(sql: Sql, table: string): Promise<boolean> {
   const [row] = await sql.unsafe<{ exists: boolean }[]>(

@@ -1,5 +1,5 @@
-// What a signal does to a command: it waits for what must not be left half said,
-// has everything that is under way cleaned up, and ends the process with 130.
+// Handles SIGINT and SIGTERM: waits while a command prints its result, runs the
+// registered clean-ups, and ends the process with exit code 130.
 import { setTimeout as sleep } from "node:timers/promises";
 
 const INTERRUPTED = 130;
@@ -8,20 +8,20 @@ const CLEAN_UP_MS = 8000;
 /** On a terminal Ctrl-C arrives twice: `bun run` passes its own on. */
 const ECHO_MS = 300;
 
-/** What to clean up, with a line that says what state things are in then. */
+/** The clean-ups, each with a line that says what state it leaves. */
 const cleanUps = new Map<() => Promise<unknown>, string>();
 let isInterrupted = false;
-/** The command has printed its result: a signal changes nothing any more. */
+/** The command has printed its result: a signal no longer changes it. */
 let isDone = false;
 let isHeld = false;
 let isDelayed = false;
 let signalledAt = -ECHO_MS;
 
 /**
- * Has `cleanUp` run where a signal ends the command.
+ * Registers `cleanUp` to run when a signal ends the command.
  *
- * @param state a line that tells what things are like then.
- * @returns what takes it back, once there is nothing to clean up.
+ * @param state a line to print that says what state the clean-up leaves.
+ * @returns a function that unregisters it, for when there is nothing to clean up.
  */
 export function onInterrupt(
   cleanUp: () => Promise<unknown>,
@@ -31,10 +31,7 @@ export function onInterrupt(
   return () => cleanUps.delete(cleanUp);
 }
 
-/**
- * Has a signal wait until `work` has said how it ended; a second signal does
- * not wait.
- */
+/** Makes a signal wait until `work` has ended; a second signal does not wait. */
 export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
   isHeld = true;
   try {
@@ -44,17 +41,17 @@ export async function holdInterrupt(work: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Says that the command has printed its result. */
+/** Records that the command has printed its result. */
 export function settle(): void {
   isDone = true;
 }
 
-/** True once a signal has begun to clean up: later errors come from that. */
+/** True once a signal has started the clean-ups: later errors come from them. */
 export function isCleaningUp(): boolean {
   return isInterrupted;
 }
 
-/** Listens for SIGINT and SIGTERM; `report` prints the error of an interruption. */
+/** Listens for SIGINT and SIGTERM; `report` prints the error "interrupted". */
 export function listenForSignals(
   report: (error: Error & { code: string; exitCode: number }) => void,
 ): void {

@@ -1,29 +1,32 @@
-// One command at a time may write to a database: an advisory lock, polled,
-// because a session that waits inside pg_advisory_lock holds a snapshot that
-// CREATE INDEX CONCURRENTLY of the holder would wait for in turn.
+// The lock that lets one command at a time write to a database: an advisory lock.
+// It is polled, because a session that waits inside pg_advisory_lock holds a
+// snapshot, and the holder's CREATE INDEX CONCURRENTLY would wait for that one.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Sql } from "postgres";
 import { BUSY, failure, type FailureFields, isLost, note } from "./report";
 
-/** The word "drizzle" in ASCII. Whoever shares the database shares the lock. */
+/** The word "drizzle" in ASCII. All commands on a database share this lock. */
 const KEY = "28273295023041637";
 const POLL_MS = 100;
 const NOTE_MS = 3000;
 
-/** Counts once more, so that a file's own unlocking leaves it; and the same
- * until the end of a transaction, which no unlocking takes away. */
+/**
+ * SQL that takes the lock a second time, so that one unlock in a migration file
+ * does not release it; and SQL that takes it until the end of the transaction,
+ * which no unlock can release.
+ */
 export const lockOnceMore = `select pg_advisory_lock(${KEY})`;
 export const lockTransaction = `select pg_advisory_xact_lock(${KEY})`;
 
-/** The same lock for the length of a transaction, also behind a pooler. */
+/** SQL that tries to take the lock for one transaction, also behind a pooler. */
 export const tryLockTransaction = `select pg_try_advisory_xact_lock(${KEY}) as locked`;
 
 /**
- * Runs `work` while the one session of `sql`, which must not be a transaction
- * pooler's, holds the lock of its database.
+ * Runs `work` while the session of `sql` holds the migration lock, or the lock
+ * with another `key`. The session must not be a transaction pooler's.
  *
  * @param waitSeconds how long to wait for another command to release it.
- * @param key of the lock: an eight-byte integer.
+ * @param key the lock's key: an eight-byte integer.
  * @throws with exit code 75 when it was not released in time.
  */
 export async function withMigrationLock<T>(
@@ -42,7 +45,7 @@ export async function withMigrationLock<T>(
     (error: FailureFields) => {
       if (error.exitCode !== undefined || !isLost(error)) throw error;
       throw failure(
-        "the session was ended before it had the lock, and nothing was changed",
+        "the session was ended before it got the lock, and nothing was changed",
         { hint: "run it again: the database may just have been replaced" },
       );
     },
@@ -50,15 +53,15 @@ export async function withMigrationLock<T>(
   try {
     return await work();
   } finally {
-    // Where the session was lost, so was its lock, and `work` has thrown.
+    // A lost session has lost its lock too, and `work` has thrown.
     await sql.unsafe(`select pg_advisory_unlock(${key})`).catch(() => {});
   }
 }
 
 /**
- * Takes the lock again, which the session of `sql` may have let go of.
+ * Takes the migration lock again, in case the session of `sql` released it.
  *
- * @throws with exit code 75 when another command was quicker.
+ * @throws with exit code 75 when another command took it in the meantime.
  */
 export async function keepMigrationLock(sql: Sql): Promise<void> {
   const [row] = await sql
@@ -78,8 +81,8 @@ export async function keepMigrationLock(sql: Sql): Promise<void> {
 }
 
 /**
- * Polls until `tryLock` answers true, and says every few seconds who is in the
- * way.
+ * Polls until `tryLock` returns true, and says every few seconds who holds the
+ * lock.
  *
  * @throws with exit code 75 after `waitSeconds`.
  */
@@ -110,7 +113,7 @@ export async function pollLock(
   }
 }
 
-/** The session that holds the lock; what it hides from this user is null. */
+/** The session that holds the lock; fields that this user may not see are null. */
 export interface LockHolder {
   pid: number;
   application: string | null;
@@ -119,7 +122,7 @@ export interface LockHolder {
   since: string | null;
 }
 
-/** Who holds the lock of this database; null when nobody does. */
+/** Reads which session holds the lock of this database; null when none does. */
 export async function readLockHolder(
   sql: Sql,
   key = KEY,
@@ -136,7 +139,7 @@ export async function readLockHolder(
   return holder ?? null;
 }
 
-/** `pid 123, db:migrate, 127.0.0.1, since 2026-01-01T12:00:00Z`. */
+/** Returns `pid 123, db:migrate, 127.0.0.1, since 2026-01-01T12:00:00Z`. */
 export function nameHolder(holder: LockHolder): string {
   const { pid, application, client, since } = holder;
   return [`pid ${pid}`, application, client, since && `since ${since}`]

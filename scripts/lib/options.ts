@@ -1,11 +1,12 @@
-// Reads a command's flags, strictly, and prints its usage from the same table.
+// Reads a command's flags and prints its usage from one table. An unknown flag is
+// refused.
 import { parseArgs, type ParseArgsOptionDescriptor } from "node:util";
 import { type FailureFields, refusal, showJson } from "./report";
 
-/** A flag as `parseArgs` takes it, with what `--help` says about it. */
+/** A flag as `parseArgs` takes it, with its text for `--help`. */
 export interface Flag extends ParseArgsOptionDescriptor {
   help: string;
-  /** What stands for its value in the usage, such as `<seconds>`. */
+  /** The placeholder for its value in the usage, such as `<seconds>`. */
   value?: string;
 }
 
@@ -35,7 +36,7 @@ export const verboseFlag = {
   verbose: { type: "boolean", help: "show notices, not only warnings" },
 } as const;
 
-/** @param subject what the database's name answers for. */
+/** @param subject what the database's name confirms. */
 export const confirmFlag = (subject: string) =>
   ({
     confirm: {
@@ -46,10 +47,11 @@ export const confirmFlag = (subject: string) =>
   }) as const;
 
 /**
- * Reads a command's flags; `--help` is added.
+ * Reads a command's flags, and adds `--help`.
  *
- * @param usage what `--help` prints above the flags; its first line is the call.
- * @throws `--help` and wrong flags, for the handler in report.ts.
+ * @param usage the text of `--help` above the flags; its first line is the call.
+ * @throws the usage on `--help`, and an error on a wrong flag; report.ts prints
+ * both.
  */
 export function readOptions<T extends Record<string, Flag>>(
   usage: string,
@@ -72,13 +74,13 @@ export function readOptions<T extends Record<string, Flag>>(
   } catch (error) {
     const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
     const call = usage.replace(/ *[[<\n][^]*/, "");
-    throw misused(message.charAt(0).toLowerCase() + message.slice(1), {
+    throw usageError(message.charAt(0).toLowerCase() + message.slice(1), {
       hint: `\`${call} --help\` lists the flags`,
     });
   }
 }
 
-/** `  -n, --lines <n>   how many lines (100)`, in two columns. */
+/** Lists flags in two columns: `  -n, --lines <n>   how many lines (100)`. */
 function listFlags(flags: Record<string, Flag>): string[] {
   const rows = Object.entries(flags).map(([name, flag]) => {
     const short = flag.short ? `-${flag.short}, ` : "";
@@ -98,7 +100,7 @@ function listFlags(flags: Record<string, Flag>): string[] {
 /**
  * Reads a whole number from a flag.
  *
- * @throws with exit code 2 when it is none, or more than `most`.
+ * @throws with exit code 2 when it is not one, or is more than `most`.
  */
 export function readWhole(
   text: string,
@@ -106,16 +108,16 @@ export function readWhole(
   most = 999_999_999,
 ): number {
   if (/^\d+$/.test(text) && Number(text) <= most) return Number(text);
-  throw misused(
+  throw usageError(
     `${flag} takes a whole number of at most ${most}, not "${text}"`,
   );
 }
 
-/** Milliseconds from `--lock-timeout`, as many as PostgreSQL takes. */
+/** Reads `--lock-timeout`: milliseconds, at most PostgreSQL's own maximum. */
 export const readLockTimeout = (text: string) =>
   readWhole(text, "--lock-timeout", 2 ** 31 - 1);
 
-/** A refusal of how a command was called. */
-export function misused(message: string, fields: FailureFields = {}): Error {
+/** Returns the error for a command that was called with wrong arguments. */
+export function usageError(message: string, fields: FailureFields = {}): Error {
   return refusal(message, { code: "USAGE", ...fields });
 }

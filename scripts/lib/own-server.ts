@@ -1,5 +1,6 @@
-// Whose server is it? A port of this machine may answer with another clone's
-// server. db:start records the one that it has started; here it is compared.
+// Tells whether a server is this clone's. On a port of this machine another
+// clone's server may answer. db:start records the server that it started; here a
+// connection is compared with that record.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Sql } from "postgres";
@@ -8,19 +9,19 @@ import { root } from "../../src/env";
 import { nameServer } from "./explain-connection";
 import { refusal } from "./report";
 
-/** The server that this clone has started, as db:start has recorded it. */
+/** The record that db:start writes of the server that this clone started. */
 export interface OwnServer {
   /** The clone's folder: a copy of the clone copies the record as well. */
   folder: string;
   port: number;
-  /** As `readIdentity` reads it. */
+  /** The result of `readIdentity`. */
   identity: string;
 }
 
-/** The file of the record, in the folder of DB_DATA_DIR. */
+/** Returns the path of the record in DB_DATA_DIR. */
 export const ownServerFile = (dataDir: string) => join(dataDir, "server.json");
 
-/** Reads the record; undefined in a clone that has started no server. */
+/** Reads the record; undefined when this clone has started no server. */
 export function readOwnServer(dataDir: string): OwnServer | undefined {
   try {
     return JSON.parse(readFileSync(ownServerFile(dataDir), "utf8"));
@@ -30,8 +31,8 @@ export function readOwnServer(dataDir: string): OwnServer | undefined {
 }
 
 /**
- * True where the address alone does not tell whose server answers there: nobody
- * has chosen it, or this clone's own server had that port.
+ * True when the server at an address has to be checked: the address is a default
+ * that nobody has chosen, or this clone's own server had that port.
  */
 export function isGuarded({ guard, port }: DatabaseAddress): boolean {
   if (!guard) return false;
@@ -39,9 +40,9 @@ export function isGuarded({ guard, port }: DatabaseAddress): boolean {
 }
 
 /**
- * Reads what tells a server from others: the cluster's identifier, and the name
- * that the embedded server has from its folder, since a copied cluster keeps
- * the identifier.
+ * Reads what identifies a server: the cluster's system identifier, followed by
+ * its cluster name. A copied cluster keeps the identifier; the embedded server
+ * has a cluster name made from its folder.
  */
 export async function readIdentity(sql: Sql): Promise<string> {
   const [row] = await sql<{ identity: string }[]>`
@@ -50,7 +51,7 @@ export async function readIdentity(sql: Sql): Promise<string> {
   return row?.identity ?? "";
 }
 
-/** True where the record is of the server with this identity. */
+/** True when the record is of the server with this identity. */
 export function isOwnServer(
   { guard, port }: DatabaseAddress,
   identity: string,
@@ -62,9 +63,9 @@ export function isOwnServer(
 
 /**
  * Compares the server that `sql` is connected to with the record; closes the
- * connection where they differ.
+ * connection when they differ.
  *
- * @throws with exit code 2 where it may be another clone's.
+ * @throws with exit code 2 when the server may be another clone's.
  */
 export async function requireOwnServer(
   sql: Sql,

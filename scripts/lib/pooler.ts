@@ -1,4 +1,4 @@
-// Tells whether a transaction pooler stands between a command and the server.
+// Detects a transaction pooler between a command and the server.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { connectSeconds } from "../../src/database-socket";
@@ -10,11 +10,11 @@ const DIRECT =
   "set `DATABASE_URL_UNPOOLED` to a direct connection to the server";
 
 /**
- * True when a transaction pooler stands between. A server hands out its process
- * id as the key for cancelling; a pooler has keys of its own. Where they differ,
- * the proof is that a transaction on a second connection is given the server
- * process of the first, or that the first is given another one, which does not
- * hold its lock.
+ * True when the connection goes through a transaction pooler. A server's cancel
+ * key has the process id of the session; a pooler makes its own keys. Where they
+ * differ, a pooler is proven when a transaction on a second connection runs in
+ * the server process of the first, or when the first one's next statement runs in
+ * a process that does not hold its lock.
  *
  * @throws with exit code 2 when no second connection can be opened.
  */
@@ -54,7 +54,7 @@ export async function isPooled(
     if (!isLate && code !== "CONNECT_TIMEOUT")
       throw explainConnectionError(error as Error, address);
     throw refusal(
-      `${nameServer(reachedAddress(address))} gave no second connection within ${seconds} seconds`,
+      `${nameServer(reachedAddress(address))} did not open a second connection within ${seconds} seconds`,
       { code: "POOLED", hint: DIRECT },
     );
   } finally {
@@ -64,7 +64,7 @@ export async function isPooled(
 }
 
 /**
- * Requires a session of its own, as the migration lock does.
+ * Requires a direct connection: the migration lock belongs to a session.
  *
  * @throws with exit code 2 behind a transaction pooler.
  */
@@ -74,7 +74,7 @@ export async function requireDirect(
 ): Promise<void> {
   if (!(await isPooled(sql, address))) return;
   throw refusal(
-    `${nameServer(reachedAddress(address))} is a transaction pooler, behind which there are no sessions to hold a lock`,
+    `${nameServer(reachedAddress(address))} is a transaction pooler, where no session can hold a lock`,
     {
       code: "POOLED",
       hint: DIRECT,

@@ -1,4 +1,4 @@
-// Tells what is at an address, by a connection of its own.
+// Tests what answers at an address.
 import type { DatabaseAddress } from "../../src/database-url";
 import { reach } from "./connection";
 import {
@@ -8,12 +8,12 @@ import {
 } from "./explain-connection";
 import { readIdentity } from "./own-server";
 
-/** What an attempt to connect found at an address. */
+/** A server that answered, or why connecting failed. */
 export type Probe =
   | { state: "ready"; version: string; identity: string }
   | { state: Obstacle; error: Error };
 
-/** Tells by a connection of its own what is at an address. */
+/** Opens a connection to an address, and returns what answered. Never throws. */
 export async function probe(address: DatabaseAddress): Promise<Probe> {
   try {
     await using sql = await reach(address, "db:probe", "prefer-primary");

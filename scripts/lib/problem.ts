@@ -1,6 +1,6 @@
-// What `db:check` reports.
+// The problems that `db:check` reports.
 
-/** Something that `db:check` finds. */
+/** One problem that `db:check` reports. */
 export interface Problem {
   code: string;
   severity: "error" | "warning";
@@ -8,14 +8,14 @@ export interface Problem {
   /** The path from the project's root. */
   file?: string;
   line?: number;
-  /** What it is, and the command that mends it. */
+  /** What is wrong, and the command that fixes it. */
   message: string;
 }
 
 const WARNINGS =
   "not_tried not_replayed pending out_of_order down_missing lint diagram_stale";
 
-/** A problem, of the severity that its code has. */
+/** Returns a problem with the severity of its code. */
 export function problem(
   code: string,
   message: string,

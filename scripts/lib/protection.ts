@@ -1,14 +1,14 @@
-// Which databases are protected, and the stamp by which a database is known as
-// production.
+// Tells which databases are protected, and writes and reads the stamp that marks
+// a database as production.
 import type { Sql } from "postgres";
 import { type DatabaseAddress, hostsOf, isLocal } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { hasTable } from "./has-table";
 import { failure } from "./report";
 
-/** What protects a database; it is protected when one of them is true. */
+/** The reasons to protect a database: it is protected when one of them is true. */
 export interface Protection {
-  /** It holds the production stamp. */
+  /** It has the production stamp. */
   isStamped: boolean;
   /** NODE_ENV is production. */
   isProduction: boolean;
@@ -16,7 +16,7 @@ export interface Protection {
   isRemote: boolean;
 }
 
-/** Reads what protects the database that `sql` is connected to. */
+/** Reads whether the database that `sql` is connected to is protected, and why. */
 export async function readProtection(
   sql: Sql,
   env: Env,
@@ -29,11 +29,11 @@ export async function readProtection(
   };
 }
 
-/** Whether the production stamp of this very database is there. */
+/** True when the database has a production stamp, and the stamp is its own. */
 export async function isStamped(sql: Sql): Promise<boolean> {
   if (!(await hasTable(sql, "drizzle.__environment"))) return false;
-  // Both at once are one transaction, also behind a pooler. A copy has another
-  // oid, and a restored dump another oid or cluster.
+  // Both statements in one query are one transaction, also behind a pooler. A
+  // stamp that came with a copy or a dump has another oid or cluster.
   const results = await sql
     .unsafe<{ stamped: boolean }[][]>(
       `
@@ -60,7 +60,7 @@ export async function isStamped(sql: Sql): Promise<boolean> {
 /**
  * Stamps the database as production, unless it is stamped already.
  *
- * @returns whether it was stamped now.
+ * @returns true when this call stamped it.
  */
 export async function stampProduction(sql: Sql): Promise<boolean> {
   if (await isStamped(sql)) return false;
@@ -73,7 +73,7 @@ export async function stampProduction(sql: Sql): Promise<boolean> {
         system_identifier bigint not null,
         stamped_at timestamptz not null default now()
       )`),
-    // A stamp that came along with a copy is another database's.
+    // A stamp that came with a copy is another database's.
     transaction.unsafe("delete from drizzle.__environment"),
     transaction.unsafe(`
       insert into drizzle.__environment (name, database_oid, system_identifier)
@@ -84,17 +84,17 @@ export async function stampProduction(sql: Sql): Promise<boolean> {
   return true;
 }
 
-/** Whether a command that can lose data needs consent there. */
+/** True when a command that can lose data needs consent. */
 export function isProtected(protection: Protection): boolean {
   return Object.values(protection).includes(true);
 }
 
-/** Whether it is, or is to be, stamped. */
+/** True when the database is stamped, or will be by the next migration. */
 export function isProductionDatabase(protection: Protection): boolean {
   return protection.isStamped || protection.isProduction;
 }
 
-/** Why a database is protected, as the end of a sentence. */
+/** Returns why a database is protected, as the end of a sentence. */
 export function nameReason(
   protection: Protection,
   address: DatabaseAddress,

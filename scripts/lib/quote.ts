@@ -1,11 +1,11 @@
-// Names and strings inside SQL that is put together as text.
+// Quotes names and strings for SQL that is built as text.
 
-/** Quotes an identifier. postgres.js' own helper takes a dot for a schema's. */
+/** Quotes one identifier. postgres.js' own helper would split it at a dot. */
 export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`;
 }
 
-/** Quotes a string, whatever the server takes a backslash for. */
+/** Quotes a string, whatever `standard_conforming_strings` is set to. */
 export function quoteLiteral(text: string): string {
   const quoted = `'${text.replaceAll("'", "''").replaceAll("\\", "\\\\")}'`;
   return text.includes("\\") ? ` E${quoted}` : quoted;

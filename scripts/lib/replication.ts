@@ -1,17 +1,17 @@
-// Is a server the one that takes writes, and how far behind is it if not?
+// Tells whether a server is a primary or a standby, and how far a standby is behind.
 import type { Sql } from "postgres";
 
-/** A server's part in a cluster. */
+/** The role of a server in replication. */
 export interface Replication {
   role: "primary" | "standby";
-  /** Seconds; null for a primary, and where nothing tells. */
+  /** Seconds; null for a primary, and when unknown. */
   lagSeconds: number | null;
 }
 
 /**
- * Reads the part of the server that `sql` is connected to. A standby that has
- * replayed all that it was sent is not behind, however long ago that was; one
- * that is sent nothing is behind since the last transaction that it replayed.
+ * Reads the role of the server that `sql` is connected to. A standby that is
+ * connected and has replayed all that it received has a lag of 0; any other is
+ * behind by the age of the last transaction that it replayed.
  * https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-CONTROL
  */
 export async function readReplication(sql: Sql): Promise<Replication> {
@@ -28,8 +28,8 @@ export async function readReplication(sql: Sql): Promise<Replication> {
   return { role: row?.isStandby ? "standby" : "primary", lagSeconds };
 }
 
-/** `primary`, `standby, 3 s behind`. */
+/** Returns `primary` or `standby, 3 s behind`. */
 export function nameReplication({ role, lagSeconds }: Replication): string {
   if (role === "primary") return role;
-  return `standby, ${lagSeconds === null ? "of unknown lag" : `${lagSeconds} s behind`}`;
+  return `standby, ${lagSeconds === null ? "lag unknown" : `${lagSeconds} s behind`}`;
 }

@@ -1,43 +1,43 @@
-// How errors, hints, JSON and exit codes look, for every command. What
-// a command throws ends up here, so that a command has nothing to say about it.
+// Prints the results, errors, hints and JSON of every command, and sets the exit
+// code. An error that a command throws is printed here: no command catches it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../src/env";
 import { isCleaningUp, listenForSignals, settle } from "./interrupt";
 
-/** It tried and could not. */
+/** The command tried, and failed. */
 export const FAILED = 1;
-/** It touched nothing: a bad flag, missing configuration, no consent. */
+/** The command changed nothing: a bad flag, missing configuration, no consent. */
 export const REFUSED = 2;
-/** It worked, and what it found is not clean. */
+/** The command worked, and what it found is not clean. */
 export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */
 export const BUSY = 75;
 
-/** What an error may carry for the person who typed the command. */
+/** Fields of an error that this file prints. */
 export interface FailureFields {
   code?: string;
   exitCode?: number;
   /** An instruction, with its command in backticks. */
   hint?: string;
-  /** Lines for the terminal, below the message. */
+  /** Lines for the terminal, printed below the message. */
   lines?: string[];
-  /** Fields for the error's JSON. */
+  /** Fields added to the error's JSON. */
   details?: object;
-  /** The JSON document that the error stands in, where it is not alone. */
+  /** The JSON document that the error is printed in, with its other fields. */
   document?: object;
-  /** Puts the question of a refusal that a person at a terminal can answer. */
+  /** Asks the question that lifts this refusal, on a terminal. */
   ask?: () => Promise<void>;
 }
 
 let isJson = false;
 
-/** Has results go to stdout as one JSON document, and nothing else there. */
+/** Switches stdout to one JSON document, with nothing else there. */
 export function showJson(): void {
   isJson = true;
 }
 
-/** An error for the person at the keyboard: lower case, no full stop. */
+/** Returns an error for the user: its message in lower case, no full stop. */
 export function failure(message: string, fields: FailureFields = {}): Error {
   return Object.assign(new Error(message), {
     code: "FAILED",
@@ -46,21 +46,22 @@ export function failure(message: string, fields: FailureFields = {}): Error {
   });
 }
 
-/** Like `failure`, for what is refused before anything was touched. */
+/** Returns an error like `failure`, for a refusal before anything was changed. */
 export function refusal(message: string, fields: FailureFields = {}): Error {
   return failure(message, { code: "REFUSED", exitCode: REFUSED, ...fields });
 }
 
 const listening = new Set<"stdout" | "stderr">();
 
-/** Where the disk is full, the other stream says so, once. */
+/** Writes to a stream. When stdout fails, as on a full disk, stderr says so once. */
 function write(name: "stdout" | "stderr", text: string): void {
   const stream = process[name];
   if (!listening.has(name))
     stream.on("error", ({ code, message }: Error & { code?: string }) => {
-      if (code === "EPIPE") return; // whoever read it has left
+      if (code === "EPIPE") return; // the reader has ended
       process.exitCode = FAILED;
-      if (name === "stdout") note(`Error: no output: ${message}`);
+      if (name === "stdout")
+        note(`Error: the output cannot be written: ${message}`);
     });
   listening.add(name);
   stream.write(text);
@@ -72,15 +73,15 @@ export function print(line: string): void {
   if (!isJson) write("stdout", `${line}\n`);
 }
 
-/** Prints a line of the result that is to be read beside a document, too. */
+/** Prints a line of the result; with JSON, prints it on stderr instead. */
 export function announce(line: string): void {
   if (isJson) note(line);
   else print(line);
 }
 
 /**
- * Prints the one JSON document on stdout, where it was asked for. With it the
- * command is done: a signal that comes later changes nothing.
+ * Prints the JSON document on stdout, if JSON was asked for. The command is done
+ * then: a later signal changes nothing.
  */
 export function printJson(document: object): void {
   settle();
@@ -99,8 +100,8 @@ export function advise(text: string): void {
 }
 
 /**
- * Returns a hint without the parts, between semicolons, that name a command
- * which package.json does not have: where a file was copied, others were not.
+ * Returns a hint without those of its parts, between semicolons, that name a
+ * command missing from package.json: an application may have copied only some.
  */
 function keepKnownCommands(hint: string): string {
   if (!hint.includes("`bun run ")) return hint;
@@ -118,7 +119,7 @@ function keepKnownCommands(hint: string): string {
     .replace(/`bun run ([\w:-]+)( -)?/g, callScript);
 }
 
-/** As the package manager of an application on Node calls it. */
+/** Writes a command as the package manager calls it, in an application on Node. */
 function callScript(call: string, name: string, flag = ""): string {
   if (process.versions.bun) return call;
   const { npm_config_user_agent: agent = "npm" } = process.env;
@@ -135,10 +136,9 @@ export function note(line: string): void {
 let shown = "";
 
 /**
- * Shows a line on stderr until the next one takes its place; an empty one takes
- * it away.
+ * Shows a line on stderr until the next one replaces it; an empty one removes it.
  *
- * @returns false where there is no terminal, and nothing is shown.
+ * @returns false when there is no terminal, and nothing is shown.
  */
 export function showProgress(line: string): boolean {
   const { isTTY, columns = 80 } = process.stderr;
@@ -149,7 +149,7 @@ export function showProgress(line: string): boolean {
   return true;
 }
 
-/** Shows what `describe` says, five times a second, as long as `work` takes. */
+/** Shows the text of `describe`, updated five times a second, during `work`. */
 export async function withProgress<T>(
   describe: () => string,
   work: () => Promise<T>,
@@ -163,28 +163,28 @@ export async function withProgress<T>(
   }
 }
 
-/** An error as JSON documents carry it. */
+/** Returns an error's fields for a JSON document. */
 export function describeError(error: Error & FailureFields) {
   const { code = "UNEXPECTED", message, details } = error;
   const hint = keepKnownCommands(error.hint ?? "");
   return { code, message, ...(hint && { hint }), ...details };
 }
 
-/** What postgres.js calls a connection that ended under a query. */
+/** The codes of postgres.js for a connection that ended during a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
-/** Whether the session is gone: an error of a statement leaves it in place. */
+/** True when an error means that the session is lost, not that a statement failed. */
 export function isLost(error: unknown): boolean {
   const { code = "" } = error as { code?: string };
   return !/^(?=.*\d)[0-9A-Z]{5}$/.test(code) || code.startsWith("57P");
 }
 
 function report(thrown: Error & FailureFields & { usage?: string }): void {
-  // `await using` met an error in closing, after the one that counts.
+  // `await using` failed to close after an earlier error: that one is printed.
   if (thrown.name === "SuppressedError" && "suppressed" in thrown)
     return report(thrown.suppressed as Error);
-  if (isCleaningUp()) return; // what it cleans up was in use
-  // postgres.js writes to a socket that is gone; the query's own error follows.
+  if (isCleaningUp()) return; // the clean-up closed what was in use
+  // postgres.js wrote to a closed socket; the query's own error follows.
   if (thrown instanceof TypeError && thrown.message.includes("socket.write")) {
     process.exitCode ||= FAILED;
     return;
@@ -196,8 +196,7 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
   const error = thrown.cause instanceof Error ? thrown.cause : thrown;
   if (LOST.test((error as FailureFields).code ?? "")) {
     error.message = "the connection to the server was lost";
-    thrown.hint ??=
-      "run it again once `bun run db:status` shows that the server is there";
+    thrown.hint ??= "run it again once `bun run db:status` reaches the server";
   }
   if (isJson)
     return writeJson({ ...thrown.document, error: describeError(error) });

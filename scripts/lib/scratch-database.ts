@@ -1,4 +1,4 @@
-// A database to try something in, beside another one, that is always dropped.
+// Creates a scratch database on the server of another one, and always drops it.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { openConnection, patient } from "./connection";
@@ -11,12 +11,12 @@ import { note, refusal } from "./report";
 const SUFFIX = "__scratch_";
 
 /**
- * Makes an empty database with a random name on the server of `address`, with
- * its locale, runs `work` connected to it, and drops it.
+ * Creates an empty database with a random name on the server of `address`, with
+ * the same locale, runs `work` with a connection to it, and drops it.
  *
- * @param settings the database's own, in the form that set_config takes; those
- * that this role may not make are left out.
- * @throws with exit code 2 when the role may not make databases.
+ * @param settings settings for the database, in the form that set_config takes;
+ * those that this role may not set are left out.
+ * @throws with exit code 2 when the role may not create databases.
  */
 export async function withScratchDatabase<T>(
   address: DatabaseAddress,
@@ -24,7 +24,7 @@ export async function withScratchDatabase<T>(
   work: (sql: Sql, scratch: DatabaseAddress) => Promise<T>,
   settings: { name: string; value: string }[] = [],
 ): Promise<T> {
-  // PostgreSQL cuts names at 63 bytes, and would cut the suffix away.
+  // PostgreSQL truncates names to 63 bytes, which would remove the suffix.
   let base = address.database;
   while (Buffer.byteLength(base + SUFFIX) > 63 - 8) base = base.slice(0, -1);
   base += SUFFIX;
@@ -32,7 +32,7 @@ export async function withScratchDatabase<T>(
   const scratch = { ...address, database };
   await using server = await openConnection(address, name);
   const drop = () => dropDatabase(server, database);
-  const keep = onInterrupt(drop);
+  const forget = onInterrupt(drop);
   try {
     await server.unsafe(patient);
     await tryLock(server, database);
@@ -43,7 +43,7 @@ export async function withScratchDatabase<T>(
       .catch((error: Error & { code?: string }) => {
         if (error.code !== "42501") throw error;
         throw refusal(
-          `the role ${address.user} may not make a database to compare with`,
+          `the role ${address.user} may not create a scratch database`,
           {
             hint: `let an administrator run \`ALTER ROLE ${quoteIdentifier(address.user)} CREATEDB\`, or set \`TEST_DATABASE_URL\` to another server`,
           },
@@ -62,7 +62,7 @@ export async function withScratchDatabase<T>(
         );
     }
   } finally {
-    keep();
+    forget();
   }
 }
 
@@ -84,7 +84,7 @@ async function carrySetting(
     });
 }
 
-/** For where the session was lost while it had nothing to do. */
+/** Drops it over a new connection: the idle session may have been closed. */
 async function dropAgain(
   address: DatabaseAddress,
   name: string,
@@ -94,7 +94,7 @@ async function dropAgain(
   await dropDatabase(server, database);
 }
 
-/** Those of runs that were killed: nobody holds their lock. */
+/** Drops the scratch databases of runs that were killed: their lock is free. */
 async function dropAbandoned(server: Sql, base: string): Promise<void> {
   const rows = await server<{ database: string }[]>`
     select datname as database from pg_database
@@ -108,7 +108,10 @@ async function dropAbandoned(server: Sql, base: string): Promise<void> {
   }
 }
 
-/** Held by a session of the database beside which the scratch database is. */
+/**
+ * Tries to take the lock that marks a scratch database as in use. Advisory locks
+ * belong to the database of the session: here the one in `address`.
+ */
 async function tryLock(server: Sql, database: string): Promise<boolean> {
   const [row] = await server<{ locked: boolean }[]>`
     select pg_try_advisory_lock(hashtextextended(${database}, 0)) as locked`;

@@ -1,5 +1,5 @@
-// Puts the rows of a seed into the database. A seed is a file of scripts/seeds:
-// it exports `rows`, and `isForProduction` where it is more than a developer's.
+// Inserts the rows of a seed. A seed is a file in scripts/seeds: it exports
+// `rows`, and `isForProduction` when it is not for development only.
 import { readdirSync } from "node:fs";
 import { join, relative } from "node:path";
 import {
@@ -20,27 +20,27 @@ import { pollLock, tryLockTransaction } from "./lock";
 import { failure, refusal } from "./report";
 
 const folder = join(import.meta.dirname, "../seeds");
-/** The name of development.ts, which is the one that is typed most often. */
+/** `db:seed dev` loads development.ts: a short name, because it is typed often. */
 const DEVELOPMENT = { name: "dev", file: "development" };
 
 /** Rows for one table. */
 interface TableRows {
   table: PgTable;
   rows: PgInsertValue<PgTable>[];
-  /** Of the rows that meet this condition, those not listed are removed. */
+  /** Rows that meet this condition and are not listed are removed. */
   removeOthers?: SQL;
 }
 
-/** A seed, as its file has it. */
+/** A seed, as its file exports it. */
 export interface Seed {
   name: string;
-  /** In the order in which they are inserted. */
+  /** Inserted in this order. */
   rows: TableRows[];
-  /** False: it is for development, and refused on a production database. */
+  /** False when it is for development, and refused on a production database. */
   isForProduction: boolean;
 }
 
-/** What drizzle answers to inside of a transaction. */
+/** The part of drizzle's client that a seed uses in a transaction. */
 export type Transaction = Pick<
   PostgresJsDatabase,
   "select" | "insert" | "delete" | "execute"
@@ -49,22 +49,22 @@ export type Transaction = Pick<
 /** Rows for each table. */
 type Counts = Record<string, number>;
 
-/** What a seed has done. */
+/** The rows that a seed inserted, left unchanged and removed. */
 export interface Seeded {
   seed: string;
   inserted: Counts;
-  /** Rows that were there already. */
+  /** Rows that already existed. */
   unchanged: Counts;
   removed?: Counts;
 }
 
 /**
- * Loads the seed of that name: `dev` is `development.ts`, any other is the file
- * of its name.
+ * Loads a seed by its name: `dev` is `development.ts`, any other name is a file
+ * of that name.
  *
- * @throws with exit code 2, and the names that there are, where there is none;
- * with exit code 1 where its file cannot be loaded, as when it imports a table
- * that schema.ts does not export.
+ * @throws with exit code 2 and the names of the seeds when there is no such seed;
+ * with exit code 1 when its file cannot be loaded, for example because it imports
+ * a table that schema.ts does not export.
  */
 export async function loadSeed(name: string): Promise<Seed> {
   const names = listSeeds();
@@ -77,7 +77,8 @@ export async function loadSeed(name: string): Promise<Seed> {
   const path = join(folder, `${file}.ts`);
   try {
     const { rows, isForProduction = false } = await import(path);
-    if (!Array.isArray(rows)) throw new Error("it exports no array `rows`");
+    if (!Array.isArray(rows))
+      throw new Error("it does not export an array `rows`");
     return { name, rows, isForProduction };
   } catch (error) {
     const { message } = error as Error;
@@ -90,13 +91,13 @@ export async function loadSeed(name: string): Promise<Seed> {
     throw failure(`the seed ${shown} cannot be loaded: ${reason}`, {
       code: "SEED_UNREADABLE",
       hint: missing
-        ? `remove \`${missing}\` from \`${shown}\`, or import the name that it has now`
+        ? `remove \`${missing}\` from \`${shown}\`, or import its new name`
         : `fix \`${shown}\``,
     });
   }
 }
 
-/** The names of the seeds: `dev` first, then the others in order. */
+/** Lists the names of the seeds: `dev` first, then the others in order. */
 export function listSeeds(): string[] {
   const files = readdirSync(folder).filter((file) => file.endsWith(".ts"));
   const names = files.map((file) => file.slice(0, -".ts".length));
@@ -106,19 +107,19 @@ export function listSeeds(): string[] {
 }
 
 /**
- * Inserts the rows that are not there, in one transaction under the migration
- * lock. Safe to run again, also at once.
+ * Inserts the missing rows of a seed, in one transaction under the migration lock.
+ * Safe to run again, and concurrently.
  *
  * @throws with exit code 75 when the lock was not free within `waitSeconds`.
  */
-export async function plantSeed(
+export async function insertSeed(
   client: Sql,
   { name, rows }: Seed,
   waitSeconds: number,
 ): Promise<Seeded> {
   return await transactLocked(client, waitSeconds, async (db) => {
     const seeded: Seeded = { seed: name, inserted: {}, unchanged: {} };
-    for (const entry of rows) await plantRows(db, entry, seeded);
+    for (const entry of rows) await insertRows(db, entry, seeded);
     return seeded;
   });
 }
@@ -147,7 +148,7 @@ export async function transactLocked<T>(
   return done.result;
 }
 
-async function plantRows(
+async function insertRows(
   db: Transaction,
   { table, rows, removeOthers }: TableRows,
   seeded: Seeded,
@@ -169,7 +170,7 @@ async function plantRows(
   add(seeded.unchanged, rows.length - inserted);
 }
 
-/** True for a row that differs from each of these in a column they give. */
+/** SQL that is true for a row that none of `rows` describes. */
 function isNoneOf(table: PgTable, rows: Record<string, unknown>[]): SQL {
   const isSame = rows.map((row) =>
     and(
@@ -181,7 +182,7 @@ function isNoneOf(table: PgTable, rows: Record<string, unknown>[]): SQL {
   return not(or(...isSame) ?? sql`false`);
 }
 
-/** One line on what a seed has done. */
+/** Returns one line that says what a seed has done. */
 export function describeSeed(seeded: Seeded): string {
   const { seed, inserted, unchanged, removed = {} } = seeded;
   const list = (counts: Counts) =>

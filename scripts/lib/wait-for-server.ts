@@ -1,4 +1,4 @@
-// Waits for a server that starts at the same time, as containers do.
+// Waits for a server that is still starting, as in a container beside this one.
 import type { DatabaseAddress } from "../../src/database-url";
 import { probe } from "./probe";
 import { note, withProgress } from "./report";
@@ -7,11 +7,11 @@ const PAUSE_MS = 250;
 const NEWS_MS = 5000;
 
 /**
- * Returns once the server lets this user into the database. Says every five
- * seconds why it still waits; waiting does not help where the server refuses the
- * user.
+ * Waits until the server accepts a connection to the database. Says every five
+ * seconds why it still waits.
  *
- * @throws what was in the way last, when `seconds` are over.
+ * @throws the last error after `seconds`; at once when the server refuses the
+ * user, since waiting does not help then.
  */
 export async function waitForServer(
   address: DatabaseAddress,

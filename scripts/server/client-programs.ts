@@ -1,6 +1,6 @@
-// psql, pg_dump and pg_restore, best of the server's own version: from PATH, from
-// where installers keep several versions, or from the container of the development
-// server. No password is among the arguments.
+// Finds psql, pg_dump and pg_restore, preferably of the server's own version: on
+// the PATH, in the folders of the usual installers, or in the container of the
+// development server. No password is passed in their arguments.
 import { existsSync, globSync } from "node:fs";
 import { join } from "node:path";
 import { spawnSync } from "bun";
@@ -12,13 +12,13 @@ import { openConnection, reachedAddress } from "../lib/connection";
 import { failure, note, refusal } from "../lib/report";
 import { composeCommand } from "./compose";
 
-/** A command line, to which arguments may be added, and its environment. */
+/** A client program: its command line, to add arguments to, and its environment. */
 export interface PostgresTool {
   command: string[];
   variables: Record<string, string | undefined>;
   /**
-   * The arguments that connect it to a database of the server, under a name that
-   * others see in pg_stat_activity.
+   * Returns the arguments that connect it to a database of the server, with an
+   * application name for pg_stat_activity.
    */
   login: (database: string, application?: string) => string[];
   /** The program's major version. */
@@ -31,7 +31,7 @@ const ANSWER_MS = 8000;
 type Program = "psql" | "pg_dump" | "pg_restore";
 type Tools<P extends Program> = Record<P, PostgresTool>;
 
-/** Folders of one version each: Debian, Red Hat, Homebrew, the installers for macOS. */
+/** One folder a version: Debian, Red Hat, Homebrew, the installers for macOS. */
 const FOLDERS = [
   "/usr/lib/postgresql/*/bin",
   "/usr/pgsql-*/bin",
@@ -41,15 +41,16 @@ const FOLDERS = [
 ];
 
 /**
- * Finds client programs for the server that `env.direct` names, all in one place:
- * of its version, else newer ones. Only pg_dump has to be as new as the server;
- * without it older ones are taken, too, and psql's age is said.
+ * Finds client programs for the server of `env.direct`, all in one folder: of the
+ * server's version, else newer ones. Only pg_dump must be as new as the server.
+ * Without pg_dump in `programs`, older ones are accepted; an old psql is warned of.
  *
- * @param wanted which of several servers. The programs are given the one that
- * this process has reached, for they have to work on the same.
- * @returns them, and the server's version, such as `18.4`.
- * @throws when it cannot be reached, or there are none, with what to install;
- * with exit code 2 when they do not know a parameter of the address.
+ * @param wanted which of several servers. The programs connect to the one that
+ * this process has reached.
+ * @returns the programs, and the server's version, such as `18.4`.
+ * @throws when the server cannot be reached, or when there are no such programs,
+ * with what to install; with exit code 2 when a parameter of the address is
+ * unknown to them.
  */
 export async function findPostgresTools<P extends Program>(
   programs: P[],
@@ -93,8 +94,8 @@ export async function findPostgresTools<P extends Program>(
 }
 
 /**
- * Finds what reads an archive. That takes no server: one that is down is no
- * obstacle where there is a program on the PATH.
+ * Finds pg_restore to read an archive. It needs no server: when the server is
+ * down, it takes any pg_restore on this machine.
  */
 export async function findArchiveReader(env: Env): Promise<PostgresTool> {
   try {
@@ -117,7 +118,10 @@ async function readVersion(
   return row?.version ?? "";
 }
 
-/** Those of the version, else the next newer, else the newest; none below `least`. */
+/**
+ * Finds programs of version `major`, else of the next newer, else of the newest
+ * older version; undefined when that is below `least`.
+ */
 function findOnMachine<P extends Program>(
   programs: P[],
   address: DatabaseAddress,
@@ -144,7 +148,7 @@ function findOnMachine<P extends Program>(
     command: [join(best.folder, program)],
     variables: {
       ...libpqVariables(address),
-      // Its messages are read; psql takes the encoding from its locale.
+      // English messages, which are parsed; psql takes its encoding from the locale.
       ...(program !== "psql" && { LC_ALL: "C" }),
     },
     login: (...names) => nameDatabase(address, ...names),
@@ -152,7 +156,7 @@ function findOnMachine<P extends Program>(
   }));
 }
 
-/** Undefined where the container is not the server that `env.direct` names. */
+/** Finds them in the container; undefined when it is not the server of `env.direct`. */
 async function findInContainer<P extends Program>(
   programs: P[],
   env: Env,
@@ -194,7 +198,7 @@ function nameInContainer(
   env: Env,
   isAttended = program === "psql" && process.stdin.isTTY,
 ): Omit<PostgresTool, "major"> {
-  const { user } = env.direct; // whom its socket asks for no password
+  const { user } = env.direct; // the container's socket asks for no password
   const terminal = isAttended ? [] : ["-T"];
   return {
     ...composeCommand(env, ["exec", ...terminal, "db", program]),
@@ -207,8 +211,8 @@ function nameInContainer(
 }
 
 /**
- * Connects by a connection string, for a name may look like one. A network that
- * is gone is noticed within a minute, and not in hours.
+ * Returns `--dbname` with a connection string, since a database's name may look
+ * like one. It sets keepalives: a lost network is noticed within a minute.
  */
 function nameDatabase(
   address: DatabaseAddress,
@@ -240,12 +244,12 @@ function readMajor(program: string): number | undefined {
   }
 }
 
-/** libpq takes what is named and is not there as if it had not been named. */
+/** A file that does not exist: libpq then ignores the setting. */
 const NOWHERE = "/nonexistent";
 
 /**
- * The address in libpq's variables. What is not in it is not looked for in the
- * files of the user's home either.
+ * Returns the address as libpq's variables. They also keep libpq from reading the
+ * files in the user's home.
  * https://www.postgresql.org/docs/current/libpq-envars.html
  */
 function libpqVariables(address: DatabaseAddress) {
@@ -275,7 +279,7 @@ function libpqVariables(address: DatabaseAddress) {
   };
 }
 
-/** A parameter of the address that only newer client programs know. */
+/** Finds a parameter of the address that needs client programs of a newer version. */
 function findNewParameter({ sslrootcert, settings }: DatabaseAddress) {
   if (settings?.sslnegotiation === "direct")
     return { name: "sslnegotiation=direct", major: 17 };

@@ -1,6 +1,6 @@
-// The development server in Docker, as docker-compose.dev.yml has it. Compose
-// calls a project after its folder: two checkouts in folders of one name would
-// share a container and a volume, so each call looks whose they are.
+// Runs the development server in Docker, from docker-compose.dev.yml. Compose
+// names a project after its folder: two checkouts in folders of the same name
+// would share a container and a volume, so each call checks whose they are.
 import {
   existsSync,
   mkdirSync,
@@ -34,7 +34,7 @@ export async function isDockerReady(): Promise<boolean> {
 /**
  * Starts the container and waits until it is healthy.
  *
- * @throws what kept it from starting; the volume is as it was.
+ * @throws why it did not start; the volume is unchanged.
  */
 export async function startCompose(env: Env): Promise<void> {
   await withProject(env, async () => {
@@ -48,7 +48,7 @@ export async function startCompose(env: Env): Promise<void> {
 
     const tail = ["logs", "--no-log-prefix", "--tail", "40", "db"];
     const logs = await compose(env, tail);
-    // A container that did not start would stay behind; its volume is kept.
+    // Removes the container that did not start; its volume is kept.
     await compose(env, ["rm", "--stop", "--force", "db"]);
     throw explain(stderr, logs.stdout, env);
   });
@@ -57,7 +57,7 @@ export async function startCompose(env: Env): Promise<void> {
 /**
  * Stops this clone's container, if it runs; its volume is kept.
  *
- * @returns whether it ran.
+ * @returns true when it ran.
  * @throws when the Docker engine does not answer.
  */
 export async function stopCompose(env: Env): Promise<boolean> {
@@ -69,8 +69,8 @@ export async function stopCompose(env: Env): Promise<boolean> {
 }
 
 /**
- * Returns the port of this machine that this clone's container has; undefined
- * when it does not run, or no Docker engine answers.
+ * Returns the port of this clone's container on this machine; undefined when the
+ * container does not run, or no Docker engine answers.
  */
 export async function readComposePort(env: Env): Promise<number | undefined> {
   if (!Bun.which("docker")) return undefined;
@@ -81,10 +81,10 @@ export async function readComposePort(env: Env): Promise<number | undefined> {
 }
 
 /**
- * Runs `work` while no other clone of this user changes the Compose project,
- * and notes that this checkout uses it.
+ * Runs `work` while no other clone of this user changes the Compose project, and
+ * records that this checkout uses it.
  *
- * @throws with exit code 2 where the project is another checkout's.
+ * @throws with exit code 2 when the project is another checkout's.
  */
 export async function withProject<T>(
   env: Env,
@@ -104,39 +104,39 @@ export async function withProject<T>(
   });
 }
 
-/** @throws with exit code 2 where the Compose project is another checkout's. */
+/** @throws with exit code 2 when the Compose project is another checkout's. */
 export async function requireOwnProject(env: Env): Promise<void> {
   const project = projectOf(env);
   if (await hasOwnContainer(project, env.dataDir)) return;
 
-  // A volume does not tell whose it is: its first user has noted the project.
+  // A volume has no record of its owner: the checkout that created it keeps a note.
   const isOwn = env.composeProjectName ?? readNote(env) === project;
   if (isOwn || !(await hasVolume(`${project}_db-data`))) return;
   throw refusal(
-    `the volume ${project}_db-data may belong to another checkout: this one has not created it`,
+    `the volume ${project}_db-data may belong to another checkout: this one did not create it`,
     {
-      hint: `set \`COMPOSE_PROJECT_NAME=${project}\`, in the environment or in \`.env.local\`, if it belongs to this one; if not, another name`,
+      hint: `if it belongs to this checkout, set \`COMPOSE_PROJECT_NAME=${project}\`, in the environment or in \`.env.local\`; if not, set another name`,
     },
   );
 }
 
 const noteFile = (env: Env) => join(env.dataDir, "project");
 
-/** The project that this checkout has used. */
+/** Reads the project that this checkout has used. */
 function readNote(env: Env): string | undefined {
   const file = noteFile(env);
   return existsSync(file) ? readFileSync(file, "utf8") : undefined;
 }
 
-/** True where Docker has a volume of this name. */
+/** True when Docker has a volume of this name. */
 export async function hasVolume(volume: string): Promise<boolean> {
   return (await run(["docker", "volume", "inspect", volume])).exitCode === 0;
 }
 
 /**
- * True where the project has a container of this checkout's, running or not.
+ * True when the project has a container of this checkout, running or not.
  *
- * @throws with exit code 2 where it is another checkout's.
+ * @throws with exit code 2 when the container is another checkout's.
  */
 export async function hasOwnContainer(
   project: string,
@@ -153,7 +153,7 @@ export async function hasOwnContainer(
   );
 }
 
-/** Docker Compose's name for this clone's containers and volumes. */
+/** Returns the name of this clone's Compose project. */
 export function projectOf({
   composeProjectName,
 }: Pick<Env, "composeProjectName">): string {
@@ -178,11 +178,11 @@ async function findContainer(project: string, dataDir: string) {
     `--filter=label=${label}.service=db`,
     `--format={{.State}}\t{{.Ports}}\t{{.Label "${label}.project.working_dir"}}`,
   ]);
-  if (exitCode !== 0) throw engineGone();
+  if (exitCode !== 0) throw engineError();
   const [state, ports = "", folder] = stdout.trim().split("\t");
   if (folder === undefined) return undefined;
   const port = /:(\d+)->5432/.exec(ports)?.[1];
-  // A checkout that was moved has taken its record along.
+  // A checkout that was moved still has its record, with the old folder.
   const isMoved =
     !existsSync(folder) && readOwnServer(dataDir)?.folder === folder;
   return {
@@ -193,7 +193,7 @@ async function findContainer(project: string, dataDir: string) {
   };
 }
 
-/** A command line of `docker compose` for this clone, and its environment. */
+/** Returns a `docker compose` command line for this clone, and its environment. */
 export function composeCommand(env: Env, args: string[]) {
   const { user, password, database, port } = env.database;
   return {
@@ -240,11 +240,11 @@ function isSameFolder(one: string, other: string): boolean {
   try {
     return realpathSync(one) === realpathSync(other);
   } catch {
-    return false; // it is gone, or in another user's home
+    return false; // it does not exist, or this user may not read it
   }
 }
 
-function engineGone(): Error {
+function engineError(): Error {
   return failure(
     "the Docker engine does not answer, and this clone's database is in Docker",
     {
@@ -253,25 +253,25 @@ function engineGone(): Error {
   );
 }
 
-/** Turns what Compose and the container wrote into one error. */
+/** Returns one error for the output of Compose and the container's log. */
 function explain(stderr: string, log: string, env: Env): Error {
   if (/port is already allocated|address already in use/i.test(stderr))
     return failure(`${nameServer(env.database)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
     });
   const isGone = /^$|docker daemon|docker API|permission denied/i.test(stderr);
-  if (isGone || stderr === NO_DOCKER) return engineGone();
+  if (isGone || stderr === NO_DOCKER) return engineError();
   if (/no space left on device/i.test(stderr + log))
     return failure("Docker's disk is full", {
       hint: "free some space, for instance with `docker image prune`",
     });
-  // PostgreSQL's own words, and those of its image from 18 on.
+  // PostgreSQL's own message, and that of its image since version 18.
   const other = /initialized by PostgreSQL version (\d+)/.exec(log)?.[1];
   if (other || log.includes("there appears to be PostgreSQL data in"))
     return failure(
       `the volume holds the data of PostgreSQL ${other ?? "17 or older"}, and the image is another version`,
       {
-        hint: "set the version before in `docker-compose.dev.yml`, then run `bun run db:start` and `bun run db:backup`; docs/UPGRADE.md has the rest",
+        hint: "set the old version in `docker-compose.dev.yml`, then run `bun run db:start` and `bun run db:backup`; docs/UPGRADE.md has the other steps",
       },
     );
   const reason =

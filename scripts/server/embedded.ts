@@ -1,5 +1,5 @@
-// The embedded server: PostgreSQL from npm as a daemon of this clone, with its
-// cluster and its log in one folder.
+// Runs the embedded server: PostgreSQL from npm as a daemon of this clone, with
+// its cluster and its log in one folder.
 import { createHash } from "node:crypto";
 import {
   chownSync,
@@ -26,18 +26,18 @@ import {
 
 const START_SECONDS = 60;
 
-/** The server's log, in the folder of DB_DATA_DIR. */
+/** Returns the path of the server's log in DB_DATA_DIR. */
 export const embeddedLog = (dataDir: string) => join(dataDir, "postgres.log");
 
 const clusterOf = (dataDir: string) => join(dataDir, "postgres");
 
 /**
- * Makes the cluster where there is none, and starts the server on the host and
- * port of `address`, with its user and password. The caller holds the lock on
- * `dataDir` and has seen that nothing listens there.
+ * Creates the cluster if there is none, and starts the server on the host and
+ * port of `address`, with its user and password. The caller must hold the lock on
+ * `dataDir`, and must have checked that nothing listens on the port.
  *
  * @param settings further server settings, such as `fsync=off`.
- * @throws what kept it from starting; a cluster that was there is as it was.
+ * @throws why it did not start; an existing cluster is unchanged.
  */
 export async function startEmbedded(
   dataDir: string,
@@ -49,9 +49,9 @@ export async function startEmbedded(
   const log = embeddedLog(dataDir);
   if (!existsSync(cluster)) await createCluster(dataDir, address);
   refuseOtherVersion(binaries, cluster);
-  // It may run on another port, from before DATABASE_URL was changed.
+  // It may still run on another port, if DATABASE_URL was changed.
   await stopEmbedded(dataDir);
-  // Postgres takes any living process of that number for a running server.
+  // Postgres takes any process with this id for a running server.
   rmSync(join(cluster, "postmaster.pid"), { force: true });
 
   const host = address.host === "localhost" ? "127.0.0.1" : address.host;
@@ -84,12 +84,12 @@ export async function startEmbedded(
   while (true) {
     const logged = existsSync(log) ? statSync(log).size : 0;
     const { success, stderr } = await binaries.run("pg_ctl", start);
-    // pg_ctl 18 calls it a success when a standby's server did not come up.
+    // pg_ctl 18 reports success when a standby did not come up.
     if (success && readEmbeddedPort(dataDir) !== undefined) return;
     const news = existsSync(log)
       ? readFileSync(log).subarray(logged).toString()
       : "";
-    // After kill -9 the processes of the old server take a moment to end.
+    // After kill -9 the old server's processes take a moment to end.
     const isEnding = news.includes("pre-existing shared memory block");
     if (!isEnding || Date.now() > deadline)
       throw explain(news || stderr, dataDir, address);
@@ -97,7 +97,7 @@ export async function startEmbedded(
   }
 }
 
-/** Tells the server of this folder from that of a copy of the folder. */
+/** Returns a cluster name that differs between this folder and a copy of it. */
 function nameCluster(cluster: string): string {
   const hash = createHash("sha256").update(realpathSync(cluster));
   return `clone-${hash.digest("hex").slice(0, 12)}`;
@@ -106,7 +106,7 @@ function nameCluster(cluster: string): string {
 /**
  * Stops the server of this folder, if it runs.
  *
- * @returns whether it ran.
+ * @returns true when it ran.
  * @throws when it does not stop within a minute.
  */
 export async function stopEmbedded(dataDir: string): Promise<boolean> {
@@ -126,7 +126,7 @@ export async function stopEmbedded(dataDir: string): Promise<boolean> {
   });
 }
 
-/** The port of this folder's server; undefined when it does not run. */
+/** Reads the port of this folder's server; undefined when it does not run. */
 export function readEmbeddedPort(dataDir: string): number | undefined {
   const cluster = clusterOf(dataDir);
   const file = join(cluster, "postmaster.pid");
@@ -136,7 +136,7 @@ export function readEmbeddedPort(dataDir: string): number | undefined {
   return pid && isServerOf(cluster, pid) ? port : undefined;
 }
 
-/** After a restart of the machine the number may be another program's. */
+/** True when the process is this server: after a reboot its id may be another's. */
 function isServerOf(cluster: string, pid: number): boolean {
   if (process.platform !== "linux") return isAlive(pid);
   try {
@@ -148,7 +148,7 @@ function isServerOf(cluster: string, pid: number): boolean {
   try {
     return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(cluster);
   } catch {
-    return true; // another user's process, whose folder we may not see
+    return true; // another user's process: its folder cannot be read
   }
 }
 
@@ -161,11 +161,11 @@ function isAlive(pid: number): boolean {
 }
 
 /**
- * Makes the cluster in a folder, with the user and password of `address`. One
- * that was interrupted never stands under its name.
+ * Creates the cluster in a folder, with the user and password of `address`. It is
+ * renamed into place once it is complete.
  *
- * @param options further ones of initdb, such as `--no-sync`.
- * @throws what kept initdb from making it.
+ * @param options further options of initdb, such as `--no-sync`.
+ * @throws why initdb failed.
  */
 export async function createCluster(
   dataDir: string,
@@ -215,12 +215,12 @@ function refuseOtherVersion(
   throw failure(
     `${cluster} holds the data of PostgreSQL ${version}, and the embedded server is PostgreSQL ${major}`,
     {
-      hint: `dump it with the version ${version} of the package, or set another \`DB_DATA_DIR\` in \`.env.local\` to start afresh`,
+      hint: `dump it with version ${version} of the package, or start with an empty folder: set another \`DB_DATA_DIR\` in \`.env.local\``,
     },
   );
 }
 
-/** The cluster may have been made as another user than today's. */
+/** Changes the owner of the cluster, which an earlier run may have created as another user. */
 function giveTo(owner: number, folder: string): void {
   if (statSync(folder).uid === owner) return;
   for (const name of readdirSync(folder, { recursive: true, encoding: "utf8" }))
@@ -228,7 +228,7 @@ function giveTo(owner: number, folder: string): void {
   chownSync(folder, owner, owner);
 }
 
-/** Turns what initdb or the server wrote into one error. */
+/** Returns one error for the output of initdb or the server's log. */
 function explain(
   log: string,
   dataDir: string,
@@ -238,7 +238,7 @@ function explain(
     return failure(`${nameServer(address)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
     });
-  if (/no space left on device/i.test(log)) return diskFull(dataDir);
+  if (/no space left on device/i.test(log)) return fullDiskError(dataDir);
   const reasons = log
     .split("\n")
     .filter((line) => /FATAL|PANIC|error:|Permission denied/.test(line));
@@ -246,13 +246,13 @@ function explain(
   return failure(
     `the embedded server did not start: ${reason.replace(/^.*?(FATAL|PANIC|error): +/, "")}`,
     {
-      hint: "its whole log is in `bun run db:logs`",
+      hint: "see its log with `bun run db:logs`",
     },
   );
 }
 
-/** The error for a disk without space for the embedded server. */
-export function diskFull(dataDir: string): Error {
+/** Returns the error for a full disk under the embedded server's folder. */
+export function fullDiskError(dataDir: string): Error {
   return failure(`the disk that holds ${dataDir} is full`, {
     hint: "free some space, or set `DB_DATA_DIR` to a folder on another disk",
   });

@@ -1,4 +1,4 @@
-// Writes .env.local, where nobody has chosen an address yet.
+// Writes .env.local, when no address is configured yet.
 import {
   existsSync,
   linkSync,
@@ -18,8 +18,8 @@ import { withFileLock } from "./file-lock";
 import { chooseEngine, findEngine } from "./server";
 
 /**
- * Runs `work` while no other clone of this user chooses a port: the one that is
- * chosen has to answer before the next clone looks.
+ * Runs `work` while no other clone of this user chooses a port: the chosen port
+ * must answer before the next clone looks for a free one.
  */
 export async function withPorts<T>(work: () => Promise<T>): Promise<T> {
   const lock = `bun-drizzle-postgres-${userInfo().uid}.lock`;
@@ -27,11 +27,11 @@ export async function withPorts<T>(work: () => Promise<T>): Promise<T> {
 }
 
 /**
- * Writes .env.local from .env.example, with the next free port where another
- * server has the usual one, and says so. Leaves alone what is there, and writes
+ * Writes .env.local from .env.example, with the next free port when another server
+ * uses the default one, and says so. It never overwrites a file, and writes
  * nothing that would contradict the process's own variables.
  *
- * @throws with exit code 2 where the Compose project is another checkout's.
+ * @throws with exit code 2 when the Compose project is another checkout's.
  */
 export async function writeEnvFile(env: Env): Promise<void> {
   const file = join(root, ".env.local");
@@ -47,17 +47,17 @@ export async function writeEnvFile(env: Env): Promise<void> {
   const text = example.replace(/^POSTGRES_PORT=.*$/m, `POSTGRES_PORT=${port}`);
   const name = env.composeProjectName;
   const project = name
-    ? `\n# Docker Compose's.\nCOMPOSE_PROJECT_NAME=${name}\n`
+    ? `\n# For Docker Compose.\nCOMPOSE_PROJECT_NAME=${name}\n`
     : "";
   if (!createWhole(file, text + project)) return;
   print(
     port === database.port
       ? "Wrote: .env.local"
-      : `Wrote: .env.local, with port ${port}, for ${nameServer(database)} is taken by something else`,
+      : `Wrote: .env.local, with port ${port}, because ${nameServer(database)} is taken by another program`,
   );
 }
 
-/** True where the file would name this database, with another port at most. */
+/** True when .env.example names this database, except for its port. */
 function isExample(
   { host, database, user, password }: Env["database"],
   example: Record<string, string>,
@@ -70,7 +70,7 @@ function isExample(
   );
 }
 
-/** What answers may be another clone's, even where it lets us in. */
+/** Finds the next port that is free, or where this clone's own server answers. */
 async function findPort(env: Env, port: number): Promise<number> {
   const database = { ...env.database, port };
   if ((await probe(database)).state === "silent") return port;
@@ -78,7 +78,7 @@ async function findPort(env: Env, port: number): Promise<number> {
   return engine === "external" ? await findPort(env, port + 1) : port;
 }
 
-/** Makes a file that is whole from the start; false where it is there already. */
+/** Creates a file that is never seen incomplete; false when it already exists. */
 function createWhole(file: string, text: string): boolean {
   const partial = `${file}.${process.pid}`;
   writeFileSync(partial, text, { mode: 0o600 });

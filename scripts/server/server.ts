@@ -1,4 +1,4 @@
-// Starts and stops the development server, and tells which engine runs it.
+// Starts and stops the development server, and finds which engine runs it.
 import {
   closeSync,
   mkdirSync,
@@ -28,7 +28,7 @@ import {
   stopCompose,
 } from "./compose";
 import {
-  diskFull,
+  fullDiskError,
   readEmbeddedPort,
   startEmbedded,
   stopEmbedded,
@@ -38,7 +38,7 @@ import { withFileLock } from "./file-lock";
 const STARTING_SECONDS = 8;
 const FOREIGN_SECONDS = 1;
 
-/** Who runs the server: this clone, in one of two ways, or somebody else. */
+/** What runs the server: this clone, in Docker or embedded, or someone else. */
 export type Engine = "compose" | "embedded" | "external";
 
 /**
@@ -46,20 +46,21 @@ export type Engine = "compose" | "embedded" | "external";
  * database takes queries.
  *
  * @returns the engine, the server's version, and what this call has done.
- * @throws what is in the way; nothing is lost by it.
+ * @throws why it cannot be started; no data is lost.
  */
 export async function startServer(env: Env) {
   const done = { isStarted: false, isCreated: false };
   let found = await waitWhileStarting(env.database);
   if (isLocal(env.database) && mayBeStarted(found))
     found = await withDataDirLock(env, async () => {
-      // Another process may have started it meanwhile.
+      // Another process may have started it in the meantime.
       const server = await probe(env.database);
       if (server.state === "silent") {
         await startEngine(env, server.error);
         done.isStarted = true;
-        // The database may not be there yet, which the server would log.
-        const started = await waitWhileStarting(beside(env.database));
+        // Connects to `postgres`: if the database does not exist yet, the server
+        // would log an error.
+        const started = await waitWhileStarting(toMaintenance(env.database));
         if (started.state !== "ready") return started;
       } else if (server.state === "no-database") {
         await findOwnEngine(env, server);
@@ -69,7 +70,7 @@ export async function startServer(env: Env) {
     });
   if (found.state !== "ready") {
     const engine = await findEngine(env);
-    // Nobody can use it, and another server may want its port.
+    // It is of no use, and would keep its port.
     if (done.isStarted) await stopServer(env);
     throw explainObstacle(env, found, engine);
   }
@@ -78,7 +79,7 @@ export async function startServer(env: Env) {
   return { engine, version: found.version, ...done };
 }
 
-/** @throws where another clone's server has the port of this clone's. */
+/** @throws when another clone's server uses this clone's port. */
 async function findOwnEngine(env: Env, found: Probe): Promise<Engine> {
   const identity = found.state === "ready" ? found.identity : undefined;
   const engine = await findEngine(env, env.database, identity);
@@ -93,7 +94,7 @@ async function findOwnEngine(env: Env, found: Probe): Promise<Engine> {
   return engine;
 }
 
-/** Behind a port that is not PostgreSQL's another process may be starting it. */
+/** True when the server may be started. A `foreign` port may be one that is starting. */
 function mayBeStarted({ state }: Probe): boolean {
   return ["silent", "no-database", "foreign"].includes(state);
 }
@@ -101,7 +102,7 @@ function mayBeStarted({ state }: Probe): boolean {
 /**
  * Stops the server that this clone runs.
  *
- * @returns the engine that ran, or undefined where there was nothing to stop.
+ * @returns the engine that ran; undefined when there was nothing to stop.
  */
 export async function stopServer(env: Env): Promise<Engine | undefined> {
   return await withDataDirLock(env, async () => {
@@ -112,10 +113,10 @@ export async function stopServer(env: Env): Promise<Engine | undefined> {
 }
 
 /**
- * Tells who runs the server at an address: DATABASE_URL's, unless another is
- * given. Docker is asked only where the record does not tell.
+ * Finds which engine runs the server at an address. Docker is asked only when the
+ * record of this clone does not tell.
  *
- * @param identity that of the server that answers there, as `readIdentity` reads it.
+ * @param identity the result of `readIdentity` for the server that answers there.
  */
 export async function findEngine(
   env: Env,
@@ -130,7 +131,7 @@ export async function findEngine(
   return "external";
 }
 
-/** The engine that `db:start` takes where nothing answers yet. */
+/** Returns the engine that `db:start` uses when nothing answers yet. */
 export async function chooseEngine(env: Env): Promise<Engine> {
   const { host, otherHosts = [] } = env.database;
   if (!isLocal(env.database) || host.startsWith("/") || otherHosts.length > 0)
@@ -141,7 +142,7 @@ export async function chooseEngine(env: Env): Promise<Engine> {
   );
 }
 
-/** True when the engine's own server runs; false where that is unknown. */
+/** True when the engine's own server runs; false when that is unknown. */
 export async function isEngineRunning(
   env: Env,
   engine: Engine,
@@ -153,7 +154,7 @@ export async function isEngineRunning(
 
 const engineFile = (env: Env) => join(env.dataDir, "engine");
 
-/** The engine that this clone has used; undefined in a new clone. */
+/** Reads the engine that this clone has used; undefined in a new clone. */
 export function readUsedEngine(env: Env): Engine | undefined {
   try {
     const engine = readFileSync(engineFile(env), "utf8").trim();
@@ -172,11 +173,11 @@ async function startEngine(env: Env, silence: Error): Promise<void> {
     writeFileSync(engineFile(env), `${engine}\n`);
   } catch (error) {
     const isFull = (error as NodeJS.ErrnoException).code === "ENOSPC";
-    throw isFull ? diskFull(env.dataDir) : error;
+    throw isFull ? fullDiskError(env.dataDir) : error;
   }
 }
 
-/** Docker's proxy accepts and closes while the server behind it starts. */
+/** Probes an address until its server is up. Docker's proxy looks `foreign` meanwhile. */
 async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
   const start = Date.now();
   while (true) {
@@ -192,17 +193,17 @@ async function waitWhileStarting(address: DatabaseAddress): Promise<Probe> {
   }
 }
 
-/** An address on the same server, of a database that every server has. */
-const beside = (address: DatabaseAddress): DatabaseAddress => ({
+/** Returns the address of the database `postgres`, which every server has. */
+const toMaintenance = (address: DatabaseAddress): DatabaseAddress => ({
   ...address,
   database: "postgres",
   guard: undefined,
 });
 
-/** @returns false where it was there. */
+/** Creates the database. @returns false when it exists. */
 async function createDatabase(address: DatabaseAddress): Promise<boolean> {
   const { database } = address;
-  await using sql = await openConnection(beside(address), "db:start");
+  await using sql = await openConnection(toMaintenance(address), "db:start");
   try {
     const [found] = await sql`
       select from pg_database where datname = ${database}`;
@@ -210,14 +211,14 @@ async function createDatabase(address: DatabaseAddress): Promise<boolean> {
     await sql.unsafe(`create database ${quoteIdentifier(database)}`);
     return true;
   } catch (error) {
-    // Another process may have made it meanwhile.
+    // Another process may have created it in the meantime.
     const { code = "" } = error as { code?: string };
     if (["42P04", "23505"].includes(code)) return false;
     throw error;
   }
 }
 
-/** Records which server is this clone's own, for every other command. */
+/** Writes the record of this clone's own server, for every other command. */
 export function recordServer(env: Env, engine: Engine, identity: string): void {
   const { port } = env.database;
   const isRecorded = isOwnServer(env.database, identity);
@@ -228,7 +229,7 @@ export function recordServer(env: Env, engine: Engine, identity: string): void {
   mkdirSync(env.dataDir, { recursive: true });
   writeFileSync(engineFile(env), `${engine}\n`);
   writeFileSync(partial, `${JSON.stringify(own)}\n`);
-  renameSync(partial, file); // never half a record
+  renameSync(partial, file); // so that it is never read half written
 }
 
 async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
@@ -238,7 +239,7 @@ async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
     closeSync(openSync(lock, "a"));
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === "ENOSPC") throw diskFull(env.dataDir);
+    if (code === "ENOSPC") throw fullDiskError(env.dataDir);
     throw failure(`${env.dataDir} cannot be written: ${message}`, {
       hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
     });
@@ -246,7 +247,7 @@ async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
   return await withFileLock(lock, work);
 }
 
-/** Adds to what a connection met what this clone knows about its server. */
+/** Returns the error of a connection, with what this clone knows of its server. */
 function explainObstacle(
   env: Env,
   found: Exclude<Probe, { state: "ready" }>,
@@ -260,14 +261,14 @@ function explainObstacle(
       `${found.error.message}: ${made} was created with a different password`,
       {
         code: "UNREACHABLE",
-        hint: "set the user and password that it was created with in `.env.local`: the data is kept",
+        hint: "in `.env.local`, set the user and password that it was created with: the data is kept",
       },
     );
   }
   if (found.state === "denied")
     return failure(`${server} is taken: ${found.error.message}`, {
       code: "UNREACHABLE",
-      hint: "correct user and password in `.env.local`, or set another `POSTGRES_PORT` there",
+      hint: "fix user and password in `.env.local`, or set another `POSTGRES_PORT` there",
     });
   if (found.state === "foreign")
     return failure(

@@ -1,4 +1,4 @@
-// An embedded server for one command, in a folder that goes with it.
+// Starts an embedded server for one command, and removes it with its folder.
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -8,15 +8,15 @@ import { onInterrupt } from "../lib/interrupt";
 import { startEmbedded, stopEmbedded } from "./embedded";
 import { findPostgresBinaries } from "./postgres-binaries";
 
-/** Nothing on it has to outlive anything. */
-const HASTY = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+/** Its data need not survive a crash. */
+const UNSAFE = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
 
 /**
- * Starts one on a free port, with a database `postgres`.
+ * Starts a server on a free port, with a database `postgres`.
  *
- * @param major the version that it has to be of.
- * @returns its address, and what stops it and removes its folder; undefined
- * where this machine has no such server.
+ * @param major its major version.
+ * @returns its address, disposable: that stops it and removes its folder;
+ * undefined when this machine has no server of that version.
  */
 export async function startTemporaryServer(
   major: number,
@@ -39,7 +39,7 @@ export async function startTemporaryServer(
       `postgres://${login}@127.0.0.1:${await findFreePort()}/postgres?sslmode=disable`,
       "a temporary server",
     );
-    await startEmbedded(dataDir, address, HASTY);
+    await startEmbedded(dataDir, address, UNSAFE);
     return { address, [Symbol.asyncDispose]: dispose };
   } catch (error) {
     await dispose();

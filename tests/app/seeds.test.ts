@@ -1,6 +1,6 @@
 // The rows of scripts/seeds.
 import { expect } from "bun:test";
-import { listSeeds, loadSeed, plantSeed } from "../../scripts/lib/seed";
+import { listSeeds, loadSeed, insertSeed } from "../../scripts/lib/seed";
 import { testDatabase as test } from "../lib/database";
 
 for (const name of listSeeds())
@@ -10,8 +10,8 @@ for (const name of listSeeds())
     async ({ sql }) => {
       const seed = await loadSeed(name);
 
-      const first = await plantSeed(sql, seed, 0);
-      const second = await plantSeed(sql, seed, 0);
+      const first = await insertSeed(sql, seed, 0);
+      const second = await insertSeed(sql, seed, 0);
 
       expect(second.unchanged).toEqual(first.inserted);
       expect(Object.values(second.inserted).every((rows) => rows === 0)).toBe(

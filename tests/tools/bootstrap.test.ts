@@ -151,13 +151,13 @@ describe("db:bootstrap", () => {
 
       expect(unknown).toMatchObject({
         exitCode: 1,
-        stderr: `Error: there is no user ${email}\nHint: \`bun run db:bootstrap:admin --email ${email}\` makes one\n`,
+        stderr: `Error: there is no user ${email}\nHint: create it with \`bun run db:bootstrap:admin --email ${email}\`\n`,
       });
       expect(member.stdout).toBe(
         "Nothing to create: dev@example.com is there\n",
       );
       expect(member.stderr).toStartWith(
-        "Warning: dev@example.com is no owner of the tenant Administration\n",
+        "Warning: dev@example.com does not own the tenant Administration\n",
       );
       expect(await sql`select from users`).toHaveLength(1);
     },

@@ -217,7 +217,7 @@ describe("a server that does not let us in", () => {
 
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
-        "Error: the session was ended before it had the lock, and nothing was changed\nHint: ",
+        "Error: the session was ended before it got the lock, and nothing was changed\nHint: ",
       );
       expect(stderr).not.toMatch(/^ +at /m);
     },

@@ -356,7 +356,7 @@ describe("db:migrate", () => {
 
       expect(await child.exited).toBe(1);
       expect(stderr).toBe(
-        "Error: no output: ENOSPC: no space left on device, write\n",
+        "Error: the output cannot be written: ENOSPC: no space left on device, write\n",
       );
       closeSync(full);
     });

@@ -119,7 +119,7 @@ else {
       database,
       async (url) =>
         await expect(ask(url)).rejects.toThrow(
-          "gave no second connection within 1 seconds",
+          "did not open a second connection within 1 seconds",
         ),
       "pool_mode = session\ndefault_pool_size = 1",
     );

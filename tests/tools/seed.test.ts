@@ -130,7 +130,7 @@ export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.c
         stdout: "",
         stderr:
           "Error: the seed scripts/seeds/development.ts cannot be loaded: src/infrastructure/database/schema.ts does not export `builds`\n" +
-          "Hint: remove `builds` from `scripts/seeds/development.ts`, or import the name that it has now\n",
+          "Hint: remove `builds` from `scripts/seeds/development.ts`, or import its new name\n",
       });
       expect([rbac, tested, admin, reset].map((o) => o.exitCode)).toEqual([
         0, 0, 0, 0,

@@ -100,7 +100,7 @@ for (const [occupant, occupy] of Object.entries(occupants))
     await close();
 
     const chosen = Number(
-      /^Wrote: \.env\.local, with port (\d+), for localhost:\d+ is taken by something else\n/.exec(
+      /^Wrote: \.env\.local, with port (\d+), because localhost:\d+ is taken by another program\n/.exec(
         stdout,
       )?.[1],
     );
