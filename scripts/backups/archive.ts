@@ -1,5 +1,6 @@
-// PostgreSQL's archives: pg_dump writes them, pg_restore reads them. The file is
-// always ours: in a container, they go through its standard streams.
+// Writes PostgreSQL's archives with pg_dump, and reads them with pg_restore. The
+// file is opened here and passed as a standard stream, so that the programs may
+// run in a container.
 import { createHash } from "node:crypto";
 import {
   closeSync,
@@ -17,10 +18,10 @@ import type { PostgresTool } from "../server/client-programs";
 /**
  * Writes an archive in the custom format, which is compressed.
  *
- * @param snapshot what it is to see, exported by a transaction that is open.
- * @param application its name in pg_stat_activity.
- * @param lockTimeout milliseconds that it waits for a table.
- * @param path a new file, which nobody else may read.
+ * @param snapshot the snapshot to dump, exported by an open transaction.
+ * @param application the application name in pg_stat_activity.
+ * @param lockTimeout how long it waits for a table, in milliseconds.
+ * @param path a new file, created with mode 0600.
  */
 export async function dumpDatabase(
   tool: PostgresTool,
@@ -54,19 +55,19 @@ export async function dumpDatabase(
   }
 }
 
-/** Rows in an archive by table, as `nameCopied` names it. */
+/** The number of rows of each table in an archive, by the name from `nameCopied`. */
 export type CopiedRows = Map<string, number>;
 
-/** How a table is named in an archive. */
+/** Returns the key of a table in `CopiedRows`. */
 export function nameCopied(schema: string, table: string): string {
   return JSON.stringify([schema, table]);
 }
 
 /**
- * Reads an archive to its end, as a restore would; its list of contents would
- * not show that it was cut short.
+ * Reads an archive to its end, as a restore would. Its list of contents alone
+ * would not show that the file is truncated.
  *
- * @throws when it cannot be read, with the code `TOOL_FAILED` where that is not
+ * @throws when it cannot be read, with the code `TOOL_FAILED` when that is not
  * the archive's fault.
  */
 export async function readArchive(
@@ -107,7 +108,7 @@ function startReading<Out extends "ignore" | "pipe">(
   });
 }
 
-/** Of a tar archive that was cut short, pg_restore would never find the end. */
+/** Requires the custom format: pg_restore would hang on a truncated tar archive. */
 function requireArchive(path: string): void {
   const file = openSync(path, "r");
   const start = Buffer.alloc(5);
@@ -120,7 +121,10 @@ function requireArchive(path: string): void {
   throw failure("it is not an archive of `pg_dump --format=custom`");
 }
 
-/** https://www.postgresql.org/docs/current/sql-copy.html, "Text Format" */
+/**
+ * Counts the rows of each COPY in a script.
+ * https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
+ */
 async function countCopied(
   stream: ReadableStream<Uint8Array>,
 ): Promise<CopiedRows> {
@@ -147,7 +151,7 @@ async function countCopied(
         table = undefined;
       } else if (table !== undefined) rows += 1;
       else if (header || chunk[start] === 67) {
-        // A name may have a line break in it.
+        // A name may contain a line break.
         header += chunk.toString("utf8", start, end + 1);
         table = readCopy(header);
         if (table !== undefined || !header.startsWith("COPY ")) header = "";
@@ -156,7 +160,7 @@ async function countCopied(
       start = end + 1;
     }
     if (table !== undefined) add(table, rows);
-    // Of a row, which may be as long as a gigabyte, the start is enough.
+    // Keeps only the start of a row: a row may be a gigabyte long.
     const end = table === undefined ? chunk.length : start + 3;
     rest = Buffer.from(chunk.subarray(start, end));
   }
@@ -167,7 +171,7 @@ async function countCopied(
   }
 }
 
-/** The table of `COPY public.users (id, name) FROM stdin;`. */
+/** Reads the table of `COPY public.users (id, name) FROM stdin;`. */
 function readCopy(statement: string): string | undefined {
   const name = '("(?:[^"]|"")+"|[^". ]+)';
   const found = new RegExp(`^COPY ${name}\\.${name} [^]*FROM stdin;\n$`).exec(
@@ -180,17 +184,17 @@ function readCopy(statement: string): string | undefined {
   return nameCopied(schema, table);
 }
 
-/** How an archive is restored elsewhere than where it comes from. */
+/** How to restore an archive on a server that may not be its own. */
 export interface RestoreOptions {
   psql: PostgresTool;
   /** The restoring role owns everything. */
   isWithoutOwner: boolean;
   isWithoutGrants: boolean;
-  /** Those of the archive, with their schemas, as SQL has the names. */
+  /** The extensions in the archive, and their schemas; names quoted as in SQL. */
   extensions: { name: string; home: string }[];
 }
 
-/** SQL that makes what is in an archive, but for the rows. */
+/** Returns the SQL that creates the objects of an archive, without the rows. */
 export async function readSchema(
   tool: PostgresTool,
   path: string,
@@ -212,8 +216,8 @@ export async function readSchema(
 /**
  * Restores an archive into an empty database.
  *
- * @param leftOut extensions that are not made.
- * @param serverMajor the version of the server.
+ * @param leftOut extensions that are not created.
+ * @param serverMajor the major version of the server.
  * @throws at the first statement that fails.
  */
 export async function restoreArchive(
@@ -228,7 +232,7 @@ export async function restoreArchive(
     ...(isWithoutOwner ? ["--no-owner"] : []),
     ...(isWithoutGrants ? ["--no-acl"] : []),
   ];
-  // Since version 17 it sets transaction_timeout, which older servers refuse.
+  // pg_restore 17 and newer set transaction_timeout, which older servers refuse.
   const isTooNew = tool.major >= 17 && serverMajor < 17;
   if (leftOut.length > 0 || isTooNew)
     return await restoreThroughPsql(tool, psql, path, database, flags, leftOut);
@@ -244,7 +248,7 @@ export async function restoreArchive(
   await finish(child, "pg_restore");
 }
 
-/** As a script, of which some lines are left out. */
+/** Restores an archive as a script for psql, with some lines left out. */
 async function restoreThroughPsql(
   tool: PostgresTool,
   psql: PostgresTool,
@@ -286,7 +290,7 @@ async function restoreThroughPsql(
   if (read instanceof Error) throw read;
 }
 
-/** All that is left out stands before the first object but schemas and extensions. */
+/** The end of the part to filter: the first object that is no schema or extension. */
 const HEAD_END =
   /^-- (?:Data for )?Name: .*; Type: (?!(?:SCHEMA|EXTENSION|COMMENT|ENCODING|STDSTRINGS|SEARCHPATH);)/m;
 
@@ -294,7 +298,7 @@ async function* leaveOut(
   stream: ReadableStream<Uint8Array>,
   extensions: string[],
 ): AsyncGenerator<Uint8Array> {
-  // Bytes as they are, whatever the encoding.
+  // latin1 keeps every byte, whatever the encoding.
   let head: string | undefined = "";
   const filter = (text: string) => {
     const rest = lines.reduce(
@@ -326,7 +330,7 @@ async function* leaveOut(
   if (head !== undefined) yield filter(head);
 }
 
-/** The sha256 of a file, in hex. */
+/** Returns the sha256 of a file, in hex. */
 export async function hashFile(path: string): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }))
@@ -339,7 +343,7 @@ async function finish(
   program: string,
 ): Promise<void> {
   const stop = () => child.kill();
-  process.once("exit", stop); // where this one is ended alone
+  process.once("exit", stop); // when only this process is ended
   const stderr = await new Response(child.stderr).text();
   const exitCode = await child.exited;
   process.off("exit", stop);
@@ -349,13 +353,13 @@ async function finish(
   const message = reason
     ?.replace(/^\w+:(<stdin>:\d+:)? *(error: +)?/i, "")
     .trim();
-  // What Docker says, or a signal, is not the program's own finding.
+  // An error of Docker, or a signal, is not the program's own error.
   const isOwn = reason?.startsWith(`${program}:`);
   const isTooOld = /unsupported version/.test(message ?? "");
   throw failure(`${program} failed: ${message || `exit code ${exitCode}`}`, {
     code: isOwn && !isTooOld ? "FAILED" : "TOOL_FAILED",
     hint: isTooOld
-      ? `the archive is of a newer ${program}: install PostgreSQL's client programs of that version`
+      ? `the archive was written by a newer pg_dump: install PostgreSQL's client programs of that version`
       : undefined,
     lines: lines.slice(0, 10).map((line) => `  ${line}`),
   });

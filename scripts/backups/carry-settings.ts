@@ -1,16 +1,16 @@
-// What belongs to a database and is in no dump of it: its settings, grants,
-// comment, connection limit and owner.
+// Copies what a dump does not contain from one database to another: settings,
+// grants, comment, connection limit and owner.
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { note } from "../lib/report";
 
-/** Kept by the server as a list of quoted names: pg_dump's own list. */
+/** Settings whose value is a list of quoted names. The list is pg_dump's. */
 const LISTS =
   /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
 
 /**
  * Gives a database the settings, grants, comment, connection limit and owner of
- * another. What this role may not give is said on stderr, with its SQL.
+ * another. A warning names each statement that this role may not run.
  */
 export async function carrySettings(
   server: Sql,
@@ -21,7 +21,7 @@ export async function carrySettings(
     note(`Warning: not carried over: ${left}`);
   for (const statement of await listStatements(server, from, to))
     await server.unsafe(statement).catch((error: Error) => {
-      // A setting may be a secret: it is named, and not shown.
+      // A setting's value may be a secret: only its name is shown.
       const own = statement
         .replace(quoteIdentifier(to), quoteIdentifier(from))
         .replace(/( set \S+ to ).*$/s, "$1…");
@@ -90,7 +90,7 @@ async function listStatements(
   return statements;
 }
 
-/** `public, "other one"` as literals, of which SET makes the same list. */
+/** Quotes the list `public, "other one"` as literals for SET. */
 function quoteList(value: string): string {
   const names = value.match(/"(?:[^"]|"")*"|[^",\s]+/g) ?? ['""'];
   return names
@@ -100,13 +100,13 @@ function quoteList(value: string): string {
     .join(", ");
 }
 
-/** What the server has tied to the old database itself. */
+/** Lists what cannot be carried over. */
 async function listLeft(server: Sql, database: string): Promise<string[]> {
   const rows = await server<{ left: string }[]>`
     select 'the replication slot ' || slot_name as left
     from pg_replication_slots where database = ${database}
     union all
-    select 'that it is a template' from pg_database
+    select 'the flag IS_TEMPLATE' from pg_database
     where datname = ${database} and datistemplate`;
   return rows.map(({ left }) => left);
 }

@@ -1,9 +1,10 @@
-// How many rows each table has, to compare a copy with its original.
+// Counts the rows of each table, to compare a copy with its original.
 import type { Sql } from "postgres";
 
 /**
- * Rows by table; those of `public` go without their schema. A partitioned table
- * stands for its partitions, for rows may find another one in a copy.
+ * The number of rows of each table. A table in `public` is named without its
+ * schema. A partitioned table includes its partitions, since a row may be in
+ * another partition of a copy.
  */
 export type RowCounts = Record<string, number>;
 
@@ -13,11 +14,11 @@ export interface CountedTable {
   table: string;
   /** Its name in the counts. */
   name: string;
-  /** What follows FROM; null where its rows are those of its partitions. */
+  /** The text for FROM; null when its rows are in its partitions. */
   source: string | null;
 }
 
-/** Every table but those that came with an extension. */
+/** Lists every table, except those of extensions. */
 export async function listTables(sql: Sql): Promise<CountedTable[]> {
   return await sql.unsafe<CountedTable[]>(`
     with tables as (
@@ -42,7 +43,7 @@ export async function listTables(sql: Sql): Promise<CountedTable[]> {
 /** Counts the rows of every table. */
 export async function countRows(sql: Sql): Promise<RowCounts> {
   const counts: RowCounts = Object.create(null);
-  // Without row security: a policy would hide what is there.
+  // With row security, a policy would hide rows.
   await sql.unsafe("set row_security = off");
   for (const { name, source } of await listTables(sql)) {
     counts[name] ??= 0;
@@ -55,7 +56,7 @@ export async function countRows(sql: Sql): Promise<RowCounts> {
   return counts;
 }
 
-/** What differs in the counts of a copy, one line each. */
+/** Returns the differences in the counts of a copy, one line each. */
 export function compareRows(original: RowCounts, copy: RowCounts): string[] {
   return Object.entries(original).flatMap(([name, rows]) =>
     rows === copy[name]

@@ -1,5 +1,5 @@
-// The folder of backups: each an archive with a manifest beside it, which says
-// what has to come out of it again.
+// The backup folder. Each backup is an archive, with a manifest beside it that says
+// what the archive contains.
 import { createHash } from "node:crypto";
 import {
   accessSync,
@@ -24,12 +24,12 @@ import { failure, type FailureFields, note, refusal } from "../lib/report";
 import type { PostgresTool } from "../server/client-programs";
 import { hashFile, readArchive } from "./archive";
 
-/** What is known of a backup. */
+/** The record of a backup. */
 export interface Manifest {
-  /** The name of the archive in its folder. */
+  /** The archive's file name. */
   file: string;
   database: string;
-  /** The cluster's, since another may have a database of that name. */
+  /** The cluster's: another cluster may have a database of the same name. */
   systemIdentifier: string;
   /** In ISO 8601. */
   createdAt: string;
@@ -43,13 +43,13 @@ export interface Manifest {
   tables: Record<string, number>;
   /** The archive was read to its end after it was written. */
   verified: boolean;
-  /** How the last drill ended; without it there was none. */
+  /** How the last drill ended; undefined when there was none. */
   drill?: "passed" | "failed";
-  /** Milliseconds that all of it took. */
+  /** How long the backup took, in milliseconds. */
   ms: number;
 }
 
-/** An archive in the folder, with its manifest where it has one. */
+/** An archive in the folder, with the fields of its manifest, if it has one. */
 export interface Backup extends Partial<Manifest> {
   file: string;
   bytes: number;
@@ -57,20 +57,20 @@ export interface Backup extends Partial<Manifest> {
   verified: boolean;
 }
 
-/** On one machine each container has processes of its own. */
+/** The host's name and its process namespace: each container has its own ids. */
 const machine = hostname() + readProcessNamespace();
 
-/** The ending of a file in the making: which process on which machine makes it. */
+/** The suffix of an unfinished file: the machine and the process that write it. */
 const PARTIAL = /\.partial-(.+)-(\d+)$/;
 
-/** A file of another machine is left over when it was not written to for so long. */
+/** An unfinished file of another machine counts as abandoned after this time. */
 const ABANDONED_MS = 24 * 3600 * 1000;
 
 /**
- * Makes the folder where there is none, for nobody else to enter, and clears what
- * was cut off.
+ * Creates the folder with mode 0700, if there is none, and removes files that an
+ * interrupted backup has left.
  *
- * @throws with exit code 2 where files cannot be put there.
+ * @throws with exit code 2 when the folder cannot be written.
  */
 export function openFolder(folder: string): void {
   try {
@@ -78,21 +78,21 @@ export function openFolder(folder: string): void {
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     const isFile = existsSync(folder) && !statSync(folder).isDirectory();
-    throw unusable(
+    throw folderError(
       folder,
       isFile ? new Error("it is a file") : (error as Error),
     );
   }
   for (const name of readdirSync(folder)) {
     const path = join(folder, name);
-    if (isAbandoned(path)) rmSync(path, { force: true }); // another may have done it
+    if (isAbandoned(path)) rmSync(path, { force: true }); // it may be gone already
   }
 }
 
 function isAbandoned(path: string): boolean {
   const [, host, pid] = PARTIAL.exec(path) ?? [];
   if (!pid) return false;
-  // This process has made none yet: its number was another's before.
+  // A file with our own id is from an earlier process: this one has written none.
   const isOurs = Number(pid) === process.pid || !isAlive(Number(pid));
   if (host === machine && isOurs) return true;
   const written = lstatSync(path, { throwIfNoEntry: false })?.mtimeMs;
@@ -107,26 +107,26 @@ function readProcessNamespace(): string {
   }
 }
 
-function unusable(folder: string, { message }: Error): Error {
-  return refusal(`the folder of backups cannot be used: ${message}`, {
+function folderError(folder: string, { message }: Error): Error {
+  return refusal(`the backup folder cannot be used: ${message}`, {
     code: "BACKUP_DIR",
     hint: `\`BACKUP_DIR\` is ${folder}: set it to a folder that this user may write to`,
   });
 }
 
-/** Where an archive is written until it is proven. */
+/** Returns the path under which an archive is written until it is verified. */
 export function namePartial(path: string): string {
   return `${path}.partial-${machine}-${process.pid}`;
 }
 
-/** Writes down what a look at an archive has found, so that a list can tell. */
+/** Writes the result of a verification or a drill into the manifest. */
 export function recordFinding(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
   try {
     writeManifest(namePartial(manifestPath), manifest);
     renameSync(namePartial(manifestPath), manifestPath);
   } catch (error) {
-    note(`Warning: not written down: ${(error as Error).message}`);
+    note(`Warning: the manifest was not updated: ${(error as Error).message}`);
   }
 }
 
@@ -138,7 +138,7 @@ function writeManifest(path: string, manifest: Manifest): void {
   closeSync(file);
 }
 
-/** Puts archive and manifest in place: the archive last, for it is what counts. */
+/** Renames manifest and archive into place; the archive last, as it is what counts. */
 export function publish(path: string, manifest: Manifest): void {
   const manifestPath = nameManifest(path);
   writeManifest(namePartial(manifestPath), manifest);
@@ -150,20 +150,20 @@ export function publish(path: string, manifest: Manifest): void {
     throw error;
   }
   const folder = openSync(dirname(path), "r");
-  attempt(() => fsyncSync(folder)); // a network's folder may not take it
+  attempt(() => fsyncSync(folder)); // fails on some network file systems
   closeSync(folder);
 }
 
-/** Removes what is left of a backup that was not to be. */
+/** Removes the files of a backup that failed. */
 export function discard(path: string): void {
   for (const file of [path, nameManifest(path)])
     rmSync(namePartial(file), { force: true });
 }
 
 /**
- * The archives of a folder, newest first; none where there is no folder.
+ * Lists the archives of a folder, newest first; none when there is no folder.
  *
- * @throws with exit code 2 where it cannot be read.
+ * @throws with exit code 2 when it cannot be read.
  */
 export function listBackups(folder: string): Backup[] {
   let names: string[];
@@ -171,14 +171,14 @@ export function listBackups(folder: string): Backup[] {
     names = readdirSync(folder);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw unusable(folder, error as Error);
+    throw folderError(folder, error as Error);
   }
   return names
     .filter((name) => name.endsWith(".dump"))
     .flatMap((file) => {
       const path = join(folder, file);
       const found = statSync(path, { throwIfNoEntry: false });
-      if (!found?.isFile()) return []; // deleted meanwhile, or no archive
+      if (!found?.isFile()) return []; // just deleted, or not a file
       const { size: bytes, mtime } = found;
       const manifest = attempt(() => readManifest(path));
       const isWhole =
@@ -196,14 +196,14 @@ export function listBackups(folder: string): Backup[] {
     .sort((a, b) => b.createdAt.localeCompare(a.createdAt));
 }
 
-/** Removes an archive, and its manifest after it. */
+/** Removes an archive, then its manifest. */
 export function removeBackup(folder: string, file: string): void {
-  rmSync(join(folder, file), { force: true }); // another may have done it
+  rmSync(join(folder, file), { force: true }); // it may be gone already
   rmSync(nameManifest(join(folder, file)), { force: true });
 }
 
 /**
- * The manifest of an archive; undefined where there is none.
+ * Reads the manifest of an archive; undefined when there is none.
  *
  * @throws when it cannot be read.
  */
@@ -226,12 +226,12 @@ export function readManifest(path: string): Manifest | undefined {
   );
 }
 
-/** So that a manifest tells by itself whether it was changed. */
+/** Returns a digest that is stored in the manifest: it shows later changes. */
 function hashManifest(manifest: Manifest): string {
   return createHash("sha256").update(JSON.stringify(manifest)).digest("hex");
 }
 
-/** Undefined where it throws. */
+/** Returns the result of `work`; undefined when it throws. */
 function attempt<T>(work: () => T): T | undefined {
   try {
     return work();
@@ -241,7 +241,7 @@ function attempt<T>(work: () => T): T | undefined {
 }
 
 /**
- * The path of an archive, from a path or from its name in the folder of backups.
+ * Returns the path of an archive, given a path or a name in the backup folder.
  *
  * @throws when there is no such file.
  */
@@ -254,26 +254,26 @@ export function locateArchive(folder: string, name: string): string {
   throw failure(found ? `${path} is not a file` : `there is no file ${path}`, {
     code: "FILE_MISSING",
     hint: found
-      ? "it takes an archive of `pg_dump --format=custom`"
+      ? "name an archive of `pg_dump --format=custom`"
       : "`bun run db:backup --list` lists the backups",
   });
 }
 
-/** What was found of an archive. */
+/** The result of verifying an archive. */
 export interface Verification {
   bytes: number;
   sha256: string;
   manifest: Manifest | undefined;
-  /** What is wrong with it; undefined where nothing is. */
+  /** What is wrong with it; undefined when nothing is. */
   problem: string | undefined;
 }
 
 /**
  * Compares an archive with its manifest, and reads it to its end.
  *
- * @param isReread false leaves out the reading where the checksum tells that it
- * is the very file that was read when it was made.
- * @throws where there is nothing to read it with.
+ * @param isReread when false, an archive is not read again if its checksum shows
+ * that it is the file that was read when the backup was made.
+ * @throws when pg_restore cannot be run.
  */
 export async function verifyBackup(
   tool: PostgresTool,
@@ -317,7 +317,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** `36.1 MB`. */
+/** Returns a size such as `36.1 MB`. */
 export function formatBytes(bytes: number): string {
   return bytes < 1024 * 1024
     ? `${(bytes / 1024).toFixed(1)} kB`

@@ -1,5 +1,5 @@
-// Makes a backup: a dump and its row counts in one snapshot, read back to its
-// end, and only then given its name.
+// Makes a backup: dumps in one snapshot, reads the archive back to its end, counts
+// its rows, and only then gives it its name.
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Sql } from "postgres";
@@ -31,16 +31,16 @@ import {
 } from "./folder";
 import { requireReadable } from "./obstacles";
 
-/** How long a dump waits for a table that somebody has locked. */
+/** How long a dump waits for a locked table. */
 const LOCK_TIMEOUT_MS = 60_000;
 
 /**
  * Backs up the database of `env.direct` into `env.backupDir`.
  *
- * @param readHead answers the tag of the newest applied migration, or null.
- * @returns where the archive is, and its manifest.
- * @throws when it cannot be made or proven; then nothing is left of it. With
- * exit code 2 where the folder cannot be used.
+ * @param readHead returns the tag of the newest applied migration, or null.
+ * @returns the archive's path, and its manifest.
+ * @throws when it cannot be made or verified, and then leaves no file; with exit
+ * code 2 when the folder cannot be used.
  */
 export async function makeBackup(
   env: Env,
@@ -95,7 +95,7 @@ export async function makeBackup(
   }
 }
 
-/** Dumps, and reads in the same snapshot what the manifest tells of it. */
+/** Dumps, and reads the fields of the manifest in the same snapshot. */
 async function dump(
   address: DatabaseAddress,
   pgDump: PostgresTool,
@@ -119,7 +119,7 @@ async function dump(
   const hasRecords = tables.some(
     ({ schema, table }) => schema === records.schema && table === records.table,
   );
-  // An error would end the snapshot, and a lock would be held all the time.
+  // The savepoint keeps the snapshot after an error, and releases the locks.
   await sql.unsafe("savepoint head");
   const head = hasRecords ? await readHead(sql) : null;
   await sql.unsafe("rollback to savepoint head");
@@ -136,7 +136,7 @@ async function dump(
   return { systemIdentifier, head, tables };
 }
 
-/** No signal reaches a program in a container: its session is ended instead. */
+/** Ends pg_dump's session: no signal reaches a program in a container. */
 async function endSession(
   address: DatabaseAddress,
   application: string,
@@ -152,7 +152,7 @@ async function endSession(
 }
 
 /**
- * The rows in the archive, by table.
+ * Returns the number of rows in the archive, by table.
  *
  * @throws when one of the tables is not in it.
  */
@@ -167,11 +167,11 @@ function sumRows(copied: CopiedRows, tables: CountedTable[]): RowCounts {
   const lost = tables.find(
     ({ name, source }) => source !== null && !found.has(name),
   );
-  if (lost) throw failure(`${lost.name} is not in what pg_dump has written`);
+  if (lost) throw failure(`${lost.name} is missing from the archive`);
   return rows;
 }
 
-/** To the microsecond, so that two at once get two names. */
+/** Names an archive to the microsecond, so that two at once have two names. */
 function nameArchive(
   folder: string,
   database: string,

@@ -1,26 +1,26 @@
-// The databases that stand beside one while it is replaced, and their names.
+// The names of the databases that are used while one is replaced.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { dropDatabase } from "../lib/drop-database";
 import { quoteIdentifier } from "../lib/quote";
 import { failure } from "../lib/report";
 
-/** Where the old database is kept. */
+/** Returns the name under which the old database is kept. */
 export const previousOf = (database: string) => `${database}__previous`;
 
-/** Where its successor is made. */
+/** Returns the name under which the new database is made. */
 export const nextOf = (database: string) => `${database}__next`;
 
-/** Where a `__previous` waits until the swap that replaces it is committed. */
+/** Returns the name of an older `__previous` until the swap is committed. */
 export const droppedOf = (database: string) => `${database}__dropped`;
 
-/** Another database of the same server. */
-export function beside(address: DatabaseAddress): DatabaseAddress {
+/** Returns the address of another database of the same server, to connect to. */
+export function toMaintenance(address: DatabaseAddress): DatabaseAddress {
   const isTaken = address.database === "postgres";
   return { ...address, database: isTaken ? "template1" : "postgres" };
 }
 
-/** Whether the server has a database of that name. */
+/** True when the server has a database of that name. */
 export async function databaseExists(
   server: Sql,
   database: string,
@@ -31,9 +31,9 @@ export async function databaseExists(
 }
 
 /**
- * Drops what a run that was cut off may have left, which is nobody's.
+ * Drops a database that an interrupted run may have left.
  *
- * @throws with the SQL that is to be run by hand.
+ * @throws with the SQL to run by hand.
  */
 export async function dropLeftover(
   server: Sql,
@@ -49,7 +49,7 @@ export async function dropLeftover(
   }
 }
 
-/** An error's message with the server's detail, which says what is in the way. */
+/** Returns an error's message with the server's detail, which names the obstacle. */
 export function describeObstacle(error: unknown): string {
   const { message, detail } = error as Error & { detail?: string };
   return detail ? `${message}: ${detail.replace(/\.$/, "")}` : message;

@@ -1,5 +1,5 @@
-// What an archive asks of the server that it is restored on, and what a dump asks
-// of the role that makes it.
+// Checks that a server has what an archive needs, and that a role may read all that
+// a dump needs.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { quoteIdentifier } from "../lib/quote";
@@ -9,7 +9,7 @@ import { readSchema, restoreArchive, type RestoreOptions } from "./archive";
 
 const ROLE = '"(?:[^"]|"")+"|[^\\s",;]+';
 const ROLES = `(?:${ROLE})(?:, (?:${ROLE}))*`;
-/** As pg_dump writes them, each on a line of its own. */
+/** Statements as pg_dump writes them, one a line. */
 const DEFAULTS = [`^ALTER DEFAULT PRIVILEGES FOR ROLE (${ROLE}) `];
 const OWNERS = [`^ALTER [^;\\n]* OWNER TO (${ROLE});$`, ...DEFAULTS];
 const GRANTEES = [
@@ -22,11 +22,12 @@ const POLICIES = [
 const NO_ROLE = /^(PUBLIC|CURRENT_USER|SESSION_USER)$/;
 
 /**
- * Looks for roles that an archive names and the server does not have.
+ * Finds roles that an archive names and that the server does not have, or that
+ * this role may not act for.
  *
- * @param isWithoutOwner the restoring role is to own everything.
- * @returns how it can be restored.
- * @throws with exit code 2 and the roles where it cannot.
+ * @param isWithoutOwner true when the restoring role is to own everything.
+ * @returns how to restore it.
+ * @throws with exit code 2 and the roles when it cannot be restored.
  */
 export async function planRestore(
   tool: PostgresTool,
@@ -35,7 +36,7 @@ export async function planRestore(
   server: Sql,
   isWithoutOwner: boolean,
 ): Promise<RestoreOptions> {
-  // A function's body may have such lines, too.
+  // A function's body may contain such lines.
   const schema = (await readSchema(tool, path)).replace(
     /\$(\w*)\$[^]*?\$\1\$/g,
     "",
@@ -57,10 +58,10 @@ export async function planRestore(
       (name) => `GRANT ${quoteIdentifier(name)} TO CURRENT_USER`,
     );
     throw refusal(
-      `the archive is of roles that ${absent.length > 0 ? "this server does not have" : "this role may not act for"}: ${[...absent, ...foreign].join(", ")}`,
+      `the archive names roles that ${absent.length > 0 ? "this server does not have" : "this role may not act for"}: ${[...absent, ...foreign].join(", ")}`,
       {
         code: "ROLE_MISSING",
-        hint: `${isWithoutOwner ? "" : "add `--no-owner`, and this role owns everything; or "}let an administrator run \`${[...make, ...join].join("; ")}\` first`,
+        hint: `${isWithoutOwner ? "" : "add `--no-owner` to make this role own everything; or "}let an administrator run \`${[...make, ...join].join("; ")}\` first`,
       },
     );
   }
@@ -68,7 +69,7 @@ export async function planRestore(
   const isWithoutGrants = isWithoutOwner && granted.length + givers.length > 0;
   if (isWithoutGrants)
     note(
-      `Warning: not restored: all grants, for this role may not grant as, or to, ${[...granted, ...givers].join(", ")}`,
+      `Warning: not restored: all grants, because this role may not grant as, or to, ${[...granted, ...givers].join(", ")}`,
     );
   return {
     psql,
@@ -102,7 +103,7 @@ function unquote(name: string): string {
 }
 
 /**
- * Refuses where the role may not read everything that pg_dump would.
+ * Requires that the role may read everything that pg_dump reads.
  *
  * @throws with exit code 2 and the GRANT to ask for.
  */
@@ -145,9 +146,9 @@ export async function requireReadable(sql: Sql): Promise<void> {
 
 /**
  * Restores an archive into an empty database, to which `sql` is connected.
- * Extensions that this role may not make there are left out, and said.
+ * Extensions that this role may not create are left out with a warning.
  *
- * @throws what failed first; where an extension was left out, with its name.
+ * @throws the first error, with the names of the extensions that were left out.
  */
 export async function restoreInto(
   sql: Sql,

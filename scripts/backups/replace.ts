@@ -1,5 +1,5 @@
-// What db:reset and db:restore have in common: both put a new database in the
-// place of the old one, which is kept, and both can be undone.
+// The common part of db:reset and db:restore: both replace the database with a new
+// one and keep the old one, and both can be undone.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
@@ -25,7 +25,7 @@ import { failure, print, printJson, refusal } from "../lib/report";
 import { databaseExists, previousOf } from "./neighbours";
 import { swapBack, withSwapLock } from "./swap";
 
-/** Flags of both commands, and `--no-seed` of the one. */
+/** The flags of both commands, and `--no-seed` of db:reset. */
 interface Flags {
   undo?: boolean;
   confirm?: string;
@@ -34,14 +34,14 @@ interface Flags {
 }
 
 /**
- * Runs `replace` with the locks and the consent that it takes; with `--undo`,
- * swaps back to the database that was kept.
+ * Runs `replace` with consent and under both locks; with `--undo`, swaps back to
+ * the database that was kept.
  *
- * @param command for its name in pg_stat_activity and in questions.
- * @param wanted further flags that a protected database wants.
- * @param readHead answers the tag of the newest applied migration, or null.
- * @param replace is given a connection to another database of the server.
- * @throws with exit code 2 without consent, with 75 when another command had
+ * @param command the name for pg_stat_activity and for questions.
+ * @param wanted further flags that a protected database requires.
+ * @param readHead returns the tag of the newest applied migration, or null.
+ * @param replace gets a connection to another database of the server.
+ * @throws with exit code 2 without consent, with 75 when another command held
  * the locks for longer than `waitSeconds`.
  */
 export async function replaceDatabase(
@@ -80,7 +80,7 @@ export async function replaceDatabase(
       await sql.unsafe(patient);
       await guard(server, sql);
       await withMigrationLock(sql, waitSeconds, async () => {
-        // While it waited, the database may have become production.
+        // The database may have become production during the wait.
         const protection = await guard(server, sql);
         if (flags.undo) await undoSwap(server, address, protection, readHead);
         else await replace(server, protection);
@@ -89,7 +89,7 @@ export async function replaceDatabase(
   );
 }
 
-/** What was production is not dropped in passing. */
+/** Refuses to drop a `__previous` that is stamped production, without its flag. */
 async function refuseStamped(previous: DatabaseAddress): Promise<void> {
   await using sql = await openConnection(previous, "db:swap");
   if (!(await isStamped(sql))) return;
@@ -106,7 +106,7 @@ function requirePrevious(hasPrevious: boolean, previous: string): void {
   });
 }
 
-/** What a protected database wants to hear besides its name, all at once. */
+/** Requires the flags of a protected database, and names all missing ones at once. */
 function requireFlags(
   protection: Protection,
   address: DatabaseAddress,
@@ -154,7 +154,7 @@ async function undoSwap(
   });
 }
 
-/** @returns its head, once nothing is connected to it any more. */
+/** Stamps the kept database, if needed. @returns its newest applied migration. */
 async function prepareKept(
   address: DatabaseAddress,
   protection: Protection,

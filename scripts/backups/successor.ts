@@ -1,4 +1,4 @@
-// Makes the database that is to take the place of another one.
+// Creates the database that is to replace another one.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { openConnection, patient } from "../lib/connection";
@@ -9,7 +9,7 @@ import { quoteIdentifier } from "../lib/quote";
 import { failure, type FailureFields } from "../lib/report";
 import { carrySettings } from "./carry-settings";
 import {
-  beside,
+  toMaintenance,
   droppedOf,
   dropLeftover,
   nextOf,
@@ -20,9 +20,9 @@ import {
 const RECOVERY_MS = 30_000;
 
 /**
- * Makes an empty database beside one, with its options, settings and grants, in
- * place of what a run that was cut off may have left, and drops it again where
- * `fill` throws.
+ * Creates an empty database with the options, settings and grants of another, and
+ * runs `fill` on it. First drops what an interrupted run may have left. When
+ * `fill` throws, drops the new database.
  */
 export async function makeNext(
   server: Sql,
@@ -44,7 +44,7 @@ export async function makeNext(
         `revoke all on database ${quoteIdentifier(next)} from public`,
       );
     await fill({ ...address, database: next });
-    // Last, for it may be one that makes every session read only.
+    // Last: a setting may make every session read-only.
     await carrySettings(server, database, next);
   } catch (error) {
     throw await clearNext(server, address, error as Error, state);
@@ -54,10 +54,10 @@ export async function makeNext(
 }
 
 /**
- * Drops a successor that was made for nothing, because of an error.
+ * Drops the new database after an error.
  *
- * @returns the error, with a line where it may still be there, and one about the
- * state of things.
+ * @returns the error, with a line if the database may be left over, and the lines
+ * of `state`.
  */
 export async function clearNext(
   server: Sql,
@@ -67,7 +67,7 @@ export async function clearNext(
 ): Promise<Error> {
   const { message, lines = [] } = error;
   const next = nextOf(address.database);
-  // With no space at all, the checkpoint of DROP DATABASE would end the server.
+  // On a full disk the checkpoint of DROP DATABASE would crash the server.
   if (/no space left|free disk space/i.test([message, ...lines].join()))
     await emptyDatabase({ ...address, database: next }).catch(() => {});
   const isGone = await dropDatabase(server, next)
@@ -80,7 +80,7 @@ export async function clearNext(
   return Object.assign(error, { lines: [...lines, ...left, ...state] });
 }
 
-/** Gives the space of its tables back. */
+/** Drops the tables of the database, to free their space. */
 async function emptyDatabase(address: DatabaseAddress): Promise<void> {
   await using sql = await openConnection(address, "db:swap");
   const tables = await sql<{ name: string }[]>`
@@ -93,7 +93,7 @@ async function emptyDatabase(address: DatabaseAddress): Promise<void> {
     await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
 }
 
-/** A server that has crashed comes back by itself. */
+/** Drops a database once a crashed server has recovered. */
 async function dropOnceRecovered(
   address: DatabaseAddress,
   database: string,
@@ -101,7 +101,10 @@ async function dropOnceRecovered(
   const deadline = Date.now() + RECOVERY_MS;
   for (;;)
     try {
-      await using again = await openConnection(beside(address), "db:swap");
+      await using again = await openConnection(
+        toMaintenance(address),
+        "db:swap",
+      );
       await again.unsafe(patient);
       return await dropDatabase(again, database);
     } catch (error) {
@@ -112,7 +115,7 @@ async function dropOnceRecovered(
     }
 }
 
-/** @throws where the older `__previous` could not make way. */
+/** @throws when an older `__previous` could not be dropped. */
 async function requireDroppable(server: Sql, database: string): Promise<void> {
   const [row] = await server<{ keeper: string | null }[]>`
     select case when datistemplate then 'it is a template'
@@ -120,15 +123,15 @@ async function requireDroppable(server: Sql, database: string): Promise<void> {
         then 'it has a subscription'
       when exists (
         select from pg_replication_slots where database = datname and active)
-        then 'a replication slot of it is in use' end as keeper
+        then 'it has an active replication slot' end as keeper
     from pg_database as d where datname = ${database}`;
   if (!row?.keeper) return;
-  throw failure(`${database} would have to be dropped, and ${row.keeper}`, {
-    hint: `end that, or keep it under another name with \`ALTER DATABASE ${quoteIdentifier(database)} RENAME TO …\``,
+  throw failure(`${database} cannot be dropped: ${row.keeper}`, {
+    hint: `remove that, or keep the database under another name: \`ALTER DATABASE ${quoteIdentifier(database)} RENAME TO …\``,
   });
 }
 
-/** Whether not everybody may enter it. */
+/** True when the database has grants of its own, so that CONNECT may be restricted. */
 async function isRestricted(server: Sql, database: string): Promise<boolean> {
   const [row] = await server<{ restricted: boolean }[]>`
     select datacl is not null as restricted from pg_database

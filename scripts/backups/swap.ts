@@ -1,8 +1,8 @@
-// Puts another database in the place of one that is in use, and keeps the old
-// one: both renames in one transaction, from a third database of the server.
-// The first rename locks the database, so that new sessions wait, while a second
-// connection ends the old ones; one that waited is told to come again, by 3D000.
-// Cut short anywhere, nothing is renamed.
+// Replaces a database that is in use with another one, and keeps the old one. Both
+// renames are one transaction, from a third database of the server. The first
+// rename locks the database: new sessions wait, while a second connection ends the
+// old ones. A session that waited gets 3D000, and has to connect again. When
+// interrupted at any point, nothing is renamed.
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
@@ -19,7 +19,7 @@ import {
   refusal,
 } from "../lib/report";
 import {
-  beside,
+  toMaintenance,
   databaseExists,
   describeObstacle,
   droppedOf,
@@ -30,15 +30,15 @@ import {
 import { clearNext } from "./successor";
 
 const TERMINATE_MS = 50;
-/** How long a commit is waited for whose session was lost. */
+/** How long to wait for the commit of a lost session. */
 const COMMIT_MS = 10_000;
 
 /**
- * Runs `work` on another database of the server, while no other command swaps
- * this one.
+ * Runs `work` with a connection to another database of the server, while no other
+ * command swaps this one.
  *
- * @throws with exit code 2 when this role may not make databases or does not
- * own this one, with 75 when another swap was not over in `waitSeconds`.
+ * @throws with exit code 2 when this role may not create databases or does not
+ * own this one, with 75 when another swap took longer than `waitSeconds`.
  */
 export async function withSwapLock<T>(
   address: DatabaseAddress,
@@ -50,8 +50,8 @@ export async function withSwapLock<T>(
     throw refusal(`${previousOf(database)} is longer than PostgreSQL's names`, {
       hint: "give the database a name of 53 bytes or less",
     });
-  await using server = await openConnection(beside(address), "db:swap");
-  await requireDirect(server, beside(address));
+  await using server = await openConnection(toMaintenance(address), "db:swap");
+  await requireDirect(server, toMaintenance(address));
   await server.unsafe(patient);
   await requireOwner(server, database);
   const digest = createHash("sha256").update(`swap ${database}`).digest();
@@ -60,11 +60,11 @@ export async function withSwapLock<T>(
 }
 
 /**
- * Puts `__next` in the place of the database, which becomes `__previous`. An
- * older `__previous` is dropped once that is committed.
+ * Renames the database to `__previous`, and `__next` to the database's name. Drops
+ * an older `__previous` once that is committed.
  *
- * @returns whether an older one was dropped.
- * @throws when it could not be done; then everything has its old name.
+ * @returns true when an older one was dropped.
+ * @throws when the swap failed; then every database has its old name.
  */
 export async function swapIn(
   server: Sql,
@@ -99,7 +99,7 @@ export async function swapIn(
 /**
  * Swaps the database with its `__previous`, so that doing it again undoes it.
  *
- * @throws when it could not be done; then everything has its old name.
+ * @throws when the swap failed; then every database has its old name.
  */
 export async function swapBack(
   server: Sql,
@@ -119,7 +119,7 @@ async function renameTogether(
   address: DatabaseAddress,
   renames: [from: string, to: string][],
 ): Promise<void> {
-  await using second = await openConnection(beside(address), "db:swap");
+  await using second = await openConnection(toMaintenance(address), "db:swap");
   const swap = new AbortController();
   const names = renames.map(([from]) => from);
   let ending: Promise<void> | undefined;
@@ -139,14 +139,14 @@ async function renameTogether(
         );
     });
   } catch (error) {
-    // The answer may be what was lost, and not the swap.
+    // A lost connection may have lost only the answer: the swap may be committed.
     if (isLost(error) && !(await isSame(address, before, pid))) return;
     const lines = await listSessions(second, names).catch(() => []);
     throw failure(
-      `${address.database} was not swapped, and is as it was: ${describeObstacle(error)}`,
+      `${address.database} was not swapped, and is unchanged: ${describeObstacle(error)}`,
       {
         lines,
-        hint: "end the sessions or prepared transactions that are in the way, and run the command again",
+        hint: "end the sessions or prepared transactions that use it, and run the command again",
       },
     );
   } finally {
@@ -155,7 +155,7 @@ async function renameTogether(
   }
 }
 
-/** Who is in these databases, one line each. */
+/** Lists the sessions in these databases, one line each. */
 async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
   const rows = await sql<{ line: string }[]>`
     select format('  pid %s, %s, %s', pid, usename, application_name) as line
@@ -164,8 +164,8 @@ async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
 }
 
 /**
- * Whether the database is still the one with that oid, once the session that was
- * lost is over: it may have been committing.
+ * True when the database still has that oid. Waits first until the lost session
+ * has ended: it may have been committing.
  */
 async function isSame(
   address: DatabaseAddress,
@@ -175,18 +175,19 @@ async function isSame(
   const { database } = address;
   const unknown = (reason: string) =>
     failure(
-      `the server was lost, and whether ${database} was swapped is not known: ${reason}`,
+      `the connection was lost, and it is not known whether ${database} was swapped: ${reason}`,
       {
         hint: "`bun run db:status` shows the database once the server is back",
       },
     );
-  await using sql = await openConnection(beside(address), "db:swap").catch(
-    ({ message }: Error) => Promise.reject(unknown(message)),
-  );
+  await using sql = await openConnection(
+    toMaintenance(address),
+    "db:swap",
+  ).catch(({ message }: Error) => Promise.reject(unknown(message)));
   const deadline = Date.now() + COMMIT_MS;
   while (await isThere(sql, pid)) {
     if (Date.now() > deadline)
-      throw unknown(`its session ${pid} is still at work`);
+      throw unknown(`its session ${pid} is still running`);
     await Bun.sleep(100);
   }
   return (await readOid(sql, database)) === oid;
@@ -206,7 +207,10 @@ async function readOid(
   return row?.oid;
 }
 
-/** Those of a superuser it may not end; then the rename says what is wrong. */
+/**
+ * Ends the sessions in these databases until aborted. A superuser's session may
+ * stay: the rename then fails with an error that says so.
+ */
 async function endSessions(
   sql: Sql,
   databases: string[],
@@ -233,7 +237,7 @@ async function requireOwner(server: Sql, database: string): Promise<void> {
       (select rolcreatedb or rolsuper from pg_roles where rolname = current_user) as createdb
     from pg_database where datname = ${database}`;
   if (row && !row.createdb)
-    throw refusal(`the role ${row.role} may not make databases`, {
+    throw refusal(`the role ${row.role} may not create databases`, {
       hint: `let an administrator run \`ALTER ROLE ${quoteIdentifier(row.role)} CREATEDB\``,
     });
   if (row && !row.owner)

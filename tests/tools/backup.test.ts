@@ -249,9 +249,7 @@ suite("db:backup", () => {
       for (const { exitCode, stdout, stderr } of [made, listed]) {
         expect(exitCode).toBe(2);
         expect(stdout).toBe("");
-        expect(stderr).toStartWith(
-          "Error: the folder of backups cannot be used: ",
-        );
+        expect(stderr).toStartWith("Error: the backup folder cannot be used: ");
       }
     },
   );

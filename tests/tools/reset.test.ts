@@ -185,7 +185,7 @@ test(
 );
 
 test(
-  "is refused to a role that may not make databases, with the grant to ask for",
+  "is refused to a role that may not create databases, with the grant to ask for",
   "empty",
   async (database) => {
     const role = `${database.name}_role`;
@@ -204,7 +204,7 @@ test(
 
     expect(exitCode).toBe(2);
     expect(stderr).toBe(
-      `Error: the role ${role} may not make databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
+      `Error: the role ${role} may not create databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
     );
   },
 );
@@ -294,7 +294,7 @@ test(
 
     expect(refused.exitCode).toBe(1);
     expect(refused.stderr).toStartWith(
-      `Error: ${name}__previous would have to be dropped, and it is a template\nHint: `,
+      `Error: ${name}__previous cannot be dropped: it is a template\nHint: `,
     );
     expect(await countBuilds(database)).toBe(0);
   },
@@ -313,7 +313,7 @@ test(
 
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
-        `Error: ${name} was not swapped, and is as it was: `,
+        `Error: ${name} was not swapped, and is unchanged: `,
       );
       expect(stderr).toMatch(/^ {2}pid \d+, /m);
       expect(await listDatabases(database)).toEqual([""]);
