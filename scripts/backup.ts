@@ -1,7 +1,7 @@
-// bun run db:backup: a backup that is proven: read back to its end, its rows
-// counted from what comes out of it, and only then given its name. Exits 1 when
-// that fails, and leaves nothing; 3 where --verify or --drill finds a bad one.
-// Needs pg_dump and pg_restore.
+// bun run db:backup: makes a backup and verifies it: reads the archive back to its
+// end, counts its rows, and only then gives it its name. Exits 1 when that fails,
+// and leaves no file; 3 when --verify or --drill finds a bad one. Needs pg_dump and
+// pg_restore.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../src/database-url";
 import { readEnv } from "../src/env";
@@ -39,20 +39,25 @@ import {
 
 const usage = `bun run db:backup [flags]
 
-Dumps the database into the folder of BACKUP_DIR, and proves that it can be read.`;
+Dumps the database into the folder BACKUP_DIR, and verifies that the archive can be
+read.`;
 
 const { values } = readOptions(usage, {
   keep: {
     type: "string",
     value: "<number>",
-    help: "then delete older ones, but for this many",
+    help: "then delete older backups, all but this many",
   },
-  list: { type: "boolean", help: "the backups that are there" },
-  verify: { type: "string", value: "<file>", help: "is it whole?" },
+  list: { type: "boolean", help: "list the backups" },
+  verify: {
+    type: "string",
+    value: "<file>",
+    help: "read it to its end, compare its checksum",
+  },
   drill: {
     type: "string",
     value: "<file>",
-    help: "restore it into a scratch database, compare, say how long",
+    help: "restore it into a scratch database, compare its rows, print the time",
   },
   ...jsonFlag,
 });
@@ -94,7 +99,7 @@ async function backUp(): Promise<void> {
   });
 }
 
-/** Older ones of this database; one without a manifest is not ours to delete. */
+/** Deletes older backups of this database; never a file without a manifest. */
 function prune(count: number, made: Manifest): void {
   const own = listBackups(folder).filter(
     ({ database, systemIdentifier }) =>
@@ -153,7 +158,7 @@ async function drill(path: string): Promise<void> {
   if (!isWhole) return printJson(document);
   const work = async (sql: Sql, scratch: DatabaseAddress) => {
     await sql.unsafe(patient);
-    // Whose it is does not matter to a database that is dropped.
+    // Without owners: the scratch database is dropped anyway.
     const options = await planRestore(restore, psql, path, sql, true);
     const start = performance.now();
     await withProgress(
@@ -175,13 +180,13 @@ async function drill(path: string): Promise<void> {
   if (differences.length > 0) process.exitCode = FINDINGS;
   else
     print(
-      `Drilled: ${path}, restored in ${ms} ms (tables ${Object.keys(tables).length})`,
+      `Drilled: ${path}, restored in ${ms} ms (${Object.keys(tables).length} tables)`,
     );
   if (!manifest) note("It has no manifest: its rows could not be compared");
   printJson({ ...document, tables, verified: differences.length === 0, ms });
 }
 
-/** Says where an archive is bad, with the exit code of a finding. */
+/** Verifies an archive; prints what is wrong, and sets the exit code for findings. */
 async function examine(path: string, restore: PostgresTool) {
   const { bytes, sha256, manifest, problem } = await verifyBackup(
     restore,

@@ -1,6 +1,6 @@
 // bun run db:baseline: records migrations as applied without running them, in a
-// database whose schema is the one that they make. Exits 3 with the differences,
-// and nothing recorded, where it is another; 75 when another run held the lock.
+// database that already has their schema. When its schema differs, records nothing
+// and exits 3 with the differences. Exits 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { withMigrationLock } from "./lib/lock";
@@ -34,7 +34,7 @@ import { toScript } from "./migrations/steps";
 
 const usage = `bun run db:baseline [flags]
 
-Records migrations as applied in a database that has their schema already.`;
+Records migrations as applied in a database that already has their schema.`;
 
 const { values } = readOptions(usage, {
   to: { type: "string", value: "<tag>", help: "the last one to record" },
@@ -74,7 +74,7 @@ async function recordPending(): Promise<void> {
   printJson({ database, recorded, differences });
 }
 
-/** With a database that is made from the same migrations. */
+/** Compares the database with a scratch database made from the same migrations. */
 async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
   const applied = plan.migrations.filter(
     (migration) => plan.applied.has(migration) || wanted.includes(migration),
@@ -94,7 +94,7 @@ async function compare(plan: Plan, wanted: Migration[]): Promise<Difference[]> {
       const unknown = leftOut.find((out) => out.changesSchema && out.hasFailed);
       if (unknown)
         throw failure(
-          `the schema that ${unknown.migration.tag} makes is not known: ${unknown.reason}`,
+          `cannot tell which schema ${unknown.migration.tag} makes: ${unknown.reason}`,
           {
             lines: ["Nothing was recorded"],
             hint: "change the database or the migration so that it can be compared; `--to <tag>` records the ones before it",

@@ -1,6 +1,6 @@
-// bun run db:bootstrap: what a first deploy needs besides the schema: the
+// bun run db:bootstrap: creates what a first deploy needs besides the schema: the
 // permissions of each role, and an administrator. bun run db:bootstrap:admin
-// makes the administrator only. Exits 2 while the schema is behind.
+// creates the administrator only. Exits 2 when the schema is behind.
 import { readEnv } from "../src/env";
 import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
@@ -11,23 +11,27 @@ import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
 
-Gives each role its permissions, and makes the administrator, with a random
-password that is printed once; db:bootstrap:admin makes the administrator only.`;
+Gives each role its permissions, and creates the administrator, with a random
+password that is printed once. db:bootstrap:admin creates the administrator only.`;
 
 const { values, positionals } = readOptions(
   usage,
   {
-    email: { type: "string", value: "<email>", help: "who it is" },
+    email: {
+      type: "string",
+      value: "<email>",
+      help: "the administrator's email",
+    },
     name: {
       type: "string",
       default: "Administrator",
       value: "<name>",
-      help: "what to call it",
+      help: "the administrator's name",
     },
     "reset-password": {
       type: "boolean",
       default: false,
-      help: "a new password for one that is there; ends its sessions",
+      help: "give an existing user a new password, and end its sessions",
     },
     ...waitFlag,
     ...jsonFlag,
@@ -78,11 +82,11 @@ const { created, password } = admin;
 if (created) print(`Created: the administrator ${email}`);
 else if (password) print(`Reset: the password of ${email}`);
 else {
-  print(`Nothing to create: ${email} is there`);
-  advise("`--reset-password` gives it a new password");
+  print(`Nothing to create: ${email} already exists`);
+  advise("to set a new password, add `--reset-password`");
 }
 if (password) {
   print(`Password: ${password}`);
-  note("It is shown this once: keep it now");
+  note("The password is not shown again: save it now");
 }
 printJson(admin);

@@ -1,7 +1,7 @@
-// bun run db:bootstrap:roles: a role for the application that reads and writes
-// rows and owns nothing, so that it cannot drop what it serves. This role, which
-// migrates, grants it what is there and what it will create. Run it again after
-// a change; it grants what is missing. Exits 2 for a role that could do more.
+// bun run db:bootstrap:roles: creates a role for the application that reads and
+// writes rows and owns nothing, so that it cannot drop a table. The role that
+// migrates grants it the existing tables and the future ones. Run it again after a
+// change: it grants what is missing. Exits 2 for a role that could do more.
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from "node:crypto";
 import { readEnv } from "../src/env";
 import { readProject } from "../src/project";
@@ -13,15 +13,15 @@ import { advise, note, print, printJson, refusal } from "./lib/report";
 
 const usage = `bun run db:bootstrap:roles --app-role <name> [flags]
 
-Creates the role that the application serves with, with a random password that is
-printed once, and grants it rows, not tables.`;
+Creates a role for the application, with a random password that is printed once.
+It may read and write rows, and owns no table.`;
 
 const { values } = readOptions(usage, {
-  "app-role": { type: "string", value: "<name>", help: "its name" },
+  "app-role": { type: "string", value: "<name>", help: "the role's name" },
   "reset-password": {
     type: "boolean",
     default: false,
-    help: "a new password for one that is there",
+    help: "give an existing role a new password",
   },
   ...jsonFlag,
 });
@@ -58,17 +58,17 @@ else if (password) print(`Reset: the password of ${name}`);
 print(`Granted: rows of ${schemaFilter.join(", ")} to ${name}`);
 if (password) {
   print(`Password: ${password}`);
-  note("It is shown this once: keep it now");
-} else advise("`--reset-password` gives it a new password");
+  note("The password is not shown again: save it now");
+} else advise("to set a new password, add `--reset-password`");
 printJson({ role: name, created: !isThere, ...(password && { password }) });
 
-/** @returns whether the role is there. */
+/** @returns true when the role exists. @throws when it could drop tables. */
 async function refusePowerful(): Promise<boolean> {
   const [found] = await sql<{ power: string | null }[]>`
     select case
-      when rolname = current_user then 'is the one that migrates'
+      when rolname = current_user then 'is the role that migrates'
       when rolsuper then 'is a superuser'
-      when pg_has_role(rolname, current_user, 'member') then 'may become the one that migrates'
+      when pg_has_role(rolname, current_user, 'member') then 'is a member of the role that migrates'
       when exists (
         select from pg_class join pg_namespace on pg_namespace.oid = relnamespace
         where relowner = pg_roles.oid and nspname in ${sql(schemaFilter)})
@@ -96,15 +96,16 @@ function listGrants(): string[] {
   return [
     `grant connect on database ${quoteIdentifier(direct.database)} to ${role}`,
     ...own,
-    // For /health, which looks whether every migration is applied.
+    // For /health, which checks that every migration is applied.
     `grant usage on schema ${quoteIdentifier(records.schema)} to ${role}`,
     `grant select on ${records.sql} to ${role}`,
   ];
 }
 
 /**
- * What PostgreSQL keeps of a password: the password itself would be in the
- * server's log (https://www.postgresql.org/docs/current/catalog-pg-authid.html).
+ * Returns the hash that PostgreSQL stores for a password: SQL with the password
+ * itself could be in the server's log
+ * (https://www.postgresql.org/docs/current/catalog-pg-authid.html).
  */
 function makeVerifier(password: string): string {
   const iterations = 4096;

@@ -1,7 +1,7 @@
-// bun run db:check: the gate for CI. Are the migrations whole, does the database
-// have their schema, and can what is pending be taken back? Writes nothing but
+// bun run db:check: the check for CI. Are the migrations complete, does the
+// database have their schema, and can the pending ones be undone? Writes only
 // scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
-// Actions, findings are annotations, too.
+// Actions, findings are also annotations.
 import type { Sql } from "postgres";
 import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
@@ -22,23 +22,23 @@ Checks the migrations, and the database against them.`;
 const { values, positionals } = readOptions(
   usage,
   {
-    offline: { type: "boolean", help: "without a database" },
-    strict: { type: "boolean", help: "a warning counts like an error" },
+    offline: { type: "boolean", help: "check without a database" },
+    strict: { type: "boolean", help: "count warnings as errors" },
     rows: {
       type: "string",
       value: "<n>",
       default: "1000",
-      help: "of each table, to try pending migrations with; 0 is none",
+      help: "rows of each table to try pending migrations with; 0 for none",
     },
     deployed: {
       type: "string",
       value: "<git ref>",
-      help: "what is deployed, and has to work on the schema to come\n(the default branch, as a warning)",
+      help: "the deployed version, which must work on the new schema\n(the default branch, as a warning)",
     },
     accept: {
       type: "string",
       value: "<code> <tag>",
-      help: "accepts a finding about applied history from now on",
+      help: "accept a finding about an applied migration from now on",
     },
     reason: { type: "string", value: "<text>", help: "why it is accepted" },
     ...jsonFlag,
@@ -50,7 +50,7 @@ const [tag, ...surplus] = positionals;
 if (surplus.length > 0 || (tag && !values.accept))
   throw usageError(`unexpected argument "${surplus[0] ?? tag}"`);
 if (values.accept && (!tag || !values.reason))
-  throw usageError("--accept needs a tag, and --reason");
+  throw usageError("--accept requires a tag and --reason");
 
 if (values.offline) checkEnv();
 else readEnv();
@@ -101,7 +101,7 @@ async function checkServer(): Promise<void> {
   );
 }
 
-/** Does what is deployed still work after what is pending? */
+/** Checks whether the deployed version still works after the pending migrations. */
 async function watchDeployed(
   scratch: Sql,
   pending: Migration[],

@@ -1,6 +1,6 @@
 // bun run copy <folder> [command …]: copies commands into another application:
 // their programs, the files that these import, and the lines of package.json.
-// It overwrites nothing. Exits 2 where a file of that application would differ.
+// It overwrites nothing. Exits 2 when a file exists there with other content.
 import {
   existsSync,
   mkdirSync,
@@ -29,10 +29,10 @@ import { note, print, printJson, refusal } from "./lib/report";
 
 const usage = `bun run copy <folder> [command …] [flags]
 
-Copies commands into the application of a folder; db:migrate and
-db:migrate:status where none is named.`;
+Copies commands into the application in a folder: db:migrate and
+db:migrate:status, if none is named.`;
 
-/** Those that run on Node as well; the others need Bun. */
+/** Programs that also run on Node; the others need Bun. */
 const ON_NODE = ["migrate", "status-migrations", "rollback", "baseline"];
 const TSX = "4.23.15";
 
@@ -59,7 +59,7 @@ const application = resolve(target);
 const own = readPackage(application);
 const into = relative(application, resolve(application, values.into));
 if (into.startsWith(".."))
-  throw usageError("--into names a folder outside of the application");
+  throw usageError("--into names a folder outside the application");
 const commands = findCommands(
   names.length > 0 ? names : ["db:migrate", "db:migrate:status"],
 );
@@ -103,7 +103,7 @@ printJson({
   variables: Object.fromEntries(variables),
 });
 
-/** What cannot be read yet, such as a config whose packages are missing, is said. */
+/** Reads the application's config; returns a warning when it cannot be loaded yet. */
 function readApplication(): {
   found?: Found;
   variables: Map<string, string>;
@@ -118,12 +118,12 @@ function readApplication(): {
   }
 }
 
-/** Where a file goes; a compose file stays at the root, where its command looks. */
+/** Returns the target of a file. A compose file stays at the root. */
 function place(file: string): string {
   return file.includes("/") ? join(into, file) : file;
 }
 
-/** The text of a file; of src/env.ts, with the root and the variables of the application. */
+/** Returns the text of a file; src/env.ts gets the application's root and variables. */
 function adapt(file: string): string {
   const text = readFileSync(join(root, file), "utf8");
   if (file !== "src/env.ts") return text;
@@ -159,10 +159,10 @@ function refuseOverwriting(): void {
   throw refusal(
     different.length > 0
       ? `${application} has files of these names with other content`
-      : `scripts of ${application} has programs of its own, which are no ES modules`,
+      : `the folder scripts of ${application} has programs that are not ES modules`,
     {
       lines: different.map(([file]) => `  ${file}`),
-      hint: "put the files into a folder of their own: add `--into <folder>`, such as `--into db`",
+      hint: "put the files into a separate folder: add `--into <folder>`, such as `--into db`",
     },
   );
 }
@@ -193,7 +193,7 @@ function listPackages(): string[] {
   });
 }
 
-/** Files of ours beside CommonJS, as without `--into`, take a tsx that is new. */
+/** True when tsx is too old to run these files in a CommonJS package. */
 function isTsxOld(known: Record<string, string>): boolean {
   if (into !== "" || own.type === "module") return false;
   const folder = join(application, "node_modules/tsx");
@@ -212,7 +212,7 @@ function copyFile(file: string, text: string): void {
   print(`Copied: ${file}`);
 }
 
-/** Scripts of the same name stay as they are. */
+/** Adds the commands to package.json; existing scripts are kept. */
 function addScripts(): void {
   const { text } = own;
   const indent = /^[\t ]+/m.exec(text)?.[0] ?? "  ";

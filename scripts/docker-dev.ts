@@ -1,6 +1,6 @@
-// bun run docker:dev: docker-compose.dev.yml, up; docker:dev:down takes it down
-// again and keeps its volume. Exits 1 when Docker fails, 2 where there is no
-// Docker or the Compose project is another checkout's.
+// bun run docker:dev: starts docker-compose.dev.yml; docker:dev:down takes it down
+// and keeps its volume. Exits 1 when Docker fails, 2 when there is no Docker or the
+// Compose project is another checkout's.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
 import { readOptions } from "./lib/options";
@@ -11,7 +11,7 @@ import { readUsedEngine, recordServer } from "./server/server";
 
 const usage = `bun run docker:dev | docker:dev:down
 
-Brings docker-compose.dev.yml up, or down; the volume is kept.`;
+Starts docker-compose.dev.yml, or takes it down; the volume is kept.`;
 
 const { positionals } = readOptions(usage, {}, { allowPositionals: true });
 const args = { up: ["up", "--detach", "--wait"], down: ["down"] }[
@@ -21,11 +21,11 @@ if (!args) throw refusal(`docker-dev.ts takes up or down, nothing else`);
 
 if (!(await isDockerReady()))
   throw refusal("no Docker engine with Compose v2 answers", {
-    hint: "install or start Docker; or run `bun run db:start`, which does without",
+    hint: "install or start Docker; or run `bun run db:start`, which also works without Docker",
   });
 
 const env = readEnv();
-// Compose reads .env only, so it is handed what all other commands go by.
+// Compose itself reads only .env: it gets the variables of all other commands.
 const { command, variables } = composeCommand(env, args);
 const exitCode = await withProject(env, async () => {
   const child = spawn(command, {

@@ -1,7 +1,7 @@
 // bun run docker:prod: deploys this checkout with docker-compose.yml: builds a
-// version, migrates, and puts it in the place of the one that serves, which goes
-// on serving where anything fails. Needs Docker. Exits 1 when the deploy failed,
-// 2 where there is no Docker or the Compose project is another checkout's.
+// version, migrates, and replaces the version that serves. When anything fails, the
+// old version goes on serving. Needs Docker. Exits 1 when the deploy failed, 2 when
+// there is no Docker or the Compose project is another checkout's.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
@@ -33,7 +33,7 @@ import {
 
 const usage = `bun run docker:prod [--rollback] | docker:prod:down
 
-Builds a version, migrates, and puts it in the place of the one that serves.
+Builds a version, migrates, and replaces the version that serves.
 docker:prod:down stops everything and keeps the data.`;
 
 /** How many images are kept. */
@@ -42,7 +42,7 @@ const KEPT = 5;
 const { values, positionals } = readOptions(
   usage,
   {
-    rollback: { type: "boolean", help: "go back to the version before" },
+    rollback: { type: "boolean", help: "go back to the previous version" },
   },
   { allowPositionals: true },
 );
@@ -71,10 +71,10 @@ await withFileLock(
     if (!existsSync(production.envFile)) await writeSettings(hasContainer);
     await deploy();
   },
-  () => note("Waiting: another docker:prod is under way"),
+  () => note("Waiting: another docker:prod is running"),
 );
 
-/** The project is another than that of the development server, in the same folder. */
+/** Returns production's Compose project, which differs from the development server's. */
 function findProduction(): Production {
   const envFile = join(root, ".env.production");
   const settings = existsSync(envFile) ? parse(readFileSync(envFile)) : {};
@@ -85,19 +85,19 @@ function findProduction(): Production {
   return { project, envFile };
 }
 
-/** A password fits the volume that was made with it, and no other. */
+/** Writes a new password, unless there is a volume already, with another password. */
 async function writeSettings(hasContainer: boolean): Promise<void> {
   const { project, envFile } = production;
   const volume = `${project}_production-data`;
   if (hasContainer || (await hasVolume(volume)))
     throw refusal(
-      `the volume ${volume} is there, and .env.production, which holds its password, is not`,
+      `the volume ${volume} exists, and .env.production with its password is missing`,
       {
         hint: "restore `.env.production`; or, for another database, set `COMPOSE_PROJECT_NAME`",
       },
     );
   const password = crypto.getRandomValues(new Uint8Array(24)).toHex();
-  const text = `# Written by docker:prod. Keep a copy: without it nobody gets into the database.
+  const text = `# Written by docker:prod. Keep a copy: without this password the database cannot be opened.
 COMPOSE_PROJECT_NAME=${project}
 POSTGRES_PASSWORD=${password}
 `;
@@ -125,8 +125,8 @@ async function deploy(): Promise<void> {
       throw failure(`the database did not become healthy${keeps}`);
     const init = ["run", "--rm", "--no-deps", "-T", "db-init"];
     if (!(await compose(production, init, { APP_VERSION: version })))
-      throw failure(`db-init failed, as is said above${keeps}`);
-    print("Migrated: by db-init, which has ended");
+      throw failure(`db-init failed: see its output above${keeps}`);
+    print("Migrated: by db-init");
     const isOld = version === old?.version;
     how = await replace(old, version, isOld ? old.previous : old?.version);
   } catch (error) {
@@ -154,7 +154,7 @@ async function rollBack(): Promise<void> {
   const old = readRelease(production);
   if (!old) throw failure("no version serves");
   if (!old.previous || !readImage(production, old.previous))
-    throw failure(`there is no image of a version before ${old.version}`, {
+    throw failure(`there is no image of the version before ${old.version}`, {
       hint: "check out the commit to go back to, and run `bun run docker:prod`",
     });
   print(await replace(old, old.previous));
@@ -163,12 +163,12 @@ async function rollBack(): Promise<void> {
 async function openGate(version: string): Promise<void> {
   const up = ["up", "--detach", "--no-deps", "--wait", "gate"];
   if (await compose(production, up)) return;
-  throw failure(`version ${version} runs, and no request reaches it`, {
-    hint: "set another `PORT`, in the environment or in `.env.production`, if it is taken",
+  throw failure(`version ${version} runs, but no request reaches it`, {
+    hint: "if the port is taken, set another `PORT`, in the environment or in `.env.production`",
   });
 }
 
-/** Puts a version in the place of the old one; returns how, as a sentence. */
+/** Replaces the old version with another; returns a sentence that says how. */
 async function replace(
   old: Release | undefined,
   version: string,
@@ -188,7 +188,7 @@ async function replace(
     const isBeside = await switchRelease(production, old, variables);
     const how = isBeside
       ? "which ended once the new one was healthy"
-      : "which ended first, for they share a published port";
+      : "which ended first, because they share a published port";
     return `Deployed: ${version} in place of ${old.version}, ${how}`;
   } catch (error) {
     const { message } = error as Error;

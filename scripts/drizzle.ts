@@ -1,4 +1,4 @@
-// bun run db:studio: Drizzle Studio, in the environment of every other command.
+// bun run db:studio: runs Drizzle Studio with the database of the other commands.
 // Listens on this machine only, until it is interrupted; exits 1 when it fails.
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,12 +14,17 @@ const usage = `bun run db:studio [flags]
 Serves Drizzle Studio on this machine.`;
 
 const { values } = readOptions(usage, {
-  port: { type: "string", value: "<port>", default: "4983", help: "where" },
+  port: {
+    type: "string",
+    value: "<port>",
+    default: "4983",
+    help: "where it listens",
+  },
 });
 
 await checkServer();
 const kit = fileURLToPath(import.meta.resolve("drizzle-kit/package.json"));
-// Its own default listens on every interface.
+// By default it would listen on every interface.
 const flags = ["--host", "127.0.0.1", "--port", values.port];
 const child = spawn(
   [process.execPath, join(kit, "..", "bin.cjs"), "studio", ...flags],
@@ -29,10 +34,10 @@ const child = spawn(
     stdio: ["inherit", "inherit", "inherit"],
   },
 );
-process.once("exit", () => child.kill()); // where this one is ended alone
+process.once("exit", () => child.kill()); // when only this process is ended
 if ((await child.exited) !== 0) throw failure("drizzle-kit studio failed");
 
-/** Or drizzle-kit would be the one to say what is missing. */
+/** Connects once, so that a server that cannot be reached gets our error and hint. */
 async function checkServer(): Promise<void> {
   await using _sql = await openConnection(
     readEnv().direct,
@@ -41,7 +46,7 @@ async function checkServer(): Promise<void> {
   );
 }
 
-/** drizzle-kit knows a single host, and not what sslmode=prefer leaves open. */
+/** Names the server and sslmode that were used: drizzle-kit takes one host and no `prefer`. */
 function nameServerReached() {
   const address = settledAddress(readEnv().direct);
   const url = formatDatabaseUrl(address);

@@ -1,6 +1,6 @@
-// bun run db:generate: writes the migration that leads from the newest one to
-// schema.ts, its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2
-// where it would have to ask whether something was renamed, and has no terminal.
+// bun run db:generate: writes the migration from the newest snapshot to schema.ts,
+// with its reverse and its snapshot; drizzle-kit makes the SQL. Exits 2 when it has
+// to ask whether something was renamed, and there is no terminal.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { checkEnv, readEnv, root } from "../src/env";
@@ -58,15 +58,15 @@ const { values, positionals } = readOptions(
   usage,
   {
     ...renameFlags,
-    custom: { type: "boolean", help: "an empty one, for SQL of your own" },
+    custom: { type: "boolean", help: "write an empty one, for your own SQL" },
     down: {
       type: "boolean",
       value: "[tag]",
-      help: "writes the down files that are missing, or that one",
+      help: "write the missing down files, or only this one",
     },
     rebase: {
       type: "boolean",
-      help: "after a merge: makes one of two again, on top; the newer,\nunless that is applied here or on the default branch",
+      help: "after a merge of two migrations: generate one again, on top\nof the other; the newer, unless it is applied here or is on\nthe default branch",
     },
     ...jsonFlag,
   },
@@ -76,7 +76,7 @@ const [name, ...surplus] = positionals;
 if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
 
-checkEnv(); // so that a malformed one is said here as everywhere
+checkEnv(); // a malformed variable is an error in every command
 refuseLayout();
 if (!values.custom) await loadDrizzleKit();
 const migrations = readMigrationsIfAny();
@@ -88,14 +88,15 @@ else if (values.custom) await generateCustom();
 else await generate(migrations, name);
 
 /**
- * A second journal beside the folders of 1.0 would count for every command; and
- * without a prefix drizzle-kit keeps one file for the snapshots of all.
+ * Refuses two layouts: the folders of drizzle-kit 1.0, where a journal beside them
+ * would be taken for the migrations, and no prefix, where drizzle-kit keeps one
+ * snapshot file for all migrations.
  */
 function refuseLayout(): void {
   const { config, prefix } = readProject();
   if (prefix === "none")
     throw refusal(`${config}: migrations.prefix is none`, {
-      hint: `take \`index\` or \`timestamp\` for \`migrations.prefix\` in \`${config}\`: without a prefix all migrations share one snapshot file`,
+      hint: `set \`migrations.prefix\` in \`${config}\` to \`index\` or \`timestamp\`: without a prefix all migrations share one snapshot file`,
     });
   if (listFolders(readProject().migrationsFolder).length === 0) return;
   throw refusal(
@@ -151,7 +152,7 @@ async function generate(
   return written;
 }
 
-/** The newest snapshot, as drizzle-kit takes it. */
+/** Reads the newest snapshot: drizzle-kit compares schema.ts with that. */
 function readNewest(base: Migration[]): Snapshot {
   const missing: string[] = [];
   for (const { tag } of base.toReversed()) {
@@ -161,12 +162,12 @@ function readNewest(base: Migration[]): Snapshot {
       continue;
     }
     for (const file of missing)
-      note(`Warning: ${file} is not there: the one before it counts`);
+      note(`Warning: ${file} is missing: the snapshot before it is used`);
     return snapshot;
   }
   if (base.length === 0) return emptySnapshot;
   throw refusal(
-    `${nameFolder()} has migrations and no snapshot to go on from`,
+    `${nameFolder()} has migrations, but no snapshot to compare with`,
     {
       code: "SNAPSHOT_MISSING",
       hint: `restore \`${nameFolder()}/meta\` from git: \`git log --all -- ${nameFolder()}/meta\` finds it`,
@@ -174,7 +175,7 @@ function readNewest(base: Migration[]): Snapshot {
   );
 }
 
-/** Such as `alter_users`, after the first statement. */
+/** Returns a name such as `alter_users`, from the first statement. */
 function nameAfter(statements: string[]): string {
   const [[, verb = "change", object = "schema"] = []] = statements.flatMap(
     (text) =>
@@ -209,7 +210,7 @@ async function writeMissingDownFiles(): Promise<void> {
     const file = nameDownFile(tag);
     if (existsSync(join(root, file))) continue;
     const refuse = (reason: string) =>
-      note(`Not written: ${file} (${reason}): write what undoes it yourself`);
+      note(`Not written: ${file} (${reason}): write its reverse yourself`);
     const after = readSnapshot(tag);
     if (!after) {
       refuse(`${tag} has no snapshot`);
@@ -220,8 +221,8 @@ async function writeMissingDownFiles(): Promise<void> {
     if (!before) {
       refuse(
         surplus
-          ? `its snapshots say ${surplus}, which is not in its SQL`
-          : `there is no snapshot of what ${tag} was made from`,
+          ? `its snapshots have ${surplus}, which is not in its SQL`
+          : `the snapshot that ${tag} was generated from is missing`,
       );
       continue;
     }
@@ -234,15 +235,16 @@ async function writeMissingDownFiles(): Promise<void> {
     print(`Generated: ${file}`);
   }
   if (written.length === 0)
-    print("Nothing to generate: no down file is missing that could be made");
+    print("Nothing to generate: no missing down file can be generated");
   printJson({ files: written });
 }
 
 /**
- * The snapshot that a migration was made from: the one that it names, or that of
- * the migration before it, where the SQL makes and drops what the two say.
+ * Finds the snapshot that a migration was generated from: the one that it names,
+ * or that of the migration before it, if the SQL has every effect of the
+ * difference between the two snapshots.
  *
- * @returns else something that the snapshots say, and the SQL does not.
+ * @returns the snapshot; without one, an effect that the SQL does not have.
  */
 async function findParent(
   earlier: Migration[],
@@ -267,18 +269,18 @@ async function findParent(
 
 function forked({ older, newer }: Fork): Error {
   return refusal(
-    `${older.tag} and ${newer.tag} were both made from the same migration`,
+    `${older.tag} and ${newer.tag} were both generated from the same migration`,
     {
       code: "SNAPSHOT_CHAIN",
-      hint: "make one of them again on top of the other, with `bun run db:generate --rebase`: the newer, unless that is applied here or on the default branch",
+      hint: "generate one of them again on top of the other, with `bun run db:generate --rebase`: the newer, unless it is applied here or is on the default branch",
     },
   );
 }
 
-/** Makes the newer of the two again, on top of everything else. */
+/** Generates one of the two again, on top of everything else. */
 async function rebase(found: Fork | undefined): Promise<void> {
   if (!found) {
-    print("Nothing to rebase: each migration has a parent of its own");
+    print("Nothing to rebase: no two migrations have the same parent");
     return printJson({ tag: null, file: null, down: null, findings: [] });
   }
   const redone = await choosePending(found);
@@ -289,8 +291,8 @@ async function rebase(found: Fork | undefined): Promise<void> {
   await requireUnedited(parent, own, redone);
   const child = base.find(({ tag }) => readSnapshot(tag)?.prevId === own.id);
   if (child)
-    throw refusal(`${child.tag} was made on top of ${redone.tag}`, {
-      hint: "restore the folder of the branch that you merge, and generate one migration for all that is yours",
+    throw refusal(`${child.tag} was generated on top of ${redone.tag}`, {
+      hint: "restore the migrations folder of the branch that you merge, and generate one migration for all of your changes",
     });
 
   const snapshot = await findSnapshot(parent, other);
@@ -306,7 +308,7 @@ async function rebase(found: Fork | undefined): Promise<void> {
   }
 }
 
-/** The newer one, unless it is applied or on the default branch; then the older. */
+/** Returns the newer one, unless it is applied or on the default branch; then the older. */
 async function choosePending({ older, newer }: Fork): Promise<Migration> {
   const branch = compareWithDefaultBranch(dirname(newer.file));
   const applied = await readApplied(newer);
@@ -320,17 +322,17 @@ async function choosePending({ older, newer }: Fork): Promise<Migration> {
   throw refusal(
     `${newer.tag} is ${taken[0]}, and ${older.tag} is ${taken[1]}: neither may change`,
     {
-      hint: "where it is applied on a database of yours only, undo it there first, with `bun run db:rollback`",
+      hint: "if one is applied only on your own database, undo it there first, with `bun run db:rollback`",
     },
   );
 }
 
-/** Where no server answers, that is said. */
+/** Reads which migrations are applied; warns and returns none when no server answers. */
 async function readApplied(newer: Migration): Promise<Set<Migration>> {
   const { direct } = readEnv();
   await using sql = await openConnection(direct, "db:generate", "any").catch(
     ({ message }: Error) => {
-      note(`Warning: whether ${newer.tag} is applied is not known: ${message}`);
+      note(`Warning: cannot tell whether ${newer.tag} is applied: ${message}`);
       return undefined;
     },
   );
@@ -339,7 +341,7 @@ async function readApplied(newer: Migration): Promise<Set<Migration>> {
   return new Set(plan.applied.keys());
 }
 
-/** What was written by hand would be lost, comments too. */
+/** Refuses when the files were edited by hand: edits and comments would be lost. */
 async function requireUnedited(
   before: Snapshot,
   after: Snapshot,
@@ -356,7 +358,7 @@ async function requireUnedited(
   );
   if (isOwn && !isCommented) return;
   const edited = isOwn ? file : down;
-  throw refusal(`${edited} was edited by hand, and would be generated again`, {
+  throw refusal(`${edited} was edited by hand, and the edit would be lost`, {
     hint: `save your edit elsewhere, restore \`${edited}\` as it was generated, and run this again`,
   });
 }

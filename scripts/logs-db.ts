@@ -1,5 +1,5 @@
-// bun run db:logs: the log of the server that this clone runs. Exits 1 where
-// there is none, or where the server is somebody else's.
+// bun run db:logs: prints the log of the server that this clone runs. Exits 1 when
+// there is none, or when the server is not this clone's.
 import { existsSync, readFileSync } from "node:fs";
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
@@ -14,13 +14,13 @@ const usage = `bun run db:logs [flags]
 Prints the server's log.`;
 
 const { values } = readOptions(usage, {
-  follow: { type: "boolean", short: "f", help: "go on until Ctrl-C" },
+  follow: { type: "boolean", short: "f", help: "show new lines until Ctrl-C" },
   lines: {
     type: "string",
     short: "n",
     default: "100",
     value: "<n>",
-    help: "how many lines from its end",
+    help: "how many of the last lines",
   },
 });
 const lines = readWhole(values.lines, "--lines");
@@ -31,7 +31,7 @@ if (readUsedEngine(env) === "compose") await showComposeLog();
 else if (existsSync(log)) await showEmbeddedLog();
 else
   throw failure("this clone has not started a server", {
-    hint: "start one with `bun run db:start`; of another server, ask its own log",
+    hint: "start one with `bun run db:start`; another server has its own log",
   });
 
 async function showEmbeddedLog(): Promise<void> {
@@ -53,6 +53,6 @@ async function run(command: string[], variables = process.env): Promise<void> {
     env: variables,
     stdio: ["ignore", "inherit", "inherit"],
   });
-  process.once("exit", () => child.kill()); // where this one is ended alone
+  process.once("exit", () => child.kill()); // when only this process is ended
   process.exitCode = await child.exited;
 }

@@ -58,7 +58,7 @@ if (serverSeconds > 0)
     await import("./lib/wait-for-server")
   ).waitForServer(env.direct, serverSeconds);
 
-/** What the migrations have raised. */
+/** The warnings that the migrations have raised. */
 const warned: Warning[] = [];
 await using sql = await openConnection(env.direct, "db:migrate");
 await (values["dry-run"] ? showPending() : migrate());
@@ -75,7 +75,7 @@ async function migrate(): Promise<void> {
     return finish(first, []);
   }
   await requireDirect(sql, env.direct);
-  // Only now, for most runs have nothing to do.
+  // Loaded only now: most runs have nothing to do.
   const { withMigrationLock } = await import("./lib/lock");
   const { watchSession } = await import("./migrations/watch");
   await using watch = await watchSession(sql, env.direct);
@@ -85,7 +85,7 @@ async function migrate(): Promise<void> {
   );
 }
 
-/** Reads the records anew: another run may have applied some meanwhile. */
+/** Reads the records again: another run may have applied some in the meantime. */
 async function applyUnderLock(
   migrations: Migration[],
   watch: Watch,

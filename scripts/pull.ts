@@ -1,5 +1,6 @@
-// bun run db:pull: writes the schema.ts of a database into pulled/. It is loaded
-// before it counts; what drizzle cannot describe is named. Exits 1 when it fails.
+// bun run db:pull: writes the schema.ts of a database into pulled/. The file is
+// loaded once before it is put in place. Names the objects that drizzle cannot
+// describe. Exits 1 when it fails.
 import {
   mkdirSync,
   mkdtempSync,
@@ -41,7 +42,7 @@ const files = {
 await write();
 for (const line of listLeftOut()) note(`Not pulled: ${line}`);
 
-/** All but those of PostgreSQL and of the migrations' records. */
+/** Lists all schemas but PostgreSQL's own, extensions' and that of the records. */
 async function listSchemas(): Promise<string[]> {
   const rows = await sql<{ name: string }[]>`
     select nspname as name from pg_namespace
@@ -51,7 +52,7 @@ async function listSchemas(): Promise<string[]> {
   return rows.map(({ name }) => name);
 }
 
-/** These schemas, and of others the tables and types that they refer to. */
+/** Reads these schemas, and the tables and types of others that they refer to. */
 async function readWithTargets(): Promise<Snapshot> {
   const own = await introspect(sql, schemas, true);
   const isOwn = (table: { schema: string }) =>
@@ -109,7 +110,7 @@ async function readWithTargets(): Promise<Snapshot> {
   };
 }
 
-/** Written beside, loaded, and then put into place. */
+/** Writes the files into a temporary folder, loads them, then moves them in place. */
 async function write(): Promise<void> {
   const partial = mkdtempSync(join(root, "pulled.partial-"));
   const pulled = join(root, "pulled");
@@ -140,7 +141,7 @@ async function write(): Promise<void> {
   }
 }
 
-/** What is in the database, and drizzle has no word for. */
+/** Lists the objects of the database that drizzle cannot describe. */
 function listLeftOut(): string[] {
   const isPulled = (schema: string | null) =>
     schema !== null && schemas.includes(schema);

@@ -61,7 +61,7 @@ await requireDirect(sql, address);
 await askBetween(() => withMigrationLock(sql, waitSeconds, push));
 
 async function push(): Promise<void> {
-  // While it waited, the database may have become production.
+  // The database may have become production during the wait.
   const protection = await readProtection(sql, env, address);
   requireDevelopment(consent, protection);
   const { statements, losses, left } = await diffSchema(
@@ -86,9 +86,9 @@ async function push(): Promise<void> {
       `Pushed: schema.ts to ${database} (${statements.length} ${statements.length === 1 ? "statement" : "statements"})`,
     );
     if ((await readRecords(sql)).length > 0)
-      advise("make the migration as well, with `bun run db:generate`");
+      advise("also write the migration, with `bun run db:generate`");
   }
-  for (const difference of left) note(`Left as it is: ${difference}`);
+  for (const difference of left) note(`Left unchanged: ${difference}`);
   if (statements.length === 0) print(`Nothing to push: ${database} is current`);
   printJson({ database, statements, losses, left, pushed: isChange });
 }

@@ -1,5 +1,5 @@
-// bun run db:migrate:repair: brings the records in line with the files, once it
-// is certain that the files are right. Shows before and after, and asks. Exits 2
+// bun run db:migrate:repair: changes the records to match the files. Use it once
+// you know that the files are right. Shows before and after, and asks. Exits 2
 // without consent, 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { readProject } from "../src/project";
@@ -28,8 +28,8 @@ import { toScript } from "./migrations/steps";
 
 const usage = `bun run db:migrate:repair [flags]
 
-Takes over the hash of an edited file, forgets the record of a migration that is
-gone, and clears a run that was cut off.`;
+Records the hash of an edited file, deletes the record of a migration that no
+longer exists, and clears an interrupted run.`;
 
 const { values } = readOptions(usage, {
   ...confirmFlag("the question"),
@@ -43,7 +43,7 @@ interface Repair {
   tag: string | null;
   before: string;
   after: string;
-  /** SQL that does it. */
+  /** The SQL of the repair. */
   text: string;
 }
 

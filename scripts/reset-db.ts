@@ -1,6 +1,6 @@
-// bun run db:reset: a fresh database, migrated and seeded, in the place of the
-// old one, which is kept; --undo swaps back. Needs an owner with CREATEDB. Exits
-// 1 with the old one in place when it fails, 2 without consent, 75 when busy.
+// bun run db:reset: replaces the database with a new one, migrated and seeded, and
+// keeps the old one; --undo swaps back. Needs an owner with CREATEDB. Exits 1 with
+// the old one in place when it fails, 2 without consent, 75 when busy.
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { previousOf } from "./backups/neighbours";
@@ -42,14 +42,14 @@ import { noteRaised } from "./migrations/run";
 
 const usage = `bun run db:reset [flags]
 
-Puts a fresh database, migrated and seeded, in the place of the old one, which
-is kept as <database>__previous.`;
+Replaces the database with a new one, migrated and seeded. The old one is kept as
+<database>__previous.`;
 
 const { values } = readOptions(usage, {
   undo: { type: "boolean", help: "swap back to <database>__previous" },
   "no-seed": {
     type: "boolean",
-    help: "migrate only; a protected database wants this",
+    help: "migrate only; required for a protected database",
   },
   ...confirmFlag("a protected database"),
   "drop-previous": {
@@ -88,7 +88,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
       async (error: Error) => {
         if ((await listOthers(sql)).length > 0)
           Object.assign(error, {
-            hint: `a fresh database has only what the migrations make, and none of what others have made in ${database}: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead`,
+            hint: `a new database has only what the migrations create, and ${database} has more: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead`,
           });
         throw error;
       },
@@ -105,14 +105,14 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
     if (seeded) print(describeSeed(seeded));
     if (others.length > 0)
       announce(
-        `Left behind: what others have made is in ${previous} only: ${others.join(", ")}`,
+        `Left behind: these schemas, which no migration creates, are only in ${previous}: ${others.join(", ")}`,
       );
     print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
     printJson({ database, previous, head, seeded: seeded ?? null });
   });
 }
 
-/** The schemas of the old database that the new one does not have. */
+/** Lists the schemas of the old database that the new one does not have. */
 async function listOthers(sql: Sql): Promise<string[]> {
   await using old = await openConnection(address, "db:reset");
   const list = async (from: Sql) =>
@@ -125,7 +125,7 @@ async function listOthers(sql: Sql): Promise<string[]> {
     .filter((name) => !fresh.includes(name));
 }
 
-/** A seed that cannot be loaded is no reason to keep the old database. */
+/** Loads the seed; a seed that cannot be loaded is only a warning here. */
 async function loadDevelopment(): Promise<Seed | undefined> {
   try {
     return await loadSeed("dev");

@@ -1,7 +1,7 @@
-// bun run db:restore <file>: a backup in the place of the database, which is
-// kept; --undo swaps back. The file is proven before anything is touched, and
-// what came out of it before anything is swapped. Needs an owner with CREATEDB.
-// Exits 1 with the old database in place, 2 without consent, 75 when busy.
+// bun run db:restore <file>: replaces the database with a backup, and keeps the old
+// one; --undo swaps back. The file is verified before anything is changed, and its
+// rows are counted before anything is swapped. Needs an owner with CREATEDB. Exits
+// 1 with the old one in place when it fails, 2 without consent, 75 when busy.
 import { basename } from "node:path";
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
@@ -40,8 +40,7 @@ import { findPostgresTools, type PostgresTool } from "./server/client-programs";
 
 const usage = `bun run db:restore <file> [flags] | db:restore --undo
 
-Puts a backup in the place of the database, which is kept as
-<database>__previous.`;
+Replaces the database with a backup. The old one is kept as <database>__previous.`;
 
 const { values, positionals } = readOptions(
   usage,
@@ -49,7 +48,7 @@ const { values, positionals } = readOptions(
     undo: { type: "boolean", help: "swap back to <database>__previous" },
     "no-owner": {
       type: "boolean",
-      help: "this role owns everything, whoever did before",
+      help: "make this role the owner of everything",
     },
     ...confirmFlag("a protected database"),
     "drop-previous": {
@@ -64,7 +63,7 @@ const { values, positionals } = readOptions(
 const waitSeconds = readWhole(values.wait, "--wait");
 const [file, ...surplus] = positionals;
 if (surplus.length > 0 || (file === undefined) !== (values.undo === true))
-  throw refusal("it takes one file, or --undo", {
+  throw refusal("name one file, or add --undo", {
     code: "USAGE",
     hint: "`bun run db:backup --list` lists the backups",
   });
@@ -126,7 +125,7 @@ async function requireWhole(tool: PostgresTool): Promise<Manifest | undefined> {
   if (problem !== undefined)
     throw failure(`${path} is bad: ${problem}`, {
       code: "BACKUP_BAD",
-      hint: "`bun run db:backup --list` lists the others",
+      hint: "`bun run db:backup --list` lists the backups",
     });
   if (!manifest)
     note(
@@ -144,7 +143,7 @@ function requireSame(original: RowCounts, copy: RowCounts): void {
   });
 }
 
-/** Says where the backup is older or newer than this checkout. */
+/** Warns when the backup is older or newer than this checkout. @returns its head. */
 async function compareHead(sql: Sql): Promise<string | null> {
   const plan = await tryReadPlan(sql);
   if (!plan) return null;

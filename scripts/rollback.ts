@@ -84,7 +84,7 @@ await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
 interface Undo {
   migration: Migration;
   script: Script;
-  /** What an earlier run has left. */
+  /** The progress that an interrupted run has left. */
   unfinished: LogEntry | undefined;
 }
 
@@ -118,7 +118,7 @@ async function rollBack(): Promise<void> {
   printJson(document());
 }
 
-/** What was interrupted comes first, then the newest in the journal. */
+/** Returns the migrations to undo: an interrupted one first, then the newest. */
 function selectApplied({ migrations, applied, partial }: Plan): Migration[] {
   const newestFirst = migrations
     .filter((migration) => applied.has(migration))
@@ -158,12 +158,12 @@ function readDownScript({ tag }: Migration): Script {
   if (script.statements.length > 0) return script;
   throw failure(`${down} has no statement in it, and nothing was undone`, {
     code: "FILE_MISSING",
-    hint: `write the SQL that undoes ${tag} into it, or \`select 1;\` where nothing has to be undone`,
+    hint: `write the SQL that undoes ${tag} into it, or \`select 1;\` if there is nothing to undo`,
     details: { tag, file: down },
   });
 }
 
-/** Says what would be lost, and requires consent where that is something. */
+/** Says what would be lost, and requires consent if anything would be. */
 async function seekConsent(undos: Undo[]): Promise<void> {
   const losses = await findLosses(undos);
   for (const loss of losses)
@@ -210,7 +210,7 @@ async function run(
   await proveForgotten(undos.map(({ migration }) => migration));
 }
 
-/** Its own, and any by which it would count as applied without that. */
+/** Returns its record, and any other with the same stamp or hash: the plan would pair it next. */
 function selectRecords({ applied, unknown }: Plan, migration: Migration) {
   const { when, hash } = migration;
   const others = unknown.filter(
@@ -227,7 +227,7 @@ async function proveForgotten(wanted: Migration[]): Promise<void> {
   const left = wanted.filter(({ tag }) => tags.includes(tag));
   if (left.length > 0)
     throw failure(
-      `undone, and still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
+      `undone, but still recorded: ${left.map(({ tag }) => tag).join(", ")}`,
       {
         hint: `look at ${readProject().records.sql} with \`bun run db:shell\``,
       },

@@ -1,7 +1,7 @@
-// bun run db:seed: puts the development rows into the database; db:seed rbac the
-// permissions of each role, in production too; db:seed <name> the rows of any
-// file of scripts/seeds. Safe to run again. Exits 2 where the schema is behind,
-// or the database is production's and the seed is for development.
+// bun run db:seed: inserts the development rows; db:seed rbac inserts the
+// permissions of each role, also in production; db:seed <name> inserts the rows of
+// a file in scripts/seeds. Safe to run again. Exits 2 when the schema is behind, or
+// when a seed for development meets a production database.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireDevelopment } from "./lib/consent";
@@ -19,9 +19,9 @@ import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:seed [name] [flags]
 
-dev (the default) puts a user, a tenant and a few builds into the database, and
-leaves what is there; rbac gives each role its permissions, and no others. Any
-other name is a file of scripts/seeds.`;
+dev (the default) inserts a user, a tenant and a few builds, and keeps existing
+rows; rbac gives each role exactly its permissions. Any other name is a file in
+scripts/seeds.`;
 
 const { values, positionals } = readOptions(
   usage,

@@ -1,6 +1,6 @@
-// bun run db:shell: psql on the database, its own or the container's. What
-// follows `--` goes to psql, whose exit code is the command's. Exits 1 when the
-// server cannot be reached or there is no psql as new as it.
+// bun run db:shell: opens psql on the database, from this machine or from the
+// container. Arguments after `--` go to psql. Exits like psql; 1 when the server
+// cannot be reached or there is no psql.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
 import { readOptions } from "./lib/options";
@@ -10,13 +10,13 @@ const usage = `bun run db:shell [-- <arguments for psql>]
 
 Opens psql on the database.`;
 
-// `bun run` swallows the `--`, so that flags arrive here as psql's own.
+// `bun run` removes the `--`, so psql's flags arrive here like our own.
 readOptions(usage, {}, { strict: false });
 
 const env = readEnv();
 const { tools } = await findPostgresTools(["psql"], env, "prefer-primary");
 
-// Ctrl-C is psql's: it cancels the query.
+// Ctrl-C is for psql: it cancels the query.
 process.removeAllListeners("SIGINT");
 process.on("SIGINT", () => {});
 const args = process.argv.slice(2).filter((arg) => arg !== "--");

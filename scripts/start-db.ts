@@ -1,7 +1,7 @@
 // bun run db:start: starts the development server, unless DATABASE_URL already
-// answers, and waits until it takes queries. Needs nothing: Docker where it is
-// there, else PostgreSQL from npm. Writes .env.local where nobody has chosen an
-// address. Exits 1 when it cannot be started.
+// answers, and waits until it takes queries. Uses Docker if it is there, else
+// PostgreSQL from npm. Writes .env.local when no address is configured. Exits 1
+// when the server cannot be started.
 import { readEnv } from "../src/env";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
@@ -28,7 +28,7 @@ print(isStarted ? `Started: ${server}` : `Already running: ${server}`);
 if (isCreated) print(`Created: database ${env.database.database}`);
 printJson({ engine, version, started: isStarted, created: isCreated });
 
-/** Other clones wait until the port that is chosen here answers. */
+/** Writes .env.local, then starts: other clones wait until the chosen port answers. */
 async function claimAndStart() {
   await writeEnvFile(readEnv());
   env = readEnv();

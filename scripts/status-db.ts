@@ -25,7 +25,7 @@ readOptions(usage, {
 
 const env = readEnv();
 const address = env.direct;
-// Whose server it is, is what this command tells.
+// Without the guard: this command also describes another clone's server.
 await using sql = await openConnection(
   { ...address, guard: undefined },
   "db:status",
@@ -64,7 +64,7 @@ if (migrations.problems > 0)
   advise("`bun run db:migrate:status` names the problems");
 if (pooled && address.parameters.options)
   note(
-    `Warning: options in ${address.variable} is for a session, and a transaction pooler has none: set it for the role, \`alter role … set …\``,
+    `Warning: a transaction pooler does not keep the options in ${address.variable}: set them for the role, with \`alter role … set …\``,
   );
 printJson({
   engine,
@@ -148,13 +148,13 @@ async function readServer(sql: Sql) {
   };
 }
 
-/** postgres.js has no channel binding. */
+/** Returns the state of TLS; postgres.js does not support channel binding. */
 function nameTls(tls: boolean): string {
   const isAsked = address.settings?.channel_binding === "require";
   return `${tls ? "on" : "off"}${isAsked ? ", without the channel binding that is required" : ""}`;
 }
 
-/** A journal that cannot be read is one problem of the many it may hide. */
+/** Counts the migrations; a journal that cannot be read counts as one problem. */
 async function countMigrations(sql: Sql) {
   try {
     const plan = await readPlan(sql);
@@ -172,8 +172,8 @@ async function countMigrations(sql: Sql) {
 }
 
 /**
- * The newest backup in BACKUP_DIR that its manifest does not call another
- * database's; null where there is none.
+ * Finds the newest backup in BACKUP_DIR, without those whose manifest names another
+ * database; null when there is none.
  */
 function findLastBackup(
   systemIdentifier?: string,

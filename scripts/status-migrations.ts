@@ -85,7 +85,7 @@ const isClean =
   problems.length === 0 && migrations.every(({ state }) => state === "applied");
 if (!isClean) process.exitCode = FINDINGS;
 
-/** A number that is repeated in the journal changes nothing, and stays. */
+/** True for warnings that need no repair, such as a number used twice in the journal. */
 function isHarmless(code: string): boolean {
   return (
     code.startsWith("duplicate_") ||

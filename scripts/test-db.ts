@@ -1,5 +1,5 @@
-// bun run db:test: is the application's own client able to work? Connects by
-// DATABASE_URL as the application does, counts, and looks whether the schema is
+// bun run db:test: does the application's own client work? Connects to
+// DATABASE_URL as the application does, counts rows, and checks that the schema is
 // current. Exits 1 when it cannot connect, 3 when the schema is behind.
 import { sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
@@ -14,17 +14,17 @@ import { readSchemaState } from "./migrations/schema-state";
 
 const usage = `bun run db:test [--json]
 
-Connects as the application does, and looks whether it could work.`;
+Connects as the application does, counts rows, and checks that the schema is current.`;
 
 readOptions(usage, {
   ...jsonFlag,
 });
 
 const { database: address } = readEnv();
-// Only now: it reads the environment as well, and would fail in its own way.
+// Imported only now: it reads the environment too, and would fail in its own way.
 const { closeDatabase, db } = await import("../src/infrastructure/database");
-// Asked first, and closed: it says why it cannot connect, and a role may be
-// allowed a single connection.
+// This connection comes first, because it explains a failure. It is closed before
+// the client connects: a role may have a limit of one connection.
 const { pending, interrupted, replication } =
   await inspect().catch(unreachable);
 await using _client = { [Symbol.asyncDispose]: closeDatabase };
@@ -66,7 +66,7 @@ if (pending.length > 0) {
   process.exitCode = FINDINGS;
 }
 
-/** On the server that the client takes: of several, the one that takes writes. */
+/** Reads the state of the server that the client uses: of several, the primary. */
 async function inspect() {
   const wanted = address.otherHosts?.length ? "primary" : "any";
   await using connection = await openConnection(address, "db:test", wanted);
@@ -83,7 +83,7 @@ async function countTables(): Promise<Record<string, number | null>> {
   return counts;
 }
 
-/** The number of rows; null where the table is not there, or not in schema.ts. */
+/** Counts the rows; null when the table does not exist, or is not in schema.ts. */
 async function countRows(table?: PgTable): Promise<number | null> {
   if (!table) return null;
   try {

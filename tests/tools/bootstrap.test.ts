@@ -124,7 +124,7 @@ describe("db:bootstrap", () => {
       );
       expect(await sql`select from role_permissions`).toHaveLength(0);
       expect(again.stdout).toBe(
-        "Nothing to create: ADMIN@example.com is there\n",
+        "Nothing to create: ADMIN@example.com already exists\n",
       );
       expect(left).toEqual(before);
       const next = /^Password: (.+)$/m.exec(reset.stdout)?.[1] ?? "";
@@ -154,7 +154,7 @@ describe("db:bootstrap", () => {
         stderr: `Error: there is no user ${email}\nHint: create it with \`bun run db:bootstrap:admin --email ${email}\`\n`,
       });
       expect(member.stdout).toBe(
-        "Nothing to create: dev@example.com is there\n",
+        "Nothing to create: dev@example.com already exists\n",
       );
       expect(member.stderr).toStartWith(
         "Warning: dev@example.com does not own the tenant Administration\n",

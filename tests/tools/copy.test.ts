@@ -147,7 +147,7 @@ describe("copy", () => {
       stderr: [
         `Error: ${application.folder} has files of these names with other content`,
         "  src/env.ts",
-        "Hint: put the files into a folder of their own: add `--into <folder>`, such as `--into db`",
+        "Hint: put the files into a separate folder: add `--into <folder>`, such as `--into db`",
         "",
       ].join("\n"),
     });

@@ -143,8 +143,7 @@ describe("db:push", () => {
 
       expect({ exitCode, stderr }).toEqual({
         exitCode: 0,
-        stderr:
-          "Hint: make the migration as well, with `bun run db:generate`\n",
+        stderr: "Hint: also write the migration, with `bun run db:generate`\n",
       });
     },
   );

@@ -422,7 +422,7 @@ describe("db:status and db:logs", () => {
       expect({ exitCode, stderr }).toEqual({
         exitCode: 1,
         stderr:
-          "Error: this clone has not started a server\nHint: start one with `bun run db:start`; of another server, ask its own log\n",
+          "Error: this clone has not started a server\nHint: start one with `bun run db:start`; another server has its own log\n",
       });
     },
   );

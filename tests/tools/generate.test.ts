@@ -324,7 +324,7 @@ describe("after a merge", () => {
         const newer = isRenumbered ? ours : `${number(0)}_ours`;
         expect(refused.exitCode).toBe(2);
         expect(refused.stderr).toStartWith(
-          `Error: ${number(0)}_theirs and ${newer} were both made from the same migration\n`,
+          `Error: ${number(0)}_theirs and ${newer} were both generated from the same migration\n`,
         );
         expect(checked.stdout).toContain('"code":"snapshot_chain"');
         expect(rebased.stderr).toBe("");

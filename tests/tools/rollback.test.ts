@@ -391,7 +391,7 @@ describe("db:rollback", () => {
 
     expect(exitCode).toBe(1);
     expect(stderr).toStartWith(
-      "Error: undone, and still recorded: 0000_users\n",
+      "Error: undone, but still recorded: 0000_users\n",
     );
   });
 
