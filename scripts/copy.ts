@@ -159,7 +159,7 @@ function refuseOverwriting(): void {
   throw refusal(
     different.length > 0
       ? `${application} has files of these names with other content`
-      : `the folder scripts of ${application} has programs that are not ES modules`,
+      : `${application}/scripts has programs that are not ES modules`,
     {
       lines: different.map(([file]) => `  ${file}`),
       hint: "put the files into a separate folder: add `--into <folder>`, such as `--into db`",

@@ -1,5 +1,5 @@
-// bun run db:migrate: applies the migrations that have no record yet, each in a
-// transaction of its own. Needs a direct connection. Exits 1 when one fails (it
+// bun run db:migrate: applies the migrations that have no record yet, each in
+// its own transaction. Needs a direct connection. Exits 1 when one fails (it
 // is rolled back), 2 for a bad flag, 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";

@@ -1,12 +1,12 @@
-// Opens sessions as libpq does, for whichever driver: which of several hosts,
-// whether encrypted, and for how long an answer is waited for.
+// Opens sessions as libpq does, for any driver: chooses one of several hosts, sets
+// up TLS, and limits the time.
 // https://www.postgresql.org/docs/current/libpq-connect.html
 import { connect as dial, type Socket } from "node:net";
 import { connect as startTls, type ConnectionOptions } from "node:tls";
 import { tlsOptions } from "./database-tls";
 import { type DatabaseAddress, type Host, hostsOf } from "./database-url";
 
-/** What a server is to the others of its cluster. */
+/** The role of a server in replication. */
 export interface Role {
   /** It replays what another server writes. */
   isStandby: boolean;
@@ -14,11 +14,11 @@ export interface Role {
   isReadOnly: boolean;
 }
 
-/** The query that answers a `Role`. */
+/** The query that returns a `Role`. */
 export const ROLE = `select pg_catalog.pg_is_in_recovery() as "isStandby",
   pg_catalog.current_setting('transaction_read_only') = 'on' as "isReadOnly"`;
 
-/** Which servers do: libpq's values, and one for which it has no word. */
+/** Which server to use: libpq's values, and `prefer-primary`. */
 export type Wanted =
   | "any"
   | "read-write"
@@ -28,13 +28,13 @@ export type Wanted =
   | "prefer-standby"
   | "prefer-primary";
 
-/** How a driver logs in through a socket that is connected, and encrypted if need be. */
+/** A driver: logs in through a connected socket, which may be encrypted. */
 export interface Driver<Session extends { role: Role }> {
   logIn(socket: Socket, host: Host): Promise<Session>;
   close(session: Session): Promise<void>;
 }
 
-/** Why a host was not taken. */
+/** A host that was not used, and why. */
 export interface Refusal {
   host: Host;
   error: Error & { code?: string };
@@ -47,25 +47,25 @@ export interface Way extends Host {
 
 const DEFAULT_SECONDS = 10;
 const KEEPALIVE_SECONDS = 30;
-/** How long after the end of a connection its driver may say why. In milliseconds. */
+/** How long a driver has to say why a connection ended. In milliseconds. */
 const REASON_MS = 200;
 
-/** How long each host has to connect and log in: `connect_timeout`, else ten seconds. */
+/** Returns how many seconds each host has to connect and log in. */
 export function connectSeconds({ settings }: DatabaseAddress): number {
   const seconds = Number(settings?.connect_timeout ?? 0);
   return seconds > 0 ? seconds : DEFAULT_SECONDS;
 }
 
 /**
- * Opens a session on the first host that suits, in the order of the address or,
- * with `load_balance_hosts=random`, in any. As in libpq, a host that cannot be
- * reached or does not suit leads to the next one; one that refuses the login, or
- * whose certificate is not trusted, does not.
+ * Opens a session on the first suitable host, in the order of the address or, with
+ * `load_balance_hosts=random`, in random order. As in libpq, the next host is tried
+ * when one cannot be reached or is not suitable; not when one refuses the login or
+ * has an untrusted certificate.
  *
- * @param wanted where the address has no `target_session_attrs`.
- * @returns the session, and how it was reached.
- * @throws the last error, with a `refusals` list of what each host answered.
- * An error of ours has a code: `CONNECT_TIMEOUT`, `NO_TLS`, `NOT_POSTGRES`,
+ * @param wanted which server, if the address has no `target_session_attrs`.
+ * @returns the session, and the way that it was opened.
+ * @throws the last error, with the list `refusals` of each host's error. An error
+ * of this file has a code: `CONNECT_TIMEOUT`, `NO_TLS`, `NOT_POSTGRES`,
  * `CONNECTION_CLOSED`, `UNSUITABLE`.
  */
 export async function openSession<Session extends { role: Role }>(
@@ -86,7 +86,7 @@ export async function openSession<Session extends { role: Role }>(
       const last = refusals.at(-1);
       if (last && !leadsOn(last.error)) break;
     }
-    // Others than preferred would do, where there are any.
+    // A second round for `prefer-…` makes sense only if a server was unsuitable.
     if (!refusals.some(({ error }) => error.code === "UNSUITABLE")) break;
   }
   throw Object.assign(refusals.at(-1)?.error ?? new Error("no host"), {
@@ -109,7 +109,7 @@ export async function openSession<Session extends { role: Role }>(
   }
 }
 
-/** `prefer-…` asks all hosts a second time when none is what was preferred. */
+/** Returns the rounds: `prefer-…` tries all hosts a second time, for any server. */
 function wishes(wanted: Wanted): Wanted[] {
   if (wanted === "prefer-standby") return ["standby", "any"];
   if (wanted === "prefer-primary") return ["primary", "any"];
@@ -129,7 +129,7 @@ function unsuited({ isStandby, isReadOnly }: Role, wish: Wanted): Error {
   return coded("UNSUITABLE", `is ${role}, and this requires ${needed}`);
 }
 
-/** Where TLS failed, or plain text did, `prefer` and `allow` try the other. */
+/** Returns the ways to connect to a host: `prefer` and `allow` have two. */
 function waysTo(host: Host, address: DatabaseAddress): Way[] {
   const tls = tlsOptions(address, host.host);
   const plain: Way = { ...host, tls: false };
@@ -139,12 +139,12 @@ function waysTo(host: Host, address: DatabaseAddress): Way[] {
   return [{ ...host, tls }];
 }
 
-/** An error of TLS, or the server's refusal of a connection with or without it. */
+/** True for an error of TLS, or when the server refuses to connect with or without it. */
 function isAboutTls(error: Refusal["error"]): boolean {
   return "isTls" in error || error.code === "28000";
 }
 
-/** Whether the next host is tried: always, unless it would answer the same. */
+/** True when the next host is tried: always, unless it would answer the same. */
 function leadsOn(error: Refusal["error"]): boolean {
   if ("isTls" in error) return false;
   const isAnswer = /^(?=.*\d)[0-9A-Z]{5}$/.test(error.code ?? "");
@@ -162,7 +162,7 @@ async function logIn<Session extends { role: Role }>(
 }
 
 /**
- * Connects a socket to one host, and encrypts it where that is the way.
+ * Connects a socket to one host, and encrypts it if `way` has TLS.
  *
  * @throws like `openSession`.
  */
@@ -174,11 +174,11 @@ export async function openSocket(
 }
 
 /**
- * Gives `work` the time that a host has, or less where the host ends the
- * connection: a driver that is given a socket too late does not hear of it.
+ * Runs `work` within the time limit of a host. Ends earlier when the host closes
+ * the connection: a driver that gets a closed socket is not told of that.
  *
- * @param work hands over what it has opened: it is destroyed where `work` fails
- * or is late.
+ * @param work passes on the sockets that it opens: they are destroyed when it
+ * fails or is late.
  */
 async function inTime<T>(
   address: DatabaseAddress,
@@ -233,7 +233,7 @@ async function dialHost(
 
   if (sslnegotiation !== "direct" && !(await askForTls(socket))) {
     if (address.sslmode === "prefer") {
-      way.tls = false; // it is what was agreed on
+      way.tls = false; // the connection is not encrypted
       return socket;
     }
     throw Object.assign(coded("NO_TLS", "it has no TLS"), { isTls: true });
@@ -248,19 +248,22 @@ async function dialHost(
   return encrypted;
 }
 
-/** https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL */
+/**
+ * Asks the server for TLS; false when it has none.
+ * https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL
+ */
 async function askForTls(socket: Socket): Promise<boolean> {
   const request = Buffer.alloc(8);
   request.writeInt32BE(8);
   request.writeInt32BE(80877103, 4);
   socket.write(request);
   const answer = String(await until(socket, "data"));
-  // More than one byte would have been sent by somebody in between.
+  // More than one byte may come from an attacker in between (CVE-2021-23222).
   if (answer === "S" || answer === "N") return answer === "S";
   throw coded("NOT_POSTGRES", "it does not answer as PostgreSQL");
 }
 
-/** Waits for an event of a socket; an error or its end is thrown. */
+/** Waits for an event of a socket. @throws its error, or when it is closed. */
 async function until(socket: Socket, event: string): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>();
   const closed = () =>
@@ -269,7 +272,7 @@ async function until(socket: Socket, event: string): Promise<unknown> {
   try {
     return await promise;
   } finally {
-    // The listener for errors stays: one that nobody listens to ends the process.
+    // The listener for errors stays: an error without a listener ends the process.
     socket.off(event, resolve).off("close", closed);
   }
 }

@@ -1,14 +1,14 @@
-// How a connection is encrypted and what it checks: `sslmode` and its like, as
-// libpq means them. https://www.postgresql.org/docs/current/libpq-ssl.html
+// TLS options from `sslmode` and the related parameters, with libpq's meaning.
+// https://www.postgresql.org/docs/current/libpq-ssl.html
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { isIP } from "node:net";
 import { checkServerIdentity, type ConnectionOptions } from "node:tls";
 import { type DatabaseAddress, isLocal, misconfigured } from "./database-url";
 
 /**
- * The options of `tls.connect` for one host of an address; false where the
- * connection is not encrypted. With `prefer` and `allow` libpq also tries the
- * other way, which is left to the caller.
+ * Returns the options of `tls.connect` for one host of an address; false when the
+ * connection is not encrypted. With `prefer` and `allow`, the caller also tries
+ * the other way.
  *
  * @throws like `readEnv` when a file cannot be read.
  */
@@ -20,7 +20,7 @@ export function tlsOptions(
   if (sslmode === "disable" || host.startsWith("/")) return false;
   const { sslcert, sslkey } = settings;
   if (sslkey) refuseOpenKey(address, sslkey);
-  // A certificate authority that is named is asked in every mode.
+  // With a named certificate authority, the certificate is checked in every mode.
   const isChecked = sslmode.startsWith("verify") || sslrootcert !== undefined;
   const authorities =
     sslrootcert && sslrootcert !== "system"
@@ -47,7 +47,7 @@ export function tlsOptions(
   };
 }
 
-/** The file of the system's certificate authorities; undefined where none is known. */
+/** Finds the file of the system's certificate authorities; undefined when unknown. */
 export function findSystemAuthorities(): string | undefined {
   const files = [
     process.env.SSL_CERT_FILE ?? "", // OpenSSL's own variable
@@ -58,7 +58,7 @@ export function findSystemAuthorities(): string | undefined {
   return files.find((file) => existsSync(file));
 }
 
-/** Without it JavaScript trusts the authorities that it brings along itself. */
+/** Reads the system's authorities: JavaScript would use its own, built-in list. */
 function readSystemAuthorities(): string | undefined {
   const file = findSystemAuthorities();
   return file && readFileSync(file, "utf8");
@@ -79,7 +79,7 @@ function readFile(
   }
 }
 
-/** libpq uses no key that others may read. */
+/** Refuses a key that others may read, as libpq does. */
 function refuseOpenKey({ variable }: DatabaseAddress, file: string): void {
   const status = statSync(file, { throwIfNoEntry: false });
   const others = status?.uid === 0 ? 0o027 : 0o077;
@@ -91,9 +91,9 @@ function refuseOpenKey({ variable }: DatabaseAddress, file: string): void {
 }
 
 /**
- * The address as node-postgres, postgres.js and drizzle-kit take it: its first
- * host, and of the two ways to connect that `prefer` leaves open the plain one on
- * this machine, the encrypted one elsewhere.
+ * Returns the address in the form of node-postgres, postgres.js and drizzle-kit:
+ * its first host only. `prefer` and `allow` become no TLS on this machine, and TLS
+ * elsewhere.
  *
  * @throws like `tlsOptions`.
  */

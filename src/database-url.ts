@@ -1,8 +1,8 @@
-// Takes connection strings apart as libpq does, so that the application, the
-// commands, drizzle-kit, psql and pg_dump understand the same by one.
+// Parses connection strings as libpq does, so that one means the same to the
+// application, the commands, drizzle-kit, psql and pg_dump.
 // https://www.postgresql.org/docs/current/libpq-connect.html
 
-/** What a parameter of libpq may be. Those that are not listed are refused. */
+/** The accepted values of libpq's parameters. Other parameters are refused. */
 const accepted = {
   // The parts of the address itself.
   host: /./,
@@ -39,9 +39,9 @@ const accepted = {
   ssl_min_protocol_version: ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
   ssl_max_protocol_version: ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
 
-  // The network. Zero or less is the default of connect_timeout: no command
-  // waits for ever. JavaScript's sockets have only the first two keepalives;
-  // the rest hold for psql and pg_dump.
+  // The network. A connect_timeout of zero or less means the default: no command
+  // waits forever. JavaScript's sockets support only the first two keepalives; the
+  // others apply to psql and pg_dump.
   connect_timeout: /^-?\d+$/,
   keepalives: ["0", "1"],
   keepalives_idle: /^\d+$/,
@@ -54,7 +54,7 @@ const accepted = {
   fallback_application_name: /./,
   options: /./,
 
-  // Accepted where they ask for what happens anyway.
+  // Accepted with the value that applies anyway.
   client_encoding: /^(auto|utf-?8)$/i,
   gssencmode: ["disable", "prefer"],
   sslcertmode: ["allow"],
@@ -63,7 +63,7 @@ const accepted = {
   ssl: ["true"], // JDBC's, which libpq reads as sslmode=require
 } as const;
 
-/** Parameters of other clients and of hosts of databases. They change nothing here. */
+/** Parameters of other clients and of hosting services. They are ignored. */
 const foreign = [
   "connection_limit", // Prisma
   "max_idle_connection_lifetime",
@@ -79,7 +79,7 @@ const foreign = [
   "uselibpqcompat", // node-postgres
 ];
 
-/** The parameters of an address under libpq's names, each one as listed above. */
+/** The parameters of an address, by libpq's names, with the values listed above. */
 export type Settings = {
   [
     Name in keyof typeof accepted
@@ -93,7 +93,7 @@ export interface Host {
   port: number;
 }
 
-/** Where a database is and how to get in. Holds the password: never print it. */
+/** The address of a database, and its login. Holds the password: never print it. */
 export interface DatabaseAddress extends Host {
   /** The variable that it was read from, for messages. */
   variable: string;
@@ -102,17 +102,17 @@ export interface DatabaseAddress extends Host {
   user: string;
   password: string;
   database: string;
-  /** As libpq means it: https://www.postgresql.org/docs/current/libpq-ssl.html */
+  /** With libpq's meaning: https://www.postgresql.org/docs/current/libpq-ssl.html */
   sslmode: NonNullable<Settings["sslmode"]>;
-  /** A file of certificate authorities, or `system`; without it, the system's. */
+  /** A file of certificate authorities, or `system`; the system's when undefined. */
   sslrootcert: string | undefined;
-  /** The other parameters that were given. */
+  /** The other parameters of the connection string. */
   settings?: Settings;
   /** Startup parameters, such as `application_name`. */
   parameters: Record<string, string>;
   /**
-   * On this machine, another clone's server may have the port: where this clone
-   * records its own, and false where nobody has chosen the address.
+   * Set for an address on this machine, where another clone's server may use the
+   * port: the folder of this clone's record, and whether the address was configured.
    */
   guard?: { dataDir: string; isChosen: boolean };
 }
@@ -122,10 +122,10 @@ const URI =
   /^postgres(?:ql)?:\/\/(?:([^:@/?#]*)(?::([^@/?#]*))?@)?([^@/?#]*)(?:\/([^@/?#]*))?(?:\?([^#]*))?$/;
 
 /**
- * Takes a connection string apart, as libpq does.
+ * Parses a connection string, as libpq does.
  *
- * @param from where the variable stands, for messages.
- * @throws like `readEnv`; the message never holds the string itself.
+ * @param from the place of the variable, for messages.
+ * @throws like `readEnv`; the message never contains the string itself.
  */
 export function parseDatabaseUrl(
   text: string,
@@ -257,7 +257,7 @@ export function parseDatabaseUrl(
   };
 }
 
-/** The address as a connection string, which holds the password: never print it. */
+/** Returns the address as a connection string. Holds the password: never print it. */
 export function formatDatabaseUrl(address: DatabaseAddress): string {
   const { user, password, database, sslmode, sslrootcert } = address;
   const hosts = hostsOf(address).map(({ host, port }) =>
@@ -280,7 +280,7 @@ export function formatDatabaseUrl(address: DatabaseAddress): string {
 /**
  * Pairs a list of hosts with a list of ports: one port for each, or one for all.
  *
- * @param from what the lists were read from, for messages.
+ * @param from the source of the lists, for messages.
  * @throws like `readEnv`.
  */
 export function readHosts(
@@ -292,7 +292,7 @@ export function readHosts(
   if (ports.some((port) => !Number.isInteger(port) || port < 1 || port > 65535))
     throw misconfigured(
       `${from} names a port that is not a number from 1 to 65535`,
-      "correct the port: PostgreSQL's own is 5432",
+      "fix the port: PostgreSQL's default is 5432",
     );
   const hosts = hostList.split(",").map((host, index) => ({
     host: host.replace(/^\[|\]$/g, "") || "localhost",
@@ -307,7 +307,7 @@ export function readHosts(
   return [first, ...others];
 }
 
-/** All servers of an address, in the order in which they were named. */
+/** Returns all servers of an address, in their order. */
 export function hostsOf({ host, port, otherHosts = [] }: DatabaseAddress) {
   return [{ host, port }, ...otherHosts];
 }
@@ -326,7 +326,7 @@ export function isLocal({
   );
 }
 
-/** An error in what was configured: a command that meets one exits with 2. */
+/** Returns an error in the configuration: a command exits with 2. */
 export function misconfigured(message: string, hint: string): Error {
   return Object.assign(new Error(message), {
     code: "CONFIGURATION",

@@ -1,6 +1,6 @@
-// The only reader of the environment, for the application, the scripts,
-// drizzle-kit and the tests. The process's own variables win over .env.local,
-// which wins over .env; with neither file, .env.example holds for development.
+// Reads the environment for the application, the scripts, drizzle-kit and the
+// tests; nothing else does. The process's own variables win over .env.local,
+// which wins over .env; with neither file, development uses .env.example.
 import { readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,9 +14,9 @@ import {
 } from "./database-url";
 
 /**
- * The names of what describes a connection; of several the first that is set is
- * taken. One that ends in _FILE names a file that holds the value. Add the names
- * that your own application uses.
+ * The variables that describe a connection; of several, the first one that is set
+ * is used. A variable that ends in _FILE names a file that holds the value. Add the
+ * names that your own application uses.
  */
 const names = {
   url: ["DATABASE_URL", "POSTGRES_URL", "DATABASE_URL_FILE"],
@@ -30,7 +30,7 @@ const names = {
   password: ["POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE"],
 };
 
-/** The folder that package.json is in. */
+/** The folder of package.json. */
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** The environment, read and checked. Paths are absolute. */
@@ -38,24 +38,24 @@ export interface Env {
   isProduction: boolean;
   /** The application's connection. */
   database: DatabaseAddress;
-  /** A connection past the pooler, the same as `database` where there is none. */
+  /** A connection without the pooler; the same as `database` when none is named. */
   direct: DatabaseAddress;
   replicas: DatabaseAddress[];
   client: ClientSettings;
   engine: "auto" | "compose" | "embedded" | "external";
   dataDir: string;
-  /** The server for the tests, where one is named. */
+  /** The server for the tests, if one is named. */
   test: DatabaseAddress | undefined;
   backupDir: string;
-  /** Docker Compose's own variable, which it would not find in .env.local. */
+  /** Docker Compose's own variable: Compose itself does not read .env.local. */
   composeProjectName: string | undefined;
 }
 
 /** The limits of the application's client. Times are in milliseconds. */
 export interface ClientSettings {
-  /** True behind a transaction pooler: a session keeps nothing that is set in it. */
+  /** True behind a transaction pooler, where a session does not keep its settings. */
   isPooled: boolean;
-  /** True where a session keeps the statements that are prepared in it. */
+  /** True when a session keeps its prepared statements. */
   canPrepare: boolean;
   poolSize: number;
   replicaPoolSize: number;
@@ -75,8 +75,8 @@ interface Layer {
 /**
  * Reads and checks the environment.
  *
- * @param folder where the .env files are, and what paths are relative to.
- * @param variables the process's own.
+ * @param folder the folder of the .env files; paths are relative to it.
+ * @param variables the process's own variables.
  * @throws an error with `exitCode` 2 and a `hint` that names the variable that
  * is missing or malformed, and where to fix it.
  */
@@ -110,15 +110,15 @@ export function readEnv(
   };
 }
 
-/** Throws like `readEnv` where a database is named: for what needs none. */
+/** Checks the environment if a database is named; for commands that need none. */
 export function checkEnv(): void {
   const layers = readLayers(root, process.env);
   if (find(layers, Object.values(names).flat())) readEnv();
 }
 
 /**
- * Returns every variable, with the value that wins. Whichever of its names the
- * URL has, the others that are not set have it, too.
+ * Returns every variable with the value that wins. The URL is also set under those
+ * of its names that are not set, so that a config finds it under any of them.
  */
 export function readVariables(folder = root): Layer["variables"] {
   const variables: Layer["variables"] = {};
@@ -150,7 +150,7 @@ function readEnvFile(folder: string, name: string): Layer[] {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     if (!text.includes("\0"))
       return [{ name, folder, variables: parseDotenv(text) }];
-  } catch {} // the same as a text with zeros: UTF-16, or an older encoding
+  } catch {} // UTF-16 or an older encoding, as is a text with zeros
   throw misconfigured(
     `${name} is not encoded as UTF-8`,
     `save \`${name}\` as UTF-8; PowerShell 5 writes UTF-16 with \`>\``,
@@ -169,16 +169,16 @@ function readFileIfThere(path: string, name: string): Buffer | undefined {
   }
 }
 
-/** A variable that is set: its value, or that of the file that it names. */
+/** A variable that is set, with its value or the content of the file it names. */
 interface Found {
   name: string;
   value: string;
-  /** The layer that it stands in: 0 is the process's own. */
+  /** The index of its layer: 0 is the process's own variables. */
   depth: number;
   from: string;
 }
 
-/** Finds a variable in the first layer that has it; an empty one counts as unset. */
+/** Finds a variable in the first layer that sets it; an empty one counts as unset. */
 function find(layers: Layer[], names: string[]): Found | undefined {
   for (const [depth, { name: from, folder, variables }] of layers.entries())
     for (const name of names) {
@@ -240,7 +240,7 @@ function readParts(layers: Layer[], isProduction: boolean): DatabaseAddress {
   };
 }
 
-/** False where every part of the address is .env.example's. */
+/** False when every part of the address comes from .env.example. */
 function isAddressChosen(layers: Layer[]): boolean {
   const { url, host, port, database, user, password } = names;
   return [url, host, port, database, user, password].some((part) => {
@@ -250,9 +250,9 @@ function isAddressChosen(layers: Layer[]): boolean {
 }
 
 /**
- * The direct connection belongs to the address that it stands beside: one from
- * a file does not apply to a DATABASE_URL, or to parts of one, that the process
- * set itself, or a command would reach another database than the one it was given.
+ * Reads the direct connection. One from a file does not apply to a DATABASE_URL, or
+ * parts of one, that the process itself has set: a command would reach another
+ * database than the one it was given.
  */
 function readDirect(
   layers: Layer[],
@@ -265,7 +265,7 @@ function readDirect(
   if (direct && direct.depth <= depth) return parse(direct);
 }
 
-/** A comma that stands before a connection string separates; others are part of one. */
+/** Reads a list of URLs. A comma separates only before a URL; others are part of one. */
 function readList(layers: Layer[], names: string[]): DatabaseAddress[] {
   const list = find(layers, names);
   if (!list) return [];
@@ -279,8 +279,8 @@ function readList(layers: Layer[], names: string[]): DatabaseAddress[] {
 /**
  * Reads the limits of the application's client.
  *
- * @param hasDirect whether a second variable names a direct connection, which
- * means that the first goes through a pooler.
+ * @param hasDirect true when a second variable names a direct connection: the
+ * first then goes through a pooler.
  */
 function readLimits(layers: Layer[], hasDirect: boolean): ClientSettings {
   const poolSize = readCount(layers, "DATABASE_POOL_SIZE", 10);
@@ -318,7 +318,7 @@ function readCount(layers: Layer[], name: string, standard: number): number {
   );
 }
 
-/** Reads a time with its unit, as PostgreSQL writes them; without one it is seconds. */
+/** Reads a time with a unit in PostgreSQL's notation; in seconds without a unit. */
 function readTime(layers: Layer[], name: string, seconds: number): number {
   const found = find(layers, [name]);
   if (!found) return seconds * 1000;
@@ -326,7 +326,7 @@ function readTime(layers: Layer[], name: string, seconds: number): number {
     /^(\d+(?:\.\d+)?) ?(ms|s|min)?$/.exec(found.value) ?? [];
   const factor = { ms: 1, s: 1000, min: 60_000 }[unit] ?? 0;
   const time = Math.round(Number(number) * factor);
-  // The longest that a timer of JavaScript can wait.
+  // The limit of JavaScript's timers.
   if (time >= 1 && time < 2 ** 31 - 60_000) return time;
   throw misconfigured(
     `${name} in ${found.from} is not a time`,

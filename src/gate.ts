@@ -1,16 +1,16 @@
-// Has the published port in production, and passes each connection to a container
-// of the application that is healthy. While a new version takes the place of an
-// old one, no connection is refused: it waits until one of them takes it.
+// Listens on the published port in production, and passes each connection to a
+// healthy container of the application. While a new version replaces an old one,
+// no connection is refused: it waits until one of them accepts it.
 import { lookup } from "node:dns/promises";
 import { connect, createServer, type Socket } from "node:net";
 
 /** Compose's name for every container of the application. */
 const APP = "app";
 const PORT = 3000;
-const LOOK_MS = 500;
-/** A container that has just gone does not answer at all. */
+const LOOKUP_MS = 500;
+/** How long to wait for a container: one that was just removed does not answer. */
 const CONNECT_MS = 500;
-/** How long a connection waits for a container that takes it. */
+/** How long a connection waits for a container that accepts it. */
 const WAIT_MS = 10_000;
 
 let addresses: string[] = [];
@@ -23,10 +23,10 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
 
 while (true) {
   addresses = await findAddresses();
-  await Bun.sleep(LOOK_MS);
+  await Bun.sleep(LOOKUP_MS);
 }
 
-/** The healthy containers; all of them where none is, for they say why. */
+/** Finds the healthy containers; all of them when none is, so that /health says why. */
 async function findAddresses(): Promise<string[]> {
   const found = await lookup(APP, { all: true, family: 4 }).catch(() => []);
   const all = found.map(({ address }) => address);
@@ -41,7 +41,7 @@ async function isHealthy(address: string): Promise<boolean> {
     const url = `http://${address}:${PORT}/health`;
     return (await fetch(url, { signal, keepalive: false })).ok;
   } catch {
-    return false; // it has just ended, or starts
+    return false; // it has just ended, or is starting
   }
 }
 
@@ -63,7 +63,7 @@ async function pass(client: Socket): Promise<void> {
   client.destroy();
 }
 
-/** Returns a connection; undefined where the container does not take it at once. */
+/** Returns a connection; undefined when the container does not accept it at once. */
 function open(address: string): Promise<Socket | undefined> {
   const { promise, resolve } = Promise.withResolvers<Socket | undefined>();
   const socket = connect(PORT, address);

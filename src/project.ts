@@ -1,6 +1,6 @@
-// What drizzle.config.ts says: where the schema and the migrations are, and what
-// is ours. It is read once, when a command first asks. No other place names a
-// folder or a table.
+// Reads drizzle.config.ts: where the schema and the migrations are, and which
+// schemas, tables and roles are ours. It is read once, at the first use. No other
+// place names a folder or a table.
 import { existsSync, globSync, readdirSync, statSync } from "node:fs";
 import Module, { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
@@ -12,32 +12,32 @@ import { readVariables, root } from "./env";
 export interface Project {
   /** The name of the file, for messages. */
   config: string;
-  /** Files, folders and globs of the schema, as they are written there. */
+  /** Files, folders and globs of the schema, as written in the config. */
   schema: string[];
-  /** Where drizzle-kit writes: `out`, as an absolute path. */
+  /** The folder that drizzle-kit writes to: `out`, as an absolute path. */
   migrationsFolder: string;
   casing: "camelCase" | "snake_case" | undefined;
-  /** The schemas that are ours; undefined where the config does not say. */
+  /** The schemas that are ours; undefined when the config does not say. */
   schemaFilter: string[] | undefined;
-  /** Globs of tables that are ours, `!` before those that are not. */
+  /** Globs of tables that are ours; with `!`, of tables that are not. */
   tablesFilter: string[];
   /** Extensions whose tables are not ours, such as `postgis`. */
   extensionsFilters: string[];
   /** Which roles are ours (`entities.roles`). */
   roles:
     boolean | { provider?: string; include?: string[]; exclude?: string[] };
-  /** The table of the records; `sql` is its name as SQL. */
+  /** The table of the records; `sql` is its quoted name. */
   records: { schema: string; table: string; sql: string };
-  /** How the name of a new migration begins. */
+  /** The prefix of a new migration's name. */
   prefix: "index" | "timestamp" | "supabase" | "unix" | "none";
-  /** False where generated statements stand without `--> statement-breakpoint`. */
+  /** False when generated statements have no `--> statement-breakpoint` between. */
   breakpoints: boolean;
 }
 
 /** The names that drizzle-kit looks for, in its order. */
 const CONFIGS = ["ts", "js", "json"].map((type) => `drizzle.config.${type}`);
 
-/** What has no part in what the commands do, or is read by drizzle-kit itself. */
+/** Settings that do not matter to the commands, or that drizzle-kit reads itself. */
 const HARMLESS = ["dbCredentials", "introspect", "strict", "verbose"];
 
 let project: Project | undefined;
@@ -45,27 +45,27 @@ let project: Project | undefined;
 /**
  * Reads drizzle.config.ts (drizzle-kit 0.31's: https://orm.drizzle.team/docs/drizzle-config-file).
  *
- * @throws an error with `exitCode` 2 and a `hint` where there is none, where it
- * cannot be loaded, and where it sets what the commands cannot honour.
+ * @throws an error with `exitCode` 2 and a `hint` when there is no config, when it
+ * cannot be loaded, and when the commands do not support one of its settings.
  */
 export function readProject(): Project {
   project ??= loadProject(root);
   return project;
 }
 
-/** Reads the configuration of the application in a folder; throws like `readProject`. */
+/** Reads the config of the application in a folder; throws like `readProject`. */
 export function loadProject(folder: string): Project {
   const name = findConfig(folder);
   return checkConfig(folder, name, loadConfig(join(folder, name), name));
 }
 
 /**
- * The files that `schema` names, as drizzle-kit finds them: those of a folder
+ * Lists the files that `schema` names, in the same way as drizzle-kit: a folder
  * without its subfolders.
  *
- * @param folder that of another application, or of another state of this one.
+ * @param folder the folder of another application, or of another commit of this one.
  * @returns absolute paths.
- * @throws like `readProject`, where there is none.
+ * @throws like `readProject`, when there is no such file.
  */
 export function listSchemaFiles(folder = root): string[] {
   const { config, schema } =
@@ -90,7 +90,7 @@ export function listSchemaFiles(folder = root): string[] {
   );
 }
 
-/** Loads the schema: what its files export. Where two export one name, both stay. */
+/** Loads everything that the schema's files export. If two export the same name, both are kept. */
 export async function loadSchema(
   folder = root,
 ): Promise<Record<string, unknown>> {
@@ -104,7 +104,7 @@ export async function loadSchema(
   return schema;
 }
 
-/** Returns the name of its drizzle.config.ts; throws like `readProject`. */
+/** Returns the name of a folder's drizzle.config.ts; throws like `readProject`. */
 export function findConfig(folder: string): string {
   const found = CONFIGS.find((name) => existsSync(join(folder, name)));
   if (found) return found;
@@ -114,18 +114,20 @@ export function findConfig(folder: string): string {
   );
 }
 
-/** What it changes in the environment is undone, and what it prints, such as the
- * URL with its password, is left out. */
+/**
+ * Loads the config. Its changes to the environment are undone, and its output is
+ * dropped: it may print the URL with its password.
+ */
 function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
   const { log, info } = console;
   const restore = provideDefineConfig();
   const cwd = process.cwd();
-  // Its credentials are not used, so a t3 application's other variables may be missing.
+  // Its credentials are not used: a t3 application need not have all its variables.
   const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
   Object.assign(process.env, readVariables(dirname(file)), quiet);
   console.log = console.info = () => {};
-  process.chdir(dirname(file)); // where drizzle-kit is run
+  process.chdir(dirname(file)); // as drizzle-kit is run
   try {
     const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
@@ -146,7 +148,7 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   }
 }
 
-/** What is used of Bun, whose types an application on Node does not have. */
+/** The part of Bun's API used here: an application on Node does not have its types. */
 interface BunPlugins {
   plugin(plugin: {
     name: string;
@@ -159,7 +161,7 @@ interface BunPlugins {
   }): unknown;
 }
 
-/** `defineConfig` answers what it is given: drizzle-kit need not be installed. */
+/** Provides `defineConfig`, which returns its argument: drizzle-kit need not be installed. */
 function provideDefineConfig(): () => void {
   const kit = { defineConfig: (config: object) => config };
   const { Bun: bun } = globalThis as { Bun?: BunPlugins };
@@ -188,7 +190,7 @@ function checkConfig(
   const refuse = (key: string, what: string) =>
     misconfigured(
       `${name}: ${key} ${what}`,
-      `change \`${key}\` in \`${name}\`: the commands go by it`,
+      `change \`${key}\` in \`${name}\`: the commands read it`,
     );
   const read = <T>(
     values: object | undefined,
@@ -216,7 +218,7 @@ function checkConfig(
   ) => {
     for (const key of Object.keys(values ?? {}))
       if (!known.includes(key))
-        throw refuse(path + key, "is set, and the commands cannot honour it");
+        throw refuse(path + key, "is set, and the commands do not support it");
   };
 
   const names = (key: string) => {
@@ -285,7 +287,7 @@ function checkConfig(
   };
 }
 
-/** Quotes a name that is not the same without, or may be a word of SQL's own. */
+/** Quotes a name, unless it is one that certainly needs no quotes. */
 function quote(name: string): string {
   if (/^(__[a-z0-9_]+|drizzle|public)$/.test(name)) return name;
   return `"${name.replaceAll('"', '""')}"`;

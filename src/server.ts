@@ -1,6 +1,5 @@
-// The application, as small as it can be while a deploy can be tried with it:
-// put yours in its place, and keep /health and the shutdown. The port is PORT's,
-// or 3000.
+// A minimal application, to try a deploy with. Replace it with yours, and keep
+// /health and the shutdown. It listens on PORT, or 3000.
 import { sql } from "drizzle-orm";
 import { readMigrationFiles } from "drizzle-orm/migrator";
 import { closeDatabase, db } from "./infrastructure/database";
@@ -8,9 +7,9 @@ import { readProject } from "./project";
 
 /** How long the database may take to answer /health. */
 const HEALTH_MS = 2000;
-/** How long requests still arrive after /health has said that this one ends. */
+/** How long requests still arrive after /health reports the shutdown. */
 const DRAIN_MS = 1500;
-/** How long requests may take to end; Docker kills after ten seconds. */
+/** How long requests may take to finish; Docker kills after ten seconds. */
 const SHUTDOWN_MS = 6000;
 
 const { migrationsFolder, records } = readProject();
@@ -41,9 +40,9 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
   });
 
 /**
- * Says why this version cannot work: the database does not answer, or migrations
- * of this version are not applied. A newer database is no problem: while a newer
- * version is deployed, this one goes on.
+ * Returns why this version cannot work: the database does not answer, or migrations
+ * of this version are not applied. A newer database is not a problem: while a newer
+ * version is deployed, this one keeps serving.
  */
 async function findProblem(): Promise<string | undefined> {
   if (isEnding) return "this one ends";

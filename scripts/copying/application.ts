@@ -1,5 +1,5 @@
-// What an application has: its package manager, and what its drizzle.config.ts
-// and .env files say.
+// Reads an application: its package manager, its drizzle.config.ts, and the
+// variables of its database.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { findConfig, loadProject } from "../../src/project";
@@ -15,17 +15,19 @@ const LOCKFILES = {
 
 export type PackageManager = (typeof LOCKFILES)[keyof typeof LOCKFILES];
 
-/** Where an application keeps what the commands look for; paths from its root. */
+/** The files and tables of an application that the commands use; paths from its root. */
 export interface Found {
   config: string;
   migrations: string;
-  /** How many there are. */
+  /** The number of migrations. */
   count: number;
   records: string;
 }
 
-/** By the lockfile or `packageManager` that is nearest, in the folder or above it;
- * npm without one. */
+/**
+ * Finds the package manager by the nearest lockfile or `packageManager`, in the
+ * folder or above it; npm when there is none.
+ */
 export function findPackageManager(folder: string): PackageManager {
   for (const [file, manager] of Object.entries(LOCKFILES))
     if (existsSync(join(folder, file))) return manager;
@@ -42,7 +44,7 @@ export function findPackageManager(folder: string): PackageManager {
     : findPackageManager(dirname(folder));
 }
 
-/** The command that adds packages to the application of a folder. */
+/** Returns the command that adds packages to the application in a folder. */
 export function nameInstall(
   folder: string,
   packages: string[],
@@ -60,9 +62,9 @@ export function nameInstall(
 }
 
 /**
- * Loads the drizzle.config.ts; the variables that it names need not be set.
+ * Loads the drizzle.config.ts; the variables that it reads need not be set.
  *
- * @throws with exit code 2 what is wrong with it.
+ * @throws with exit code 2 and what is wrong with it.
  */
 export function readFound(folder: string): Found {
   const { config, migrationsFolder, records } = withVariables(
@@ -79,13 +81,13 @@ export function readFound(folder: string): Found {
   };
 }
 
-/** The variables that a text of TypeScript reads. */
+/** Lists the variables that a TypeScript text reads. */
 function readNames(text: string): string[] {
   const uses = text.matchAll(/\benv(?:\.|\[["'])(\w+)/g);
   return [...uses].map(([, name = ""]) => name);
 }
 
-/** Gives those that are not set something for as long as `work` takes. */
+/** Runs `work` with a placeholder in each variable that is not set. */
 function withVariables<T>(names: string[], work: () => T): T {
   const missing = names.filter((name) => !process.env[name]);
   for (const name of missing)
@@ -103,10 +105,10 @@ function countEntries(migrations: string): number {
   return JSON.parse(readFileSync(journal, "utf8")).entries.length;
 }
 
-/** A part of the address, such as `url`, and the variable that it is in. */
+/** The parts of the address, such as `url`, each with its variable. */
 export type Variables = Map<string, string>;
 
-/** The variables from which drizzle.config.ts takes its credentials. */
+/** Finds the variables that drizzle.config.ts reads its credentials from. */
 export function readVariables(folder: string): Variables {
   const text = readFileSync(join(folder, findConfig(folder)), "utf8");
   const parts = ["url", "host", "port", "database", "user", "password"];

@@ -1,19 +1,19 @@
-// Which files a command consists of: its program, and what that imports.
+// Finds the files of a command: its program, and what that imports.
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { root } from "../../src/env";
 import { refusal } from "../lib/report";
 
-/** A command of package.json that is a program of `scripts/`. */
+/** A command of package.json that runs a program in `scripts/`. */
 export interface Command {
   name: string;
-  /** The program, from the project's root. */
+  /** The program's path from the project's root. */
   program: string;
-  /** What stands after the program in package.json. */
+  /** The arguments after the program in package.json. */
   args: string;
 }
 
-/** @throws with exit code 2 for a name that is no command. */
+/** Finds commands by name. @throws with exit code 2 for an unknown name. */
 export function findCommands(names: string[]): Command[] {
   const { scripts } = readPackage(root);
   const commands = Object.entries(scripts).flatMap(([name, script]) => {
@@ -30,7 +30,7 @@ export function findCommands(names: string[]): Command[] {
   });
 }
 
-/** The files that programs need, themselves included, and the packages. */
+/** The files that programs need, including themselves, and the packages. */
 export interface Needs {
   /** Paths from the project's root, sorted. */
   files: string[];
@@ -38,7 +38,7 @@ export interface Needs {
   packages: { name: string; version: string; isForDevelopment: boolean }[];
 }
 
-/** Follows the imports of programs, types and dynamic ones included. */
+/** Follows the imports of programs, including types and dynamic imports. */
 export function findNeeds(programs: string[]): Needs {
   const files = new Set<string>();
   const names = new Set<string>();
@@ -68,8 +68,10 @@ export function findNeeds(programs: string[]): Needs {
   };
 }
 
-/** None for the drizzle.config.ts, which is the application's own, and for an
- * import in a text that a program writes. */
+/**
+ * Returns the file of an import, as a list. It is empty for drizzle.config.ts,
+ * which is the application's own, and for an import in a text that a program writes.
+ */
 function resolveImport(from: string, path: string): string[] {
   const target = normalize(join(dirname(from), path));
   if (target === "drizzle.config") return [];
@@ -78,7 +80,7 @@ function resolveImport(from: string, path: string): string[] {
     .slice(0, 1);
 }
 
-/** Files that a program names in a string: what it starts, reads or loads. */
+/** Lists files that a program names in a string: those it starts, reads or loads. */
 function listNamed(from: string, text: string): string[] {
   const named = [
     ...text.matchAll(/"([\w./-]+\.(?:ts|yml)|\.env\.example|\.\.\/[\w-]+)"/g),
@@ -96,7 +98,7 @@ function listNamed(from: string, text: string): string[] {
 
 type Names = Record<string, string>;
 
-/** What package.json of a folder says, with nothing missing. */
+/** Reads the package.json of a folder; a missing list of names is empty. */
 export function readPackage(folder: string): {
   text: string;
   type: string | undefined;
@@ -120,7 +122,7 @@ export function readPackage(folder: string): {
     };
   } catch (error) {
     throw refusal(`${file} cannot be read: ${(error as Error).message}`, {
-      hint: "name the folder of the application, where its package.json is",
+      hint: "name the folder that has the application's package.json",
     });
   }
 }

@@ -55,7 +55,7 @@ export function requireDevelopment(
 }
 
 /**
- * Requires consent where the database is protected, and where data would be lost.
+ * Requires consent when the database is protected, or when data would be lost.
  *
  * @param losses the data that would certainly be lost.
  * @throws with exit code 2 without consent, for `askBetween`.

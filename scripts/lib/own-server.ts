@@ -85,7 +85,7 @@ function refuseServer(address: DatabaseAddress): Error {
       code: "OTHER_SERVER",
       hint: isChosen
         ? "run `bun run db:start`, which checks again; or set another `POSTGRES_PORT` in `.env.local`; or, if you mean that server, set `DB_ENGINE=external`"
-        : "run `bun run db:setup`, which gives this clone a server of its own; or, if you mean that server, name it with `DATABASE_URL`",
+        : "run `bun run db:setup`, which gives this clone its own server; or, if you mean that server, name it with `DATABASE_URL`",
     },
   );
 }

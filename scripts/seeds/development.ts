@@ -1,6 +1,5 @@
-// The rows that a developer starts with: `bun run db:seed`. Rows that are there
-// already are left alone. A row names another by a query, for its id is not
-// known here.
+// The rows for development: `bun run db:seed`. Existing rows are kept. A row refers
+// to another by a query, because ids are not known here.
 import { sql } from "drizzle-orm";
 import type { PgInsertValue } from "drizzle-orm/pg-core";
 import {

@@ -1,5 +1,5 @@
-// What each role of a tenant may do: `bun run db:seed rbac`. The application
-// reads it from the table; this list is where it is decided.
+// The permissions of each role in a tenant: `bun run db:seed rbac`. Change them
+// here; the application reads them from the table.
 import { inArray } from "drizzle-orm";
 import { rolePermissions } from "../../src/infrastructure/database/schema";
 
@@ -17,7 +17,7 @@ const admin = [
 ];
 const permissions = { owner: [...admin, "tenant:delete"], admin, member };
 
-/** Production needs these rows too: no consent is asked for. */
+/** Production needs these rows too, so no consent is required. */
 export const isForProduction = true;
 
 export const rows = [
@@ -26,7 +26,7 @@ export const rows = [
     rows: Object.entries(permissions).flatMap(([role, names]) =>
       names.map((permission) => ({ role, permission })),
     ),
-    // Of these roles, what is not listed is removed; other roles are left alone.
+    // Removes permissions of these roles that are not listed; other roles are kept.
     removeOthers: inArray(rolePermissions.role, Object.keys(permissions)),
   },
 ];

@@ -186,7 +186,7 @@ test(
       });
       expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
       expect(own.exitCode).toBe(2);
-      expect(own.stderr).toContain("is the one that migrates");
+      expect(own.stderr).toContain("is the role that migrates");
       for (const text of [
         "drop table users",
         "truncate users",

@@ -122,13 +122,13 @@ describe("drizzle.config.ts", () => {
       'dialect: "mysql"': 'dialect is not "postgresql"',
       'driver: "pg"': 'dialect is not "postgresql"',
       'dialect: "postgresql", driver: "pglite"':
-        "driver is set, and the commands cannot honour it",
+        "driver is set, and the commands do not support it",
       'dialect: "postgresql", tableFilter: "a"':
-        "tableFilter is set, and the commands cannot honour it",
+        "tableFilter is set, and the commands do not support it",
       'dialect: "postgresql", casing: "kebab"':
         "casing is not camelCase or snake_case",
       'dialect: "postgresql", migrations: { folder: "x" }':
-        "migrations.folder is set, and the commands cannot honour it",
+        "migrations.folder is set, and the commands do not support it",
       'dialect: "postgresql", migrations: { table: "" }':
         "migrations.table is not a name",
       'dialect: "postgresql", schemaFilter: [1]':

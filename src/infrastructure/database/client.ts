@@ -1,4 +1,4 @@
-// The application's client. Nothing connects before the first query.
+// The application's client. It connects with the first query.
 import { readEnv } from "../../env";
 import {
   type Database,
@@ -9,7 +9,7 @@ import {
 import { closePools, openPools, type Pools } from "./pools";
 import { repeat, type RetryConfig, transact } from "./transaction";
 
-// Kept across hot reloads, which run this file anew in the same process.
+// Kept across hot reloads, which run this file again in the same process.
 const global = globalThis as typeof globalThis & { databasePools?: Pools };
 global.databasePools ??= openPools(readEnv());
 
@@ -24,8 +24,8 @@ export function makeClient(pools: Pools) {
   const $primary = openDatabase(pools.primary.query, onOneConnection);
 
   /**
-   * The database. Reads outside of transactions go to a replica where there is
-   * one; `db.$primary` reads what was just written.
+   * The database. Reads outside transactions go to a replica, if there is one;
+   * `db.$primary` reads what was just written.
    */
   const db: Database & { $primary: Database } = Object.assign(
     openDatabase(pools.query, onOneConnection),
@@ -33,12 +33,12 @@ export function makeClient(pools: Pools) {
   );
 
   /**
-   * Runs a transaction, and again after a serialization failure, a deadlock, or
-   * a connection that was lost before COMMIT. What `work` does beside `tx` is
-   * done again as well.
+   * Runs a transaction, and repeats it after a serialization failure, a deadlock,
+   * or a connection that was lost before COMMIT. All of `work` is then run again,
+   * also what it does without `tx`.
    *
-   * @throws the last attempt's error. With the code COMMIT_UNKNOWN it may be
-   * committed, and is not repeated.
+   * @throws the last attempt's error. With the code COMMIT_UNKNOWN the transaction
+   * may be committed, and is not repeated.
    */
   const transactWithRetry = <T>(
     work: (tx: Transaction) => Promise<T>,
@@ -46,9 +46,8 @@ export function makeClient(pools: Pools) {
   ): Promise<T> => repeat(() => $primary.transaction(work, config), attempts);
 
   /**
-   * Closes the connections. What is under way finishes, further queries of it
-   * included, for eight seconds at most; every later query is refused with the
-   * code CLOSED.
+   * Closes the connections. Work in progress may finish, with further queries, for
+   * eight seconds at most; every later query is refused with the code CLOSED.
    */
   const closeDatabase = (): Promise<void> => closePools(pools);
 

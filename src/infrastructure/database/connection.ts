@@ -1,5 +1,5 @@
-// One session of pg's client, with a limit for every answer and a memory of
-// what ended it.
+// One session of pg's client, with a time limit for every answer and a record of
+// the error that ended it.
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import pg, { type QueryResult } from "pg";
@@ -7,14 +7,14 @@ import type { DatabaseAddress } from "../../database-url";
 import { databaseError } from "./errors";
 import { encodeValues, type makeTypes, typesOf } from "./values";
 
-/** One statement, as drizzle hands it to a driver. */
+/** One statement, as drizzle passes it to a driver. */
 export interface Statement {
   text: string;
-  /** The name under which it is prepared; without one it is not. */
+  /** The name of the prepared statement; without a name it is not prepared. */
   name?: string;
-  /** Rows as arrays, which drizzle maps; without it, as objects. */
+  /** Rows as arrays, which drizzle maps; as objects when undefined. */
   rowMode?: "array";
-  /** It is the count of a table, which no text tells from any other statement. */
+  /** True for `$count`: its text alone does not show that it is a read. */
   isCount?: boolean;
 }
 
@@ -23,8 +23,8 @@ export interface Connection {
   /**
    * Runs one statement.
    *
-   * @param types how the columns are read.
-   * @param limitMs after which the connection is closed, in milliseconds.
+   * @param types the parsers of the columns.
+   * @param limitMs the connection is closed after this time, in milliseconds.
    * @throws PostgreSQL's own error, or the `loss`.
    */
   ask(
@@ -33,11 +33,11 @@ export interface Connection {
     types: ReturnType<typeof makeTypes>,
     limitMs: number,
   ): Promise<QueryResult>;
-  /** What ended it: an error with the code CONNECTION_LOST or NO_ANSWER. */
+  /** The error that ended it, with the code CONNECTION_LOST or NO_ANSWER. */
   loss(): Error | undefined;
   /** True while a transaction is open, also a failed one. */
   isInTransaction(): boolean;
-  /** True once a write was refused because it cannot: it may lead to a standby. */
+  /** True once a write was refused as read-only: the server may be a standby. */
   isReadOnly(): boolean;
   /** Says goodbye to the server. */
   end(): Promise<void>;
@@ -45,18 +45,18 @@ export interface Connection {
   destroy(): void;
 }
 
-/** With these PostgreSQL ends a session: shut down, crashed, idle for too long. */
+/** The codes of errors that end a session: shutdown, crash, idle for too long. */
 const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
 
-/** A dead network has no time to say goodbye. In milliseconds. */
+/** How long the server has to close the connection. In milliseconds. */
 const GOODBYE_MS = 1000;
 const WITH_CHANNEL = "SCRAM-SHA-256-PLUS";
 
 /**
- * Logs in through a socket that is connected, and encrypted where that is wanted.
+ * Logs in through a connected socket, which is already encrypted if TLS is used.
  *
- * @param startup every startup parameter.
- * @param onLoss called once, when the connection has ended by itself.
+ * @param startup all startup parameters.
+ * @param onLoss called once, when the connection is lost.
  * @throws PostgreSQL's refusal.
  */
 export async function logIn(
@@ -83,10 +83,10 @@ export async function logIn(
   let isReadOnly = false;
   const bindsChannel = settings?.channel_binding === "require";
   let isBound = false;
-  // What is left out or empty, pg would take from variables of libpq.
+  // pg would read any value that is left out or empty from libpq's variables.
   const client = new pg.Client({
     stream: () => adopt(socket),
-    ssl: false, // the socket has seen to it
+    ssl: false, // the socket is encrypted already
     sslnegotiation: "postgres",
     user,
     database,
@@ -96,9 +96,9 @@ export async function logIn(
   client.connection.once("authenticationSASL", ({ mechanisms }) => {
     isBound = socket instanceof TLSSocket && mechanisms.includes(WITH_CHANNEL);
   });
-  // pg's own would add more of them.
+  // pg's own would add more parameters.
   Object.assign(client, { getStartupConf: () => startup });
-  client.on("error", loseTo); // without a listener the process would end
+  client.on("error", loseTo); // without a listener, the error ends the process
   await client.connect();
   if (bindsChannel && !isBound)
     throw new Error("it offers no channel binding, which the URL requires");
@@ -127,7 +127,7 @@ export async function logIn(
         return await client.query({
           text,
           values: encodeValues(values),
-          // pg looks for declared oids in the property that has the parsers.
+          // pg reads declared oids from the same property as the parsers.
           types: Object.assign(typesOf(values), types),
           ...(name && { name }),
           ...(rowMode && { rowMode }),
@@ -145,7 +145,7 @@ export async function logIn(
   };
 }
 
-/** A pooler hands a session on, with the statements that others prepared in it. */
+/** Explains an error about a prepared statement: a pooler does not keep those. */
 function explainPrepared(error: unknown): unknown {
   const isPooler =
     error instanceof pg.DatabaseError &&
@@ -159,7 +159,7 @@ function explainPrepared(error: unknown): unknown {
   );
 }
 
-/** pg connects its socket itself, and waits for the event. */
+/** Makes pg use a connected socket: pg calls `connect` and waits for the event. */
 function adopt(socket: Socket): Socket {
   const connect = () => {
     queueMicrotask(() => socket.emit("connect"));

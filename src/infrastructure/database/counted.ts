@@ -1,5 +1,5 @@
-// The tables that `bun run db:test` counts, each under the name that it prints.
-// A table that schema.ts does not export any more is counted as "–".
+// The tables that `bun run db:test` counts, each with the name that it prints. A
+// table that schema.ts no longer exports is shown as "–".
 import * as schema from "./schema";
 
 export const counted = {

@@ -1,5 +1,5 @@
-// drizzle on what runs statements here, instead of on pg's own pool: with
-// transactions of ours, and with rows as `execute` has always answered them.
+// drizzle's client on the pools of this folder, instead of pg's pool: with our own
+// transactions, and with `execute` returning rows as an array.
 import type { Assume, ExtractTablesWithRelations } from "drizzle-orm";
 import { drizzle, NodePgSession } from "drizzle-orm/node-postgres";
 import {
@@ -18,10 +18,10 @@ export type Query = (
   values: unknown[],
 ) => Promise<QueryResult>;
 
-/** Runs the statements of a transaction, which `run` sends, on one connection. */
+/** Runs a transaction on one connection: `run` gets the function that sends to it. */
 export type Transact = <T>(run: (query: Query) => Promise<T>) => Promise<T>;
 
-/** What `execute` answers: the rows, with what else PostgreSQL said of them. */
+/** The result of `execute`: an array of rows, with PostgreSQL's other fields. */
 export type Rows<Row> = Row[] & {
   rows: Row[];
   /** How many rows were read or changed; null for other commands. */
@@ -35,23 +35,23 @@ interface RowsHKT extends PgQueryResultHKT {
   type: Rows<Assume<this["row"], Record<string, unknown>>>;
 }
 
-/** drizzle's client, as an application uses it. */
+/** drizzle's client for the application. */
 export type Database = PgDatabase<RowsHKT, typeof schema>;
 
-/** What `transaction` hands over. */
+/** The argument that `transaction` passes on. */
 export type Transaction = PgTransaction<
   RowsHKT,
   typeof schema,
   ExtractTablesWithRelations<typeof schema>
 >;
 
-/** Returns drizzle's client for the schema, on what runs its statements. */
+/** Returns drizzle's client for the schema, which runs statements with `query`. */
 export function openDatabase(query: Query, transact: Transact): Database {
   const database = drizzle({ client: asClient(query), schema });
   const { schema: tables, fullSchema, tableNamesMap } = database._;
   const relations = tables && { schema: tables, fullSchema, tableNamesMap };
   const dialect = new PgDialect();
-  // drizzle's own, on a pool, sends ROLLBACK on what is lost and keeps it.
+  // drizzle's own, on a pool, sends ROLLBACK to a lost connection and keeps it.
   const transaction: typeof database.transaction = (work, config) =>
     transact((run) =>
       new NodePgSession<typeof schema, NonNullable<typeof tables>>(
@@ -66,14 +66,14 @@ export function openDatabase(query: Query, transact: Transact): Database {
     ),
   });
   const $count = counting.$count.bind(counting);
-  // Of what its types know of pg's results, only `execute` shows something.
+  // Only the type of `execute` differs from that of drizzle on pg.
   return Object.assign(database, {
     transaction,
     $count,
   }) as unknown as Database;
 }
 
-/** All that drizzle asks of pg's client is its `query`. */
+/** Returns a client for drizzle, which uses only `query`. */
 function asClient(query: Query): Client {
   const client = {
     query: async (statement: Statement, values: unknown[]) => {

@@ -1,33 +1,33 @@
-// The errors of the application's client itself. drizzle wraps what a statement
-// throws, so look at `error.cause` as well as at `error`: `codeOf` does.
+// The errors of the application's client. drizzle wraps the error of a statement:
+// use `codeOf`, which reads `error.cause` as well as `error`.
 import pg from "pg";
 import type { Refusal } from "../../database-socket";
 import type { DatabaseAddress } from "../../database-url";
 
-/** What can go wrong between the application and its database. */
+/** The codes of errors between the application and its database. */
 export type DatabaseErrorCode =
-  /** No connection could be opened: nothing listens, or it takes no sessions. */
+  /** No connection could be opened: nothing listens, or it takes no more sessions. */
   | "CANNOT_CONNECT"
-  /** Every connection of the pool was in use for as long as one may wait. */
+  /** Every connection of the pool was in use for the whole time limit. */
   | "POOL_BUSY"
   /** An open connection ended before the answer came. */
   | "CONNECTION_LOST"
   /** The answer did not come within the limit; the connection was closed. */
   | "NO_ANSWER"
-  /** COMMIT was sent and not answered: it is committed, or rolled back. */
+  /** COMMIT was sent and not answered: the transaction may be committed. */
   | "COMMIT_UNKNOWN"
   /** A statement of the transaction had failed, and COMMIT rolled it back. */
   | "ROLLED_BACK"
   /** BEGIN was sent without `db.transaction()`. */
   | "UNSAFE_TRANSACTION"
-  /** The transaction has ended; its `tx` is of no use any more. */
+  /** The transaction has ended; its `tx` cannot be used any more. */
   | "TRANSACTION_OVER"
-  /** A pooler does not keep what is prepared. */
+  /** A pooler does not keep prepared statements. */
   | "NOT_PREPARED"
   /** closeDatabase() was called. */
   | "CLOSED";
 
-/** Returns an error with a code of the client, and a hint where there is one. */
+/** Returns an error with a code of the client, and a hint if there is one. */
 export function databaseError(
   code: DatabaseErrorCode,
   message: string,
@@ -61,8 +61,9 @@ export function causesOf(error: unknown): object[] {
 }
 
 /**
- * Returns why no connection could be opened: what is configured wrong and what
- * PostgreSQL refuses as it is, all else with the code CANNOT_CONNECT.
+ * Returns the error for a connection that could not be opened. An error of the
+ * configuration, or PostgreSQL's own refusal, is returned unchanged; any other gets
+ * the code CANNOT_CONNECT.
  */
 export function explainRefusal(
   error: unknown,

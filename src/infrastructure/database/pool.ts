@@ -1,5 +1,5 @@
-// A pool of connections to one database that keeps time: opening a connection,
-// waiting for a free one, and every answer have a limit.
+// A pool of connections to one database. Opening a connection, waiting for a free
+// one, and every answer have a time limit.
 import type { QueryResult } from "pg";
 import {
   type Driver,
@@ -14,7 +14,7 @@ import { type Connection, logIn, type Statement } from "./connection";
 import { codeOf, databaseError, explainRefusal } from "./errors";
 import { makeTypes, SELECT_ARRAY_TYPES } from "./values";
 
-/** A connection that its taker has alone until it is released. */
+/** A connection that only its taker uses until it is released. */
 export interface Lease {
   /**
    * Runs one statement.
@@ -23,18 +23,18 @@ export interface Lease {
    * NO_ANSWER, after which the connection is closed.
    */
   query(statement: Statement, values: unknown[]): Promise<QueryResult>;
-  /** True once nothing can be sent any more. */
+  /** True once the connection is lost. */
   isLost(): boolean;
   /** True while a transaction is open on it. */
   isInTransaction(): boolean;
-  /** Gives it back. It is closed where nobody else should get it as it is. */
+  /** Returns it to the pool, or closes it if it cannot be used again. */
   release(): void;
 }
 
 /** The connections to one database. */
 export interface Pool {
   /**
-   * Takes a connection, an open one or a new one.
+   * Takes an open connection, or opens a new one.
    *
    * @throws PostgreSQL's refusal; an error with the code CANNOT_CONNECT,
    * POOL_BUSY or CLOSED.
@@ -42,35 +42,35 @@ export interface Pool {
   acquire(): Promise<Lease>;
   /** Runs a statement on any connection. @throws like `acquire` and `Lease.query`. */
   query(statement: Statement, values: unknown[]): Promise<QueryResult>;
-  /** When one was last in use, as a time in milliseconds: now, while one is. */
+  /** Returns when a connection was last in use, in milliseconds; now, while one is. */
   usedAt(): number;
-  /** Ends every connection; who waits for an answer is told that it is lost. */
+  /** Closes every connection; statements in progress fail with CONNECTION_LOST. */
   drop(): void;
-  /** Lets nobody in any more, and ends every connection. */
+  /** Refuses new statements, and closes every connection. */
   close(): void;
 }
 
-/** Somebody who waits for a connection. */
+/** A call of `acquire` that waits for a connection. */
 interface Waiter {
   take(connection: Connection): void;
   giveUp(error: unknown): void;
 }
 
-/** PostgreSQL's own limit strikes first, where it can. In milliseconds. */
+/** Added to a limit, so that PostgreSQL's own limit comes first. In milliseconds. */
 const GRACE_MS = 1000;
-/** A connection that has been idle for so long is closed. In milliseconds. */
+/** A connection that has been idle for this time is closed. In milliseconds. */
 const IDLE_MS = 30_000;
 /** PostgreSQL's code for a server that takes no more connections. */
 const TOO_MANY = "53300";
-/** After that, no new connection is tried for so long. In milliseconds. */
+/** After TOO_MANY, no new connection is tried for this time. In milliseconds. */
 const FULL_MS = 1000;
 
 /**
  * Opens a pool; it connects with the first statement.
  *
  * @param size how many connections it may have.
- * @param ofSeveral which server to take where the address names several and
- * has no `target_session_attrs`.
+ * @param ofSeveral which server to take, if the address names several and has no
+ * `target_session_attrs`.
  */
 export function openPool(
   address: DatabaseAddress,
@@ -83,7 +83,7 @@ export function openPool(
     user: address.user,
     database: address.database,
     application_name: "app",
-    // A pooler refuses what it cannot keep apart for each of its clients.
+    // A pooler refuses parameters that it cannot keep separate for each client.
     ...(!settings.isPooled && {
       statement_timeout: String(settings.statementMs),
       idle_in_transaction_session_timeout: String(settings.idleTransactionMs),
@@ -106,7 +106,7 @@ export function openPool(
 
   const driver: Driver<Connection & { role: Role }> = {
     logIn: async (socket) => {
-      let opened: Connection | undefined; // it may be lost before it is ours
+      let opened: Connection | undefined; // it may be lost during the login
       const onLoss = () => opened && forget(opened);
       const connection = await logIn(socket, target, startup, onLoss);
       opened = connection;
@@ -115,7 +115,7 @@ export function openPool(
     close: (connection) => connection.end(),
   };
 
-  /** Asks a new connection what has to be known of its server. */
+  /** Reads the types and the role of the server of a new connection. */
   async function greet(connection: Connection): Promise<{ role: Role }> {
     const ask = (text: string) =>
       connection.ask({ text, rowMode: "array" }, [], types, settings.connectMs);
@@ -127,7 +127,7 @@ export function openPool(
     return { role: { isStandby: role[0], isReadOnly: role[1] } };
   }
 
-  /** Opens as many connections as are waited for. */
+  /** Opens a connection for each waiter, up to the pool's size. */
   function open() {
     while (
       !isClosed &&
@@ -144,7 +144,7 @@ export function openPool(
         })
         .catch((error: unknown) => {
           const isFull = codeOf(error) === TOO_MANY;
-          // One of the others will be free some time.
+          // The server is full: another connection will become free.
           if (!isFull || connections.size + opening === 1)
             return waiters.shift()?.giveUp(explainRefusal(error, address));
           fullUntil = Date.now() + FULL_MS;
@@ -173,7 +173,7 @@ export function openPool(
     idle.push({ connection, timer });
   }
 
-  /** Its place is free for another one. */
+  /** Removes a connection, and opens another if one is waited for. */
   function forget(connection: Connection) {
     connections.delete(connection);
     const index = idle.findIndex((item) => item.connection === connection);
@@ -238,7 +238,7 @@ export function openPool(
         if (!lease.isInTransaction()) return result;
         throw databaseError(
           "UNSAFE_TRANSACTION",
-          "BEGIN was sent as a statement of its own, and is rolled back: the next statement may run on another connection",
+          "BEGIN was sent as a separate statement, and is rolled back: the next statement may run on another connection",
           undefined,
           "use `db.transaction()`",
         );
@@ -261,7 +261,7 @@ export function openPool(
   };
 }
 
-/** Every way to say how long a connection may take ends in this one. */
+/** Sets `connect_timeout`, unless the address has one. */
 function withConnectLimit(
   address: DatabaseAddress,
   connectMs: number,
@@ -272,7 +272,7 @@ function withConnectLimit(
   return { ...address, settings: { ...settings, connect_timeout } };
 }
 
-/** The host that answered last is asked first: one that is gone costs the whole limit. */
+/** Puts the host that answered last first: a dead one costs the whole time limit. */
 function withHostFirst(
   address: DatabaseAddress,
   { host, port }: Host,

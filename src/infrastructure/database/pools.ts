@@ -1,5 +1,5 @@
-// Every pool of the application, by what it is for: the primary, and replicas
-// with connections that look at them.
+// The pools of the application: one for the primary and one for each replica, with
+// separate connections to check the replicas.
 import type { Env } from "../../env";
 import type { Query } from "./database";
 import { openPool, type Pool } from "./pool";
@@ -8,15 +8,15 @@ import { routeReads } from "./replicas";
 /** The pools of one application. */
 export interface Pools {
   primary: Pool;
-  /** Runs a statement that is no part of a transaction. */
+  /** Runs a statement outside transactions. */
   query: Query;
   all: Pool[];
   settings: Env["client"];
 }
 
-/** For connections that look at replicas, where nobody waits longer. In milliseconds. */
-const LOOK_LIMIT_MS = 1000;
-/** Docker kills ten seconds after SIGTERM. In milliseconds. */
+/** The time limits of the connections that check replicas. In milliseconds. */
+const CHECK_LIMIT_MS = 1000;
+/** How long closing may take: Docker kills ten seconds after SIGTERM. In milliseconds. */
 const CLOSE_MS = 8000;
 const QUIET_MS = 100;
 
@@ -30,16 +30,16 @@ export function openPools({
   if (replicas.length === 0)
     return { primary, query: primary.query, all: [primary], settings };
 
-  const forLooking = {
+  const forChecks = {
     ...settings,
-    connectMs: Math.min(settings.connectMs, LOOK_LIMIT_MS),
-    acquireMs: LOOK_LIMIT_MS,
-    statementMs: LOOK_LIMIT_MS,
+    connectMs: Math.min(settings.connectMs, CHECK_LIMIT_MS),
+    acquireMs: CHECK_LIMIT_MS,
+    statementMs: CHECK_LIMIT_MS,
   };
-  const watch = openPool(database, forLooking, 1, "read-write");
+  const watch = openPool(database, forChecks, 1, "read-write");
   const watched = replicas.map((address) => ({
     pool: openPool(address, settings, settings.replicaPoolSize),
-    watch: openPool(address, forLooking, 1),
+    watch: openPool(address, forChecks, 1),
   }));
   return {
     primary,
@@ -54,8 +54,8 @@ export function openPools({
 }
 
 /**
- * Closes the pools once nothing has been asked of them for a moment, or when
- * their time is up: what is under way may ask more until then.
+ * Closes the pools once they have not been used for a moment, or after the time
+ * limit: until then, work in progress may send more queries.
  */
 export async function closePools({ all }: Pools): Promise<void> {
   const calledAt = Date.now();

@@ -1,5 +1,5 @@
-// Sends reads to replicas: to one that answers and is not far behind, else to
-// the primary. A replica is looked at while it is read from, once a second.
+// Sends reads to a replica that answers and is not far behind, else to the primary.
+// A replica is checked once a second while it is in use.
 import type { QueryResult } from "pg";
 import type { Statement } from "./connection";
 import { codeOf } from "./errors";
@@ -8,42 +8,42 @@ import type { Lease, Pool } from "./pool";
 /** A server that may be read from. */
 export interface Replica {
   pool: Pool;
-  /** A connection of its own for looking at it: the pool's may all be busy. */
+  /** A separate connection for checks: the pool's may all be busy. */
   watch: Pool;
 }
 
-/** How old a look may be before the next one is taken. In milliseconds. */
-const LOOK_MS = 1000;
-/** A look that takes longer has failed. In milliseconds. */
-const LOOK_LIMIT_MS = 500;
-/** A replica that a read waits for so long is looked at. In milliseconds. */
+/** How old a check may be before the next one starts. In milliseconds. */
+const CHECK_MS = 1000;
+/** A check that takes longer has failed. In milliseconds. */
+const CHECK_LIMIT_MS = 500;
+/** A read that waits longer starts a check of its replica. In milliseconds. */
 const SUSPECT_MS = 250;
-/** How old a look may be that a read still relies on. In milliseconds. */
+/** A read does not rely on a check that is older. In milliseconds. */
 const STALE_MS = 5000;
 
-/** After these another server is asked, at last the primary: a read changes nothing. */
+/** After these errors a read is sent to another server, in the end to the primary. */
 const ASK_ANOTHER = [
   "25006", // it writes or locks
   "55000", // "recovery is in progress"
   "40001", // the primary has removed rows that it was reading
   "0A000", // an unlogged table
-  "42P01", // a table, a column or a type that a migration has just made
+  "42P01", // a table, a column or a type that a migration has just created
   "42703",
   "42704",
   "CONNECTION_LOST",
 ];
-/** These are no fault of the replica. */
+/** Errors that are not the replica's fault. */
 const OWN_LIMITS = ["POOL_BUSY", "CLOSED"];
 
-/** Statements that drizzle writes for a read, and that have to go to the primary. */
+/** A read that contains one of these words is sent to the primary. */
 const WRITES_OR_LOCKS =
   /\b(insert|update|delete|merge|share|lock|nextval|setval|pg_(try_)?advisory\w*)\b/i;
 const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
 
 /**
- * Returns what runs the statements that are no part of a transaction.
+ * Returns a function that runs a statement outside transactions.
  *
- * @param watch a connection to the primary, for the position of its log.
+ * @param watch a connection to the primary, to read its WAL position.
  * @param maxLagMs how far behind a replica may be, in milliseconds.
  */
 export function routeReads(
@@ -56,43 +56,43 @@ export function routeReads(
     ...replica,
     isGood: false,
     seenAt: -Infinity,
-    looking: undefined as Promise<void> | undefined,
+    checking: undefined as Promise<void> | undefined,
   }));
   type Sight = (typeof sights)[number];
 
-  /** Looks at a replica, once at a time. Never rejects. */
-  const look = (sight: Sight): Promise<void> => {
-    sight.looking ??= within(LOOK_LIMIT_MS, measureLag(watch, sight.watch))
+  /** Checks a replica, one check at a time. Never rejects. */
+  const check = (sight: Sight): Promise<void> => {
+    sight.checking ??= within(CHECK_LIMIT_MS, measureLag(watch, sight.watch))
       .then(
         (lagMs) => (sight.isGood = lagMs <= maxLagMs),
         () => {
           sight.isGood = false;
-          sight.pool.drop(); // who waits for it asks another now
+          sight.pool.drop(); // reads that wait for it go to another server now
         },
       )
       .then(() => {
         sight.seenAt = Date.now();
-        sight.looking = undefined;
+        sight.checking = undefined;
       });
-    return sight.looking;
+    return sight.checking;
   };
 
-  /** One read at most waits for a look; the others go elsewhere meanwhile. */
+  /** At most one read waits for a check; the others go to another server. */
   const isUsable = async (sight: Sight): Promise<boolean> => {
     const age = Date.now() - sight.seenAt;
     const isKnown = age < (sight.isGood ? STALE_MS : Infinity);
-    if (!isKnown && sight.looking) return false;
-    if (age > LOOK_MS) {
-      const looking = look(sight);
-      if (!isKnown) await looking;
+    if (!isKnown && sight.checking) return false;
+    if (age > CHECK_MS) {
+      const checking = check(sight);
+      if (!isKnown) await checking;
     }
     return sight.isGood;
   };
 
-  /** Nobody is sent to it before it has answered. */
+  /** Sends no more reads to a replica until it has passed a check. */
   const suspect = (sight: Sight): void => {
     sight.isGood = false;
-    void look(sight);
+    void check(sight);
   };
 
   return async (
@@ -122,11 +122,11 @@ export function routeReads(
   };
 }
 
-/** @throws where the promise takes longer. */
+/** @throws when the promise takes longer than the limit. */
 async function within<T>(limitMs: number, promise: Promise<T>): Promise<T> {
   const late = Promise.withResolvers<never>();
   const giveUp = () => late.reject(new Error("it takes too long"));
-  // Where this process was busy itself, what has arrived is read in between.
+  // If this process was busy, an answer may have arrived: 50 ms more to read it.
   let timer = setTimeout(() => (timer = setTimeout(giveUp, 50)), limitMs);
   try {
     return await Promise.race([promise, late.promise]);
@@ -135,7 +135,7 @@ async function within<T>(limitMs: number, promise: Promise<T>): Promise<T> {
   }
 }
 
-/** True for what drizzle's builders write to read rows; never for `db.execute`. */
+/** True for a read from drizzle's builders; never for `db.execute`. */
 function isRead({ text, rowMode, isCount }: Statement): boolean {
   return (
     (rowMode === "array" || isCount === true) &&
@@ -145,17 +145,17 @@ function isRead({ text, rowMode, isCount }: Statement): boolean {
 }
 
 /**
- * Returns how far a replica is behind, in milliseconds: 0 where it has replayed
- * what the primary has written or, where that does not answer, what it has
- * received; Infinity where it receives nothing. A server
- * that is no standby, as in logical replication, counts as 0.
+ * Returns how far a replica is behind, in milliseconds. 0 when it has replayed all
+ * that the primary has written or, if the primary does not answer, all that it has
+ * received. Infinity when it receives nothing. A server that is not a standby, as
+ * in logical replication, counts as 0.
  * https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-RECOVERY-INFO-TABLE
  */
 async function measureLag(primary: Pool, replica: Pool): Promise<number> {
-  // First the primary: what it writes meanwhile does not count.
+  // The primary first: what it writes after that does not count.
   const position = "select pg_current_wal_lsn()::text as position";
   const written = await within(
-    LOOK_LIMIT_MS / 2,
+    CHECK_LIMIT_MS / 2,
     primary.query({ text: position }, []),
   ).catch(() => undefined);
   const { rows } = await replica.query(

@@ -151,7 +151,7 @@ export const tenantMembers = pgTable(
 export const invitations = pgTable(
   "invitations",
   {
-    // The id is what lets its holder in: random, never time-ordered.
+    // The id is a secret that admits its holder: random, never time-ordered.
     id: uuid("id").primaryKey().defaultRandom(),
     tenantId: uuid("tenant_id")
       .notNull()
@@ -208,10 +208,10 @@ export const builds = pgTable(
     ),
     index("builds_tenant_id_created_at_idx").on(
       table.tenantId,
-      table.createdAt.desc().nullsFirst(), // as Postgres orders by it
+      table.createdAt.desc().nullsFirst(), // PostgreSQL's default for desc
     ),
     index("builds_created_by_idx").on(table.createdBy),
-    index("builds_queued_idx") // the oldest is taken next
+    index("builds_queued_idx") // finds the oldest queued build
       .on(table.createdAt)
       .where(sql`${table.status} = 'queued'`),
   ],

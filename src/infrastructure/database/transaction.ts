@@ -1,5 +1,5 @@
-// Transactions that are all or nothing: one connection from BEGIN to COMMIT,
-// nothing sent once it is lost, and no word of success that is not known.
+// Transactions on one connection from BEGIN to COMMIT. Nothing is sent once that is
+// lost, and success is reported only when COMMIT was answered.
 import type { PgTransactionConfig } from "drizzle-orm/pg-core";
 import type { QueryResult } from "pg";
 import type { ClientSettings } from "../../env";
@@ -8,10 +8,10 @@ import type { Statement } from "./connection";
 import type { Query } from "./database";
 import type { Lease, Pool } from "./pool";
 
-/** Errors after which a transaction is rolled back for certain, and may succeed again. */
+/** Errors after which a transaction is certainly rolled back, and may be repeated. */
 const repeatable = new WeakSet<object>();
 
-/** Serialization failure, deadlock, connection lost or never opened. */
+/** Serialization failure, deadlock, lost connection, connection never opened. */
 const REPEATABLE_CODES = [
   "40001",
   "40P01",
@@ -19,7 +19,7 @@ const REPEATABLE_CODES = [
   "CANNOT_CONNECT",
 ];
 
-/** Causes for which the same would happen again, as slowly: idle for too long, a silent server. */
+/** Causes that would only happen again: idle for too long, a silent server. */
 const HOPELESS_CODES = ["25P03", "CONNECT_TIMEOUT"];
 
 const FIRST_PAUSE_MS = 50;
@@ -29,10 +29,10 @@ const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
  * Runs the statements of one transaction, BEGIN and COMMIT included, on one
  * connection.
  *
- * @param run is handed what runs a statement, and sends `begin`, then what it
- * likes, then `commit` or `rollback`.
- * @throws what `run` throws; an error with the code COMMIT_UNKNOWN where COMMIT
- * was sent and not answered, ROLLED_BACK where it was answered with ROLLBACK.
+ * @param run gets the function that runs a statement; sends `begin`, its
+ * statements, then `commit` or `rollback`.
+ * @throws what `run` throws; an error with the code COMMIT_UNKNOWN when COMMIT was
+ * sent and not answered, ROLLED_BACK when PostgreSQL answered it with ROLLBACK.
  */
 export async function transact<T>(
   pool: Pool,
@@ -52,9 +52,9 @@ export async function transact<T>(
     if (isOver)
       throw databaseError(
         "TRANSACTION_OVER",
-        "the transaction has ended: await every statement inside of it",
+        "the transaction has ended: await every statement inside it",
       );
-    // A lost connection has rolled back, and must not hide what lost it.
+    // A lost connection has rolled back: an error here would hide the first one.
     if (/^rollback\b/i.test(text) && lease.isLost()) return rolledBack();
     const wasLost = lease.isLost();
     try {
@@ -79,7 +79,7 @@ export async function transact<T>(
       throw verdict ?? error;
     }
   };
-  /** One after the other, each with its own limit. */
+  /** Sends statements one after the other, each with its own time limit. */
   const query: Query = (statement, values) => {
     const result = last.then(() => send(statement, values));
     last = result.catch(() => {});
@@ -97,11 +97,11 @@ export async function transact<T>(
 }
 
 /**
- * Repeats a transaction that is known to be rolled back: after a serialization
- * failure, a deadlock, or a connection that was lost before COMMIT. Never where
- * it may be committed.
+ * Runs a transaction, and repeats it when it is known to be rolled back: after a
+ * serialization failure, a deadlock, or a connection that was lost before COMMIT.
+ * Never repeats one that may be committed.
  *
- * @param attempts how often it is tried at most.
+ * @param attempts how many times it is tried at most.
  * @throws the last attempt's error.
  */
 export async function repeat<T>(
@@ -114,7 +114,7 @@ export async function repeat<T>(
     } catch (error) {
       const canRepeat = error instanceof Object && repeatable.has(error);
       if (!canRepeat || attempt >= attempts) throw error;
-      // Jittered, so that those who collided do not collide again.
+      // A random pause, so that transactions that collided do not collide again.
       const pause = FIRST_PAUSE_MS * 2 ** (attempt - 1);
       await new Promise((resolve) =>
         setTimeout(resolve, pause * (0.5 + Math.random())),
@@ -122,18 +122,18 @@ export async function repeat<T>(
     }
 }
 
-/** How a transaction may be tried. */
+/** The options of a transaction that may be repeated. */
 export interface RetryConfig extends PgTransactionConfig {
-  /** How often at most; 5 where it is not said. */
+  /** How many times at most; 5 by default. */
   attempts?: number;
 }
 
-/** What `rollback` answers where there is nothing to roll back any more. */
+/** Returns the result of a `rollback` when the transaction is rolled back already. */
 function rolledBack(): QueryResult {
   return { command: "ROLLBACK", rowCount: null, oid: 0, fields: [], rows: [] };
 }
 
-/** Behind a pooler the limits hold for one transaction; elsewhere the session has them. */
+/** Adds the limits to BEGIN behind a pooler; elsewhere the session has them. */
 function withLimits(statement: Statement, settings: ClientSettings): Statement {
   if (!settings.isPooled || !/^begin\b/i.test(statement.text)) return statement;
   const text = `${statement.text};
@@ -142,7 +142,10 @@ function withLimits(statement: Statement, settings: ClientSettings): Statement {
   return { ...statement, text };
 }
 
-/** Only an error that comes from the transaction's own connection says what became of it. */
+/**
+ * Marks an error as repeatable. Only an error from the transaction's own connection
+ * tells that it is rolled back.
+ */
 function markRepeatable(error: unknown, failures: unknown[]): unknown {
   const chain = causesOf(error);
   const own = chain.find((cause) => failures.includes(cause));

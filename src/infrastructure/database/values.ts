@@ -1,5 +1,5 @@
-// What JavaScript values go to PostgreSQL and come back from it. pg would parse
-// points, intervals and dates into objects of its own; drizzle takes them as text.
+// Converts values from JavaScript to PostgreSQL and back. pg would parse points,
+// intervals and dates into its own objects; drizzle takes them as text.
 import { types } from "pg";
 
 type Parse = (text: string) => unknown;
@@ -7,7 +7,7 @@ type Parse = (text: string) => unknown;
 const parseNumber: Parse = (text) => Number(text);
 const keep: Parse = (text) => text;
 
-/** The parser of a type, under its oid. What is not named stays PostgreSQL's text. */
+/** The parser of a type, by its oid. Other types stay text. */
 const parsers = new Map<number, Parse>([
   [types.builtins.INT2, parseNumber],
   [types.builtins.INT4, parseNumber],
@@ -18,22 +18,22 @@ const parsers = new Map<number, Parse>([
   [types.builtins.BYTEA, (text) => Buffer.from(text.slice(2), "hex")],
   [types.builtins.JSON, (text) => JSON.parse(text)],
   [types.builtins.JSONB, (text) => JSON.parse(text)],
-  // Arrays that drizzle takes apart itself: dates, timestamps and numerics.
+  // Arrays that drizzle parses itself: dates, timestamps and numerics.
   [1182, keep],
   [1115, keep],
   [1185, keep],
   [1231, keep],
 ]);
 
-/** The statement that `makeTypes` needs the rows of: every array and its element. */
+/** SQL that lists every array type and its element type, for `makeTypes`. */
 export const SELECT_ARRAY_TYPES = `select typarray::int4, oid::int4 from pg_type
   where typarray <> 0`;
 
 /**
- * Returns how pg is to read the columns of one server.
+ * Returns pg's type parsers for one server.
  *
- * @param arrays oids of array types and of their elements: enums and domains
- * have other ones on each server.
+ * @param arrays the oids of array types and of their elements: those of enums and
+ * domains differ on each server.
  */
 export function makeTypes(arrays: [array: number, element: number][]) {
   const own = new Map(parsers);
@@ -42,12 +42,12 @@ export function makeTypes(arrays: [array: number, element: number][]) {
     if (!own.has(array))
       own.set(array, (text) => parseElements(splitArray(text), parse));
   }
-  // The only type whose arrays are separated by another character.
+  // box: the only type whose arrays are separated by a semicolon.
   own.set(1020, (text) => text.slice(1, -1).split(";"));
   return { getTypeParser: (oid: number) => own.get(oid) ?? keep };
 }
 
-/** pg's parser of text[]: PostgreSQL writes the arrays of every type alike. */
+/** pg's parser of text[]: arrays of every type are written in the same way. */
 const TEXT_ARRAY: number = 1009;
 const splitArray: Parse = types.getTypeParser(TEXT_ARRAY);
 
@@ -57,7 +57,7 @@ function parseElements(value: unknown, parse: Parse): unknown {
   return typeof value === "string" ? parse(value) : null;
 }
 
-/** Returns the values as pg is to send them. @throws where one is undefined. */
+/** Returns the values in the form that pg sends. @throws when one is undefined. */
 export function encodeValues(values: unknown[]): unknown[] {
   return values.map((value) => {
     if (value === undefined)
@@ -67,8 +67,8 @@ export function encodeValues(values: unknown[]): unknown[] {
 }
 
 /**
- * Returns the oids to declare for the values: what JavaScript knows better than
- * PostgreSQL, which takes an undeclared parameter that stands alone for text.
+ * Returns the oids to declare for the values. PostgreSQL takes a parameter without
+ * a declared type and without a context for text; 0 leaves the choice to it.
  */
 export function typesOf(values: unknown[]): number[] {
   return values.map((value) =>
