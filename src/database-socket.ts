@@ -191,7 +191,7 @@ async function inTime<T>(
     late.reject(coded("CONNECTION_CLOSED", "it closed the connection"));
   const keep = (socket: Socket) => {
     opened.push(socket);
-    // A driver that has heard why comes first.
+    // If the driver reports an error in time, that one is thrown.
     socket.once("close", () => {
       if (!isSettled) setTimeout(close, REASON_MS);
     });
