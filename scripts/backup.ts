@@ -18,7 +18,7 @@ import {
 } from "./backups/folder";
 import { makeBackup } from "./backups/make-backup";
 import { planRestore, restoreInto } from "./backups/obstacles";
-import { patient } from "./lib/connection";
+import { liftTimeouts } from "./lib/connection";
 import { jsonFlag, readOptions, readWhole } from "./lib/options";
 import {
   announce,
@@ -157,7 +157,7 @@ async function drill(path: string): Promise<void> {
   const { isWhole, manifest, document } = await examine(path, restore);
   if (!isWhole) return printJson(document);
   const work = async (sql: Sql, scratch: DatabaseAddress) => {
-    await sql.unsafe(patient);
+    await sql.unsafe(liftTimeouts);
     // Without owners: the scratch database is dropped anyway.
     const options = await planRestore(restore, psql, path, sql, true);
     const start = performance.now();

@@ -3,7 +3,7 @@
 // and exits 3 with the differences. Exits 75 when another run held the lock.
 import { readEnv } from "../src/env";
 import { openConnection } from "./lib/connection";
-import { withMigrationLock } from "./lib/lock";
+import { withLock } from "./lib/lock";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import {
@@ -48,7 +48,7 @@ const address = env.direct;
 const { database } = address;
 await using sql = await openConnection(address, "db:baseline");
 await requireDirect(sql, address);
-await withMigrationLock(sql, waitSeconds, recordPending);
+await withLock(sql, waitSeconds, recordPending);
 
 async function recordPending(): Promise<void> {
   const plan = await readPlan(sql);

@@ -83,7 +83,7 @@ const migrations = readMigrationsIfAny();
 const fork = findFork(migrations);
 if (values.down) await writeMissingDownFiles();
 else if (values.rebase) await rebase(fork);
-else if (fork) throw forked(fork);
+else if (fork) throw forkError(fork);
 else if (values.custom) await generateCustom();
 else await generate(migrations, name);
 
@@ -267,7 +267,7 @@ async function findParent(
   return { surplus };
 }
 
-function forked({ older, newer }: Fork): Error {
+function forkError({ older, newer }: Fork): Error {
   return refusal(
     `${older.tag} and ${newer.tag} were both generated from the same migration`,
     {

@@ -76,13 +76,11 @@ async function migrate(): Promise<void> {
   }
   await requireDirect(sql, env.direct);
   // Loaded only now: most runs have nothing to do.
-  const { withMigrationLock } = await import("./lib/lock");
+  const { withLock } = await import("./lib/lock");
   const { watchSession } = await import("./migrations/watch");
   await using watch = await watchSession(sql, env.direct);
   const { migrations } = first;
-  await withMigrationLock(sql, waitSeconds, () =>
-    applyUnderLock(migrations, watch),
-  );
+  await withLock(sql, waitSeconds, () => applyUnderLock(migrations, watch));
 }
 
 /** Reads the records again: another run may have applied some in the meantime. */
@@ -118,7 +116,9 @@ async function applyUnderLock(
     if (env.isProduction && (await stampProduction(sql)))
       announce(`Stamped: ${database} as production`);
   } catch (error) {
-    throw Object.assign(error as Error, { document: report(plan, applied) });
+    throw Object.assign(error as Error, {
+      document: toDocument(plan, applied),
+    });
   }
   finish(plan, applied);
 }
@@ -127,7 +127,7 @@ function finish(plan: Plan, applied: Applied[]): void {
   for (const { message } of plan.warnings) note(`Warning: ${message}`);
   const at = plan.head ? `is at ${plan.head.tag}` : "has no migrations";
   if (applied.length === 0) print(`Nothing to migrate: ${database} ${at}`);
-  printJson(report(plan, applied));
+  printJson(toDocument(plan, applied));
 }
 
 async function showPending(): Promise<void> {
@@ -145,10 +145,10 @@ async function showPending(): Promise<void> {
     print(`-- ${tag}\n${skipStatements(text, done).trimEnd()}`);
   }
   if (wanted.length === 0) print(`Nothing to migrate: ${database}`);
-  printJson(report(plan, []));
+  printJson(toDocument(plan, []));
 }
 
-function report({ pending, warnings }: Plan, applied: Applied[]) {
+function toDocument({ pending, warnings }: Plan, applied: Applied[]) {
   const left = pending
     .map(({ tag }) => tag)
     .filter((tag) => !applied.some((done) => done.tag === tag));

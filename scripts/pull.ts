@@ -74,7 +74,7 @@ async function readWithTargets(): Promise<Snapshot> {
     [...new Set([...schemas, ...places])],
     true,
   );
-  const bare = (table: Snapshot["tables"][string]) =>
+  const withoutDetails = (table: Snapshot["tables"][string]) =>
     isOwn(table)
       ? table
       : {
@@ -101,7 +101,7 @@ async function readWithTargets(): Promise<Snapshot> {
     ),
     tables: Object.fromEntries(
       Object.entries(pick(all.tables, (key) => keys.includes(key))).map(
-        ([key, table]) => [key, bare(table)],
+        ([key, table]) => [key, withoutDetails(table)],
       ),
     ),
     enums: pick(all.enums, (key) => types.includes(key.split(".")[0] ?? "")),

@@ -9,7 +9,7 @@ import {
   requireConsent,
   requireDevelopment,
 } from "./lib/consent";
-import { withMigrationLock } from "./lib/lock";
+import { withLock } from "./lib/lock";
 import {
   confirmFlag,
   jsonFlag,
@@ -45,7 +45,7 @@ const consent: Consent = {
   command: "db:push",
   address,
   confirmed: values.confirm,
-  agreed: [],
+  accepted: [],
 };
 const { isTTY } = process.stdin;
 const isAttended = isTTY && process.stdout.isTTY && !values.json;
@@ -58,7 +58,7 @@ await using sql = await openConnection(address, "db:push");
 const protection = await readProtection(sql, env, address);
 await askBetween(async () => requireDevelopment(consent, protection));
 await requireDirect(sql, address);
-await askBetween(() => withMigrationLock(sql, waitSeconds, push));
+await askBetween(() => withLock(sql, waitSeconds, push));
 
 async function push(): Promise<void> {
   // The database may have become production during the wait.
@@ -72,7 +72,7 @@ async function push(): Promise<void> {
     answers,
   );
   const shown = [...statements, ...losses];
-  if (!shown.every((line) => consent.agreed.includes(line))) {
+  if (!shown.every((line) => consent.accepted.includes(line))) {
     for (const statement of statements) print(statement);
     for (const loss of losses) note(`Would lose: ${loss}`);
   }

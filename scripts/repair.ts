@@ -5,7 +5,7 @@ import { readEnv } from "../src/env";
 import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireName } from "./lib/consent";
-import { withMigrationLock } from "./lib/lock";
+import { withLock } from "./lib/lock";
 import {
   confirmFlag,
   jsonFlag,
@@ -54,11 +54,11 @@ const consent: Consent = {
   command: "db:migrate:repair",
   address,
   confirmed: values.confirm,
-  agreed: [],
+  accepted: [],
 };
 await using sql = await openConnection(address, "db:migrate:repair");
 await requireDirect(sql, address);
-await askBetween(() => withMigrationLock(sql, waitSeconds, repair));
+await askBetween(() => withLock(sql, waitSeconds, repair));
 
 async function repair(): Promise<void> {
   const plan = await readPlan(sql);
@@ -72,7 +72,7 @@ async function repair(): Promise<void> {
       `${code}: ${tag ?? "no migration"}, ${before} -> ${after}`,
   );
   if (repairs.length > 0) {
-    for (const line of lines) if (!consent.agreed.includes(line)) note(line);
+    for (const line of lines) if (!consent.accepted.includes(line)) note(line);
     const reason = "the records are about to be changed as above";
     requireName(consent, [reason], lines);
     const texts = repairs.map(({ text }) => text);

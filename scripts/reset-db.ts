@@ -3,7 +3,7 @@
 // the old one in place when it fails, 2 without consent, 75 when busy.
 import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
-import { previousOf } from "./backups/neighbours";
+import { previousOf } from "./backups/databases";
 import { replaceDatabase } from "./backups/replace";
 import { makeNext } from "./backups/successor";
 import { swapIn } from "./backups/swap";

@@ -7,12 +7,12 @@ import type { Sql } from "postgres";
 import { readEnv } from "../src/env";
 import { compareRows, countRows, type RowCounts } from "./backups/count-rows";
 import { locateArchive, type Manifest, verifyBackup } from "./backups/folder";
-import { previousOf } from "./backups/neighbours";
+import { previousOf } from "./backups/databases";
 import { planRestore, restoreInto } from "./backups/obstacles";
 import { replaceDatabase } from "./backups/replace";
 import { makeNext } from "./backups/successor";
 import { swapIn } from "./backups/swap";
-import { openConnection, patient } from "./lib/connection";
+import { openConnection, liftTimeouts } from "./lib/connection";
 import { holdInterrupt } from "./lib/interrupt";
 import {
   confirmFlag,
@@ -98,7 +98,7 @@ async function restore(server: Sql, protection: Protection): Promise<void> {
   await makeNext(server, address, async (next) => {
     const start = performance.now();
     await using sql = await openConnection(next, "db:restore");
-    await sql.unsafe(patient);
+    await sql.unsafe(liftTimeouts);
     await withProgress(
       () =>
         `restoring into ${next.database}, ${Math.round((performance.now() - start) / 1000)} s`,

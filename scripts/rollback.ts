@@ -7,7 +7,7 @@ import { readEnv, root } from "../src/env";
 import { readProject } from "../src/project";
 import { openConnection } from "./lib/connection";
 import { askBetween, type Consent, requireConsent } from "./lib/consent";
-import { withMigrationLock } from "./lib/lock";
+import { withLock } from "./lib/lock";
 import {
   confirmFlag,
   jsonFlag,
@@ -74,11 +74,11 @@ const consent: Consent = {
   command: "db:rollback",
   address,
   confirmed: values.confirm,
-  agreed: [],
+  accepted: [],
 };
 await using sql = await openConnection(address, "db:rollback");
 await requireDirect(sql, address);
-await askBetween(() => withMigrationLock(sql, waitSeconds, rollBack));
+await askBetween(() => withLock(sql, waitSeconds, rollBack));
 
 /** A migration to undo, by its down file. */
 interface Undo {
@@ -167,7 +167,7 @@ function readDownScript({ tag }: Migration): Script {
 async function seekConsent(undos: Undo[]): Promise<void> {
   const losses = await findLosses(undos);
   for (const loss of losses)
-    if (!consent.agreed.includes(loss)) note(`Would lose: ${loss}`);
+    if (!consent.accepted.includes(loss)) note(`Would lose: ${loss}`);
   if (values["dry-run"])
     for (const { script, unfinished } of undos) {
       const rest = skipStatements(script.text, unfinished?.statementsDone ?? 0);

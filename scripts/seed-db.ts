@@ -56,7 +56,7 @@ async function seekConsent(): Promise<void> {
     command: "db:seed",
     address,
     confirmed: values.confirm,
-    agreed: [],
+    accepted: [],
   };
   await askBetween(async () => requireDevelopment(consent, protection));
 }

@@ -6,7 +6,7 @@ import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { readProject } from "../../src/project";
-import { openConnection, patient } from "../lib/connection";
+import { openConnection, liftTimeouts } from "../lib/connection";
 import { onInterrupt } from "../lib/interrupt";
 import { failure, withProgress } from "../lib/report";
 import {
@@ -107,7 +107,7 @@ async function dump(
     "db:backup",
     "prefer-primary",
   );
-  await sql.unsafe(patient);
+  await sql.unsafe(liftTimeouts);
   await sql.unsafe("begin isolation level repeatable read, read only");
   const [row] = await sql<{ snapshot: string; systemIdentifier: string }[]>`
     select pg_export_snapshot() as snapshot,

@@ -3,7 +3,7 @@
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
-import { openConnection, patient } from "../lib/connection";
+import { openConnection, liftTimeouts } from "../lib/connection";
 import {
   askBetween,
   type Consent,
@@ -11,7 +11,7 @@ import {
   requireConsent,
 } from "../lib/consent";
 import { holdInterrupt } from "../lib/interrupt";
-import { withMigrationLock } from "../lib/lock";
+import { withLock } from "../lib/lock";
 import {
   isProductionDatabase,
   isProtected,
@@ -22,7 +22,7 @@ import {
   stampProduction,
 } from "../lib/protection";
 import { failure, print, printJson, refusal } from "../lib/report";
-import { databaseExists, previousOf } from "./neighbours";
+import { databaseExists, previousOf } from "./databases";
 import { swapBack, withSwapLock } from "./swap";
 
 /** The flags of both commands, and `--no-seed` of db:reset. */
@@ -59,7 +59,7 @@ export async function replaceDatabase(
     command,
     address,
     confirmed: flags.confirm,
-    agreed: [],
+    accepted: [],
   };
   refuseOtherName(address.database, flags.confirm);
   const guard = async (server: Sql, sql: Sql): Promise<Protection> => {
@@ -77,9 +77,9 @@ export async function replaceDatabase(
   await askBetween(() =>
     withSwapLock(address, waitSeconds, async (server) => {
       await using sql = await openConnection(address, command);
-      await sql.unsafe(patient);
+      await sql.unsafe(liftTimeouts);
       await guard(server, sql);
-      await withMigrationLock(sql, waitSeconds, async () => {
+      await withLock(sql, waitSeconds, async () => {
         // The database may have become production during the wait.
         const protection = await guard(server, sql);
         if (flags.undo) await undoSwap(server, address, protection, readHead);
@@ -161,7 +161,7 @@ async function prepareKept(
   readHead: (sql: Sql) => Promise<string | null>,
 ): Promise<string | null> {
   await using sql = await openConnection(address, "db:swap");
-  await sql.unsafe(patient);
+  await sql.unsafe(liftTimeouts);
   if (isProductionDatabase(protection)) await stampProduction(sql);
   return await readHead(sql);
 }

@@ -1,7 +1,7 @@
 // Creates the database that is to replace another one.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, patient } from "../lib/connection";
+import { openConnection, liftTimeouts } from "../lib/connection";
 import { readDatabaseOptions } from "../lib/database-options";
 import { dropDatabase } from "../lib/drop-database";
 import { onInterrupt } from "../lib/interrupt";
@@ -14,7 +14,7 @@ import {
   dropLeftover,
   nextOf,
   previousOf,
-} from "./neighbours";
+} from "./databases";
 
 /** How long a server may take to come back after a crash. */
 const RECOVERY_MS = 30_000;
@@ -105,7 +105,7 @@ async function dropOnceRecovered(
         toMaintenance(address),
         "db:swap",
       );
-      await again.unsafe(patient);
+      await again.unsafe(liftTimeouts);
       return await dropDatabase(again, database);
     } catch (error) {
       const { details } = error as { details?: { sqlstate?: string } };

@@ -6,8 +6,8 @@
 import { createHash } from "node:crypto";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, patient } from "../lib/connection";
-import { withMigrationLock } from "../lib/lock";
+import { openConnection, liftTimeouts } from "../lib/connection";
+import { withLock } from "../lib/lock";
 import { requireDirect } from "../lib/pooler";
 import { quoteIdentifier } from "../lib/quote";
 import {
@@ -26,7 +26,7 @@ import {
   dropLeftover,
   nextOf,
   previousOf,
-} from "./neighbours";
+} from "./databases";
 import { clearNext } from "./successor";
 
 const TERMINATE_MS = 50;
@@ -52,11 +52,11 @@ export async function withSwapLock<T>(
     });
   await using server = await openConnection(toMaintenance(address), "db:swap");
   await requireDirect(server, toMaintenance(address));
-  await server.unsafe(patient);
+  await server.unsafe(liftTimeouts);
   await requireOwner(server, database);
   const digest = createHash("sha256").update(`swap ${database}`).digest();
   const key = String(digest.readBigInt64BE());
-  return await withMigrationLock(server, waitSeconds, () => work(server), key);
+  return await withLock(server, waitSeconds, () => work(server), key);
 }
 
 /**
@@ -126,7 +126,7 @@ async function renameTogether(
   let before: number | undefined;
   let pid: number | undefined;
   try {
-    await second.unsafe(patient);
+    await second.unsafe(liftTimeouts);
     before = await readOid(second, address.database);
     const [session] = await server<{ pid: number }[]>`
       select pg_backend_pid() as pid`;
@@ -173,7 +173,7 @@ async function isSame(
   pid = 0,
 ): Promise<boolean> {
   const { database } = address;
-  const unknown = (reason: string) =>
+  const unknownError = (reason: string) =>
     failure(
       `the connection was lost, and it is not known whether ${database} was swapped: ${reason}`,
       {
@@ -183,11 +183,11 @@ async function isSame(
   await using sql = await openConnection(
     toMaintenance(address),
     "db:swap",
-  ).catch(({ message }: Error) => Promise.reject(unknown(message)));
+  ).catch(({ message }: Error) => Promise.reject(unknownError(message)));
   const deadline = Date.now() + COMMIT_MS;
   while (await isThere(sql, pid)) {
     if (Date.now() > deadline)
-      throw unknown(`its session ${pid} is still running`);
+      throw unknownError(`its session ${pid} is still running`);
     await Bun.sleep(100);
   }
   return (await readOid(sql, database)) === oid;

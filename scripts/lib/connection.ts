@@ -40,7 +40,7 @@ const SWAP_MS = 50;
  * SQL that turns off the timeouts of a session, and sets lock_timeout to a
  * minute, whatever the database or the role has set.
  */
-export const patient = `
+export const liftTimeouts = `
   select set_config(name, case name when 'lock_timeout' then '60s' else '0' end, false)
   from pg_settings
   where name in ('statement_timeout', 'transaction_timeout', 'lock_timeout',

@@ -17,7 +17,7 @@ export interface Consent {
   /** The value of `--confirm`. */
   confirmed: string | undefined;
   /** The reasons and losses that were confirmed at the keyboard. */
-  agreed: string[];
+  accepted: string[];
 }
 
 /**
@@ -91,7 +91,7 @@ export function requireName(
   const { database } = address;
   refuseOtherName(database, confirmed);
   const wanted = [...reasons, ...subjects];
-  if (wanted.every((reason) => consent.agreed.includes(reason))) return;
+  if (wanted.every((reason) => consent.accepted.includes(reason))) return;
   if (confirmed === database) return;
   const reason = reasons.join("; ");
   const unanswered: Error & FailureFields = refusal(
@@ -105,7 +105,7 @@ export function requireName(
       );
       if (!typed) throw Object.assign(unanswered, { ask: undefined });
       refuseOtherName(database, typed);
-      consent.agreed.push(...wanted);
+      consent.accepted.push(...wanted);
     },
   });
 }

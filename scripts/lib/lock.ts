@@ -29,7 +29,7 @@ export const tryLockTransaction = `select pg_try_advisory_xact_lock(${KEY}) as l
  * @param key the lock's key: an eight-byte integer.
  * @throws with exit code 75 when it was not released in time.
  */
-export async function withMigrationLock<T>(
+export async function withLock<T>(
   sql: Sql,
   waitSeconds: number,
   work: () => Promise<T>,

@@ -1,7 +1,7 @@
 // Creates a scratch database on the server of another one, and always drops it.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
-import { openConnection, patient } from "./connection";
+import { openConnection, liftTimeouts } from "./connection";
 import { readDatabaseOptions } from "./database-options";
 import { dropDatabase } from "./drop-database";
 import { onInterrupt } from "./interrupt";
@@ -34,7 +34,7 @@ export async function withScratchDatabase<T>(
   const drop = () => dropDatabase(server, database);
   const forget = onInterrupt(drop);
   try {
-    await server.unsafe(patient);
+    await server.unsafe(liftTimeouts);
     await tryLock(server, database);
     await dropAbandoned(server, base);
     const options = await readDatabaseOptions(server, address.database);
