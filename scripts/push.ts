@@ -32,7 +32,7 @@ Brings a development database to schema.ts, without a migration.`;
 const { values } = readOptions(usage, {
   "dry-run": { type: "boolean", help: "print the SQL and change nothing" },
   ...renameFlags,
-  ...confirmFlag("a loss, or for a database on another host"),
+  ...confirmFlag("a loss, or a database on another host"),
   ...waitFlag,
   ...jsonFlag,
 });

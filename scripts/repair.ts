@@ -32,7 +32,7 @@ Records the hash of an edited file, deletes the record of a migration that no
 longer exists, and clears an interrupted run.`;
 
 const { values } = readOptions(usage, {
-  ...confirmFlag("the question"),
+  ...confirmFlag("the changes"),
   ...waitFlag,
   ...jsonFlag,
 });

@@ -53,7 +53,7 @@ const { values } = readOptions(usage, {
     type: "boolean",
     help: "print the SQL and what would be lost, change nothing",
   },
-  ...confirmFlag("a loss, or for a protected database"),
+  ...confirmFlag("a loss, or a protected database"),
   ...waitFlag,
   ...lockTimeoutFlag,
   ...verboseFlag,

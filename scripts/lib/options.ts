@@ -42,7 +42,7 @@ export const confirmFlag = (subject: string) =>
     confirm: {
       type: "string",
       value: "<database>",
-      help: `answers for ${subject}`,
+      help: `confirms ${subject}`,
     },
   }) as const;
 
