@@ -74,7 +74,7 @@ async function push(): Promise<void> {
   const shown = [...statements, ...losses];
   if (!shown.every((line) => consent.accepted.includes(line))) {
     for (const statement of statements) print(statement);
-    for (const loss of losses) note(`Would lose: ${loss}`);
+    for (const loss of losses) note(`Data would be lost: ${loss}`);
   }
   const isChange = statements.length > 0 && !values["dry-run"];
   if (isChange) {

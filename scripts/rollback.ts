@@ -167,7 +167,7 @@ function readDownScript({ tag }: Migration): Script {
 async function seekConsent(undos: Undo[]): Promise<void> {
   const losses = await findLosses(undos);
   for (const loss of losses)
-    if (!consent.accepted.includes(loss)) note(`Would lose: ${loss}`);
+    if (!consent.accepted.includes(loss)) note(`Data would be lost: ${loss}`);
   if (values["dry-run"])
     for (const { script, unfinished } of undos) {
       const rest = skipStatements(script.text, unfinished?.statementsDone ?? 0);

@@ -30,7 +30,7 @@ const LASTING =
  * Counts what the scripts would remove when they run one after the other.
  *
  * @param done how many statements of each script are already committed.
- * @returns texts such as `users.bio (412 values)`; none when nothing is lost.
+ * @returns texts such as `drops users.bio: 412 values`; none when nothing is lost.
  * @throws when a statement fails, with its place in the file.
  */
 export async function countLosses(
@@ -70,21 +70,20 @@ export async function countLosses(
   }
   for (const part of before) {
     const { key, table, column } = part;
-    const change = nameChange(part, after, kept);
-    if (change === undefined) continue;
+    const verb = nameLoss(part, after, kept);
+    if (verb === undefined) continue;
     const lost =
       (await count(sql, column ?? "*", table)) - (kept.get(key) ?? 0);
     const what = column === null ? table : `${table}.${column}`;
     const unit = column === null ? "row" : "value";
     if (lost > 0)
-      found.push(`${what} (${lost} ${unit}${lost > 1 ? "s" : ""}${change})`);
+      found.push(`${verb} ${what}: ${lost} ${unit}${lost > 1 ? "s" : ""}`);
   }
   return found;
 }
 
-/** Says what happened to the rows or values of a part; "" when it was dropped,
- * undefined when there is nothing to count. */
-function nameChange(
+/** Names what takes the rows or values of a part away; undefined when nothing does. */
+function nameLoss(
   { key, tableKey, parentKey, column, type, file }: Part,
   after: Map<string, Part>,
   kept: Map<string, number>,
@@ -93,11 +92,11 @@ function nameChange(
   if (!now) {
     // The rows are counted once, with the whole that was dropped.
     const whole = column === null ? parentKey : tableKey;
-    return whole === null || after.has(whole) ? "" : undefined;
+    return whole === null || after.has(whole) ? "drops" : undefined;
   }
-  if (column === null) return kept.has(key) ? ", truncated" : undefined;
+  if (column === null) return kept.has(key) ? "truncates" : undefined;
   const isRewritten = file === null || now.file !== file;
-  return now.type !== type && isRewritten ? ", type changed" : undefined;
+  return now.type !== type && isRewritten ? "changes the type of" : undefined;
 }
 
 /** @returns why the script cannot be tried, or undefined. */
@@ -152,11 +151,11 @@ async function listParts(sql: Sql): Promise<Part[]> {
 /** Lists deleted and updated rows of tables that still exist. */
 async function listChanges(sql: Sql): Promise<string[]> {
   const rows = await sql.unsafe<{ change: string }[]>(`
-    select format('%s (%s row%s, deleted)', relid::regclass, n_tup_del,
+    select format('deletes from %s: %s row%s', relid::regclass, n_tup_del,
       case when n_tup_del > 1 then 's' end) as change
     from pg_stat_xact_user_tables where n_tup_del > 0 and schemaname <> 'drizzle'
     union all
-    select format('%s (%s row%s, updated)', relid::regclass, n_tup_upd,
+    select format('updates %s: %s row%s', relid::regclass, n_tup_upd,
       case when n_tup_upd > 1 then 's' end)
     from pg_stat_xact_user_tables where n_tup_upd > 0 and schemaname <> 'drizzle'`);
   return rows.map(({ change }) => change);

@@ -470,7 +470,9 @@ async function inTrial<T>(
           isOwned && !left.some((one) => one.oid === oid || one.name === name)
         );
       })
-      .map(({ name, last }) => `the count of ${name} (at ${last})`);
+      .map(
+        ({ name, last }) => `drops the count of ${name}, which is at ${last}`,
+      );
     return { left: await look(), counts };
   } finally {
     await sql.unsafe("rollback");

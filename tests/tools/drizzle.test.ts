@@ -67,7 +67,7 @@ describe("db:push", () => {
         stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
       });
       expect(refused.exitCode).toBe(2);
-      expect(refused.stderr).toContain("Would lose: ");
+      expect(refused.stderr).toContain("Data would be lost: ");
       expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
       expect(before).toHaveLength(3);
       expect(confirmed.exitCode).toBe(0);

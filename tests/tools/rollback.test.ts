@@ -80,7 +80,7 @@ describe("db:rollback", () => {
     expect(refused).toEqual({
       exitCode: 2,
       stdout: "",
-      stderr: `Would lose: users.bio (1 value)\nError: db:rollback needs confirmation: data would be lost\nHint: to go ahead, add \`--confirm ${database.name}\`\n`,
+      stderr: `Data would be lost: drops users.bio: 1 value\nError: db:rollback needs confirmation: data would be lost\nHint: to go ahead, add \`--confirm ${database.name}\`\n`,
     });
     expect(shown.exitCode).toBe(0);
     expect(shown.stdout).toContain(
@@ -88,7 +88,9 @@ describe("db:rollback", () => {
     );
     expect(kept).toMatchObject([{ bio: "b" }, { bio: null }]);
     expect(confirmed.exitCode).toBe(0);
-    expect(table.stderr).toStartWith("Would lose: users (2 rows)\n");
+    expect(table.stderr).toStartWith(
+      "Data would be lost: drops users: 2 rows\n",
+    );
   });
 
   test("asks while nothing is locked, and asks again for what was lost since", async ({
@@ -108,15 +110,15 @@ describe("db:rollback", () => {
     const meanwhile = await run("db:migrate:repair --wait 0");
     await sql`insert into users values (2, 'c', 'd')`;
     terminal.types(`${database.name}\r`);
-    await terminal.shows("users.bio (2 values)");
+    await terminal.shows("users.bio: 2 values");
     terminal.types(`${database.name}\r`);
     const { exitCode, screen } = await terminal.ends();
 
     expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
     expect(exitCode).toBe(0);
-    expect(screen.match(/Would lose: .*/g)).toEqual([
-      "Would lose: users.bio (1 value)",
-      "Would lose: users.bio (2 values)",
+    expect(screen.match(/Data would be lost: .*/g)).toEqual([
+      "Data would be lost: drops users.bio: 1 value",
+      "Data would be lost: drops users.bio: 2 values",
     ]);
     expect(screen).toContain("Rolled back: 0001_bio");
   });
@@ -143,7 +145,9 @@ describe("db:rollback", () => {
     const deleting = await run("db:rollback --dry-run");
 
     expect(renamed).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(deleting.stderr).toBe("Would lose: users (1 row, deleted)\n");
+    expect(deleting.stderr).toBe(
+      "Data would be lost: deletes from users: 1 row\n",
+    );
   });
 
   test("counts partitions, new types and hidden truncations, each row once", async ({
@@ -172,11 +176,11 @@ describe("db:rollback", () => {
     const { stderr } = await run("db:rollback --dry-run");
 
     expect(stderr.trim().split("\n").sort()).toEqual([
-      "Would lose: emptied (1 row, truncated)",
-      "Would lose: p1 (2 rows)",
-      "Would lose: q (1 row)",
-      "Would lose: typed.s (1 value, type changed)",
-      "Would lose: typed.v (1 value, type changed)",
+      "Data would be lost: changes the type of typed.s: 1 value",
+      "Data would be lost: changes the type of typed.v: 1 value",
+      "Data would be lost: drops p1: 2 rows",
+      "Data would be lost: drops q: 1 row",
+      "Data would be lost: truncates emptied: 1 row",
     ]);
   });
 
@@ -195,7 +199,7 @@ describe("db:rollback", () => {
 
     expect(exitCode).toBe(2);
     expect(stderr).toStartWith(
-      "Would lose: an unknown amount of data (0000_s cannot be tried first: SETVAL is not undone by a rollback)\n",
+      "Data would be lost: an unknown amount of data (0000_s cannot be tried first: SETVAL is not undone by a rollback)\n",
     );
     expect(await sql`select last_value from s`).toMatchObject([
       { last_value: "1" },
