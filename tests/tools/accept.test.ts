@@ -1,4 +1,4 @@
-// db:check --accept: findings about history that nobody can change any more.
+// db:check --accept: findings about applied history, which cannot change.
 import { expect } from "bun:test";
 import { migrations } from "../lib/migrations";
 import { image, fixture } from "../lib/schema-file";

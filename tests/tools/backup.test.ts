@@ -372,7 +372,7 @@ suite("db:restore", () => {
       const listed = await run("db:backup --list --json");
       writeFileSync(path, whole);
       await run(`db:backup --verify ${file}`);
-      const mended = await run("db:backup --list --json");
+      const fixed = await run("db:backup --list --json");
       const manifest = readFileSync(`${path}.json`, "utf8");
       writeFileSync(
         `${path}.json`,
@@ -382,7 +382,7 @@ suite("db:restore", () => {
       const absent = await run("db:restore absent.dump");
 
       expect(JSON.parse(listed.stdout).backups[0].verified).toBe(false);
-      expect(JSON.parse(mended.stdout).backups[0].verified).toBe(true);
+      expect(JSON.parse(fixed.stdout).backups[0].verified).toBe(true);
       expect(changed.stdout).toEndWith("is not a manifest, or was changed\n");
       expect(changed.exitCode).toBe(3);
       expect(absent.exitCode).toBe(1);

@@ -93,7 +93,7 @@ async function withSmallDisk(folder: string, work: () => Promise<void>) {
 
 describe("db:start and db:stop", () => {
   testNewClone(
-    "start a new clone's server, also where an earlier start was cut off",
+    "start a new clone's server, also after an interrupted start",
     async (clone) => {
       mkdirSync(`${clone.cluster}.partial/base`, { recursive: true });
 

@@ -1,4 +1,4 @@
-// db:migrate on files that cannot be one transaction, that are cut off, that
+// db:migrate on files that cannot be one transaction, that are interrupted, that
 // wait for a lock, and that touch what is not theirs.
 import { describe, expect } from "bun:test";
 import { writeFileSync } from "node:fs";
@@ -76,7 +76,7 @@ describe("what cannot be in a transaction", () => {
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
     const shown = await run("db:migrate --dry-run");
     write("alter table users add column x int;");
-    const mended = await run("db:migrate");
+    const fixed = await run("db:migrate");
 
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(
@@ -93,7 +93,7 @@ describe("what cannot be in a transaction", () => {
       stdout: "-- 0000_a\nalter table nobody add column x int;\n",
       stderr: "Warning: 2 statements of 0000_a are committed\n",
     });
-    expect(mended.exitCode).toBe(0);
+    expect(fixed.exitCode).toBe(0);
     expect(await listRecords(sql)).toHaveLength(1);
   });
 
@@ -271,7 +271,7 @@ describe("what cannot be in a transaction", () => {
     await sql.unsafe(`create or replace procedure fill() language plpgsql as $$
       begin insert into users values (2); commit; end $$`);
     write(" -- begins again");
-    const mended = await run("db:migrate");
+    const fixed = await run("db:migrate");
 
     expect(failed.stderr).toContain(
       "It ran outside of a transaction; the part that it committed itself stays; its first 2 statements are committed.\n",
@@ -281,11 +281,11 @@ describe("what cannot be in a transaction", () => {
       "Error: `CALL FILL ( )` failed in an earlier run, after it had committed part of its work\nHint: check what it has changed, ",
     );
     expect(again).toEqual(stopped);
-    expect(mended.exitCode).toBe(0);
+    expect(fixed.exitCode).toBe(0);
     expect(await sql`select id from users`).toMatchObject([{ id: 2 }]);
   });
 
-  test("stops where nobody can tell whether a procedure was done", async ({
+  test("stops where it is unknown whether a procedure was done", async ({
     sql,
     database,
     project,

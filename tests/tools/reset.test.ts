@@ -103,7 +103,7 @@ test(
   },
 );
 
-test("goes on from a run that was cut off", "empty", async (database) => {
+test("continues after an interrupted run", "empty", async (database) => {
   await database.sql.unsafe(`create database ${database.name}__next`);
   await database.sql.unsafe(`create database ${database.name}__dropped`);
 

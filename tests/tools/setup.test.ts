@@ -70,7 +70,7 @@ test("makes a working database, and finds nothing to do the second time", async 
   expect(readFileSync(file, "utf8")).toBe(written);
 });
 
-/** What may have the usual port: takes it, and returns how to let go of it. */
+/** What may have the usual port: takes it, and returns what releases it. */
 const occupants = {
   "another program": async () =>
     await listen((socket) => socket.end(), await findQuietPort()),
