@@ -15,7 +15,6 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Sql } from "postgres";
 import { findPostgresTools } from "../../scripts/server/client-programs";
-import { findEngine } from "../../scripts/server/server";
 import { readEnv } from "../../src/env";
 import {
   openDatabase,
@@ -42,16 +41,20 @@ interface Given extends TestDatabase {
   list(): string[];
 }
 
-const engine = await findEngine(readEnv());
-const missing = await findMissingTool();
+const { missing, isInContainer } = await findPrograms();
 if (missing) console.warn(`Left out: backups, for ${missing}`);
 const suite = missing ? () => {} : describe;
 
-async function findMissingTool(): Promise<string | undefined> {
+async function findPrograms(): Promise<{
+  missing?: string;
+  isInContainer: boolean;
+}> {
   try {
-    await findPostgresTools(["pg_dump", "pg_restore"], readEnv());
+    const programs = ["pg_dump" as const, "pg_restore" as const];
+    const { tools } = await findPostgresTools(programs, readEnv());
+    return { isInContainer: tools.pg_dump.command[0] === "docker" };
   } catch (error) {
-    return (error as Error).message;
+    return { missing: (error as Error).message, isInContainer: false };
   }
 }
 
@@ -553,7 +556,7 @@ suite("db:restore", () => {
 });
 
 // In Docker they would be the container's.
-if (engine !== "compose") {
+if (!isInContainer) {
   if (!missing)
     test(
       "verifies without a server, and calls no backup bad that it could not read",

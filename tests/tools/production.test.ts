@@ -85,7 +85,7 @@ else
       expect(JSON.parse(health)).toEqual({ healthy: true });
       expect(broken.exitCode).toBe(1);
       expect(broken.stderr).toContain("Error: 0001_broken failed: ");
-      expect(broken.stderr).toMatch(/db-init failed, .* is left in place\n$/);
+      expect(broken.stderr).toMatch(/db-init failed: .* is left in place\n$/);
       expect(kept).toBe("It works.\n");
       expect(second).toMatchObject({ exitCode: 0 });
       expect(second.last).toEndWith("ended once the new one was healthy");
