@@ -297,3 +297,40 @@ test("what is under way finishes when the client is closed, and nothing new begi
   expect(answered).toBe(1);
   expect(codeOf(refused)).toBe("CLOSED");
 });
+
+test("what comes after COMMIT or ROLLBACK was sent is refused, and writes nothing", async (database) => {
+  const { db, closeDatabase } = openClient(database.address);
+  await database.sql.unsafe(`
+    create function check_late() returns trigger language plpgsql as $$ begin
+      perform pg_sleep(0.3);
+      if new.slug = 'refused' then raise 'refused'; end if;
+      return null;
+    end $$;
+    create constraint trigger check_late after insert on items
+      deferrable initially deferred for each row execute function check_late()`);
+  const insert = (tx: Transaction, slug: string) =>
+    tx.insert(items).values({ slug });
+
+  const late: Promise<unknown>[] = [];
+  for (const slug of ["accepted", "refused"])
+    await db
+      .transaction(async (tx) => {
+        await insert(tx, slug);
+        const send = () => late.push(insert(tx, "late").then(() => {}, codeOf));
+        setTimeout(send, 100); // COMMIT takes longer
+      })
+      .catch(() => {});
+  const own = await rejection(
+    db.transaction(async (tx) => {
+      await tx.execute("COMMIT");
+      await insert(tx, "late");
+    }),
+  );
+  const codes = await Promise.all(late);
+  const rows = await db.select().from(items);
+  await closeDatabase();
+
+  expect(codes).toEqual(["TRANSACTION_OVER", "TRANSACTION_OVER"]);
+  expect(codeOf(own)).toBe("TRANSACTION_OVER");
+  expect(rows.map(({ slug }) => slug)).toEqual(["accepted"]);
+});

@@ -41,6 +41,8 @@ export async function transact<T>(
 ): Promise<T> {
   const failures: unknown[] = [];
   let verdict: Error | undefined;
+  let hasBegun = false;
+  let isEnding = false;
   let isOver = false;
   let last: Promise<unknown> = Promise.resolve();
   const lease = await pool.acquire().catch((error: unknown) => {
@@ -49,11 +51,15 @@ export async function transact<T>(
 
   const send = async (statement: Statement, values: unknown[]) => {
     const { text } = statement;
-    if (isOver)
+    const isEnd = text === "commit" || text === "rollback";
+    // PostgreSQL would commit a later statement by itself, even after a ROLLBACK.
+    const hasEnded = isEnding || (hasBegun && !lease.isInTransaction());
+    if (isOver || (hasEnded && !isEnd))
       throw databaseError(
         "TRANSACTION_OVER",
         "the transaction has ended: await every statement inside it",
       );
+    isEnding ||= isEnd;
     // A lost connection has rolled back: an error here would hide the first one.
     if (/^rollback\b/i.test(text) && lease.isLost()) return rolledBack();
     const wasLost = lease.isLost();
@@ -65,6 +71,7 @@ export async function transact<T>(
           "the transaction was rolled back at COMMIT: one of its statements had failed",
           failures.findLast((failure) => codeOf(failure) !== "25P02"),
         ));
+      hasBegun = true;
       return result;
     } catch (error) {
       if (error !== verdict) failures.push(error);
