@@ -334,3 +334,30 @@ test("what comes after COMMIT or ROLLBACK was sent is refused, and writes nothin
   expect(codeOf(own)).toBe("TRANSACTION_OVER");
   expect(rows.map(({ slug }) => slug)).toEqual(["accepted"]);
 });
+
+test("a failed statement leaves nothing that others meet", async ({
+  address,
+}) => {
+  const { db, closeDatabase } = openClient(address, {
+    poolSize: 1,
+    canPrepare: true,
+  });
+  const ask = () => db.execute("select 1");
+
+  const after = [];
+  for (let i = 0; i < 10; i++) {
+    await rejection(db.execute("begin; select 1 / 0; commit"));
+    after.push(await ask().then(() => undefined, codeOf));
+  }
+  await db.insert(items).values({ slug: "a" });
+  const prepared = db.select().from(items).prepare("changed");
+  await prepared.execute();
+  await db.execute("alter table items alter name type varchar");
+  const changed = await rejection(prepared.execute());
+  const again = await prepared.execute();
+  await closeDatabase();
+
+  expect(after).toEqual(Array(10).fill(undefined));
+  expect(codeOf(changed)).toBe("0A000");
+  expect(again).toHaveLength(1);
+});

@@ -37,8 +37,11 @@ export interface Connection {
   loss(): Error | undefined;
   /** True while a transaction is open, also a failed one. */
   isInTransaction(): boolean;
-  /** True once a write was refused as read-only: the server may be a standby. */
-  isReadOnly(): boolean;
+  /**
+   * True once it should be replaced: a write was refused as read-only, so the
+   * server may be a standby, or a prepared statement cannot be used any more.
+   */
+  isOutdated(): boolean;
   /** Says goodbye to the server. */
   end(): Promise<void>;
   /** Ends it at once, whatever the network does. */
@@ -47,6 +50,8 @@ export interface Connection {
 
 /** The codes of errors that end a session: shutdown, crash, idle for too long. */
 const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
+/** The codes of errors that a prepared statement would get again: its result type changed, or it is gone. */
+const NOT_AS_PREPARED = ["0A000", "26000"];
 
 /** How long the server has to close the connection. In milliseconds. */
 const GOODBYE_MS = 1000;
@@ -80,7 +85,8 @@ export async function logIn(
       ),
     );
 
-  let isReadOnly = false;
+  let isOutdated = false;
+  let goOn = () => {};
   const bindsChannel = settings?.channel_binding === "require";
   let isBound = false;
   // pg would read any value that is left out or empty from libpq's variables.
@@ -100,13 +106,15 @@ export async function logIn(
   Object.assign(client, { getStartupConf: () => startup });
   client.on("error", loseTo); // without a listener, the error ends the process
   await client.connect();
+  client.connection.on("readyForQuery", () => goOn());
+  client.on("end", () => goOn());
   if (bindsChannel && !isBound)
     throw new Error("it offers no channel binding, which the URL requires");
 
   return {
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
-    isReadOnly: () => isReadOnly,
+    isOutdated: () => isOutdated,
     end: async () => {
       setTimeout(() => socket.destroy(), GOODBYE_MS).unref();
       await client.end();
@@ -123,6 +131,8 @@ export async function logIn(
         );
         socket.destroy();
       }, limitMs);
+      const ready = Promise.withResolvers<void>();
+      goOn = ready.resolve;
       try {
         return await client.query({
           text,
@@ -134,8 +144,12 @@ export async function logIn(
         });
       } catch (error) {
         if (error instanceof pg.DatabaseError) {
-          if (ENDS_SESSION.test(error.code ?? "")) loseTo(error);
-          isReadOnly ||= error.code === "25006";
+          const { code = "" } = error;
+          if (ENDS_SESSION.test(code)) loseTo(error);
+          isOutdated ||=
+            code === "25006" || (!!name && NOT_AS_PREPARED.includes(code));
+          // Only now does the server say whether a transaction is open.
+          if (!loss) await ready.promise;
         }
         throw loss ?? (name ? explainPrepared(error) : error);
       } finally {

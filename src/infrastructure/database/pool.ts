@@ -158,8 +158,8 @@ export function openPool(
   }
 
   function giveBack(connection: Connection) {
-    const { loss, isInTransaction, isReadOnly } = connection;
-    if (isClosed || loss() || isInTransaction() || isReadOnly()) {
+    const { loss, isInTransaction, isOutdated } = connection;
+    if (isClosed || loss() || isInTransaction() || isOutdated()) {
       connection.destroy();
       forget(connection);
       return;
