@@ -1,8 +1,9 @@
 // What the client stores and reads, for every type of drizzle, does not depend
 // on the zone of the process, and is what postgres.js stored and read.
-import { expect } from "bun:test";
+import { expect, test as bunTest } from "bun:test";
 import { join } from "node:path";
 import { root } from "../../src/env";
+import { encodeValues } from "../../src/infrastructure/database/values";
 import { testDatabase as test } from "../lib/database";
 
 const script = join(root, "tests/lib/every-type.ts");
@@ -18,3 +19,12 @@ for (const TZ of ["UTC", "Europe/Berlin"])
     expect(stderr).toBe("");
     expect(JSON.parse(stdout)).toEqual(expected);
   });
+
+bunTest("more parameters than the protocol can count are refused", () => {
+  const most = Array.from({ length: 65_535 }, () => 1);
+
+  expect(encodeValues(most)).toEqual(most);
+  expect(() => encodeValues([...most, 1])).toThrow(
+    "a statement has 65536 parameters, and may have 65535",
+  );
+});

@@ -57,13 +57,31 @@ function parseElements(value: unknown, parse: Parse): unknown {
   return typeof value === "string" ? parse(value) : null;
 }
 
-/** Returns the values in the form that pg sends. @throws when one is undefined. */
+/** The protocol counts the parameters of a statement in two bytes. */
+const MOST_VALUES = 65_535;
+
+/**
+ * Returns the values in the form that pg sends.
+ *
+ * @throws when one is undefined, or when there are too many: pg would send a wrong
+ * count, and PostgreSQL would refuse the message as invalid.
+ */
 export function encodeValues(values: unknown[]): unknown[] {
+  if (values.length > MOST_VALUES)
+    throw new Error(
+      `a statement has ${values.length} parameters, and may have ${MOST_VALUES}: write the rows in several statements`,
+    );
   return values.map((value) => {
     if (value === undefined)
       throw new Error("a parameter is undefined: write null for SQL's NULL");
-    return value instanceof Date ? value.toISOString() : value;
+    return encodeDates(value);
   });
+}
+
+/** Writes dates in UTC, also in arrays: pg would use the time zone of the process. */
+function encodeDates(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(encodeDates);
+  return value instanceof Date ? value.toISOString() : value;
 }
 
 /**
