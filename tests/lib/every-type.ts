@@ -181,7 +181,8 @@ const [relational] = await db.execute("select * from every where id = 1");
 
 const [parameters] = await db.execute(sql`select ${true} as "boolean",
   ${5n} as "bigint", ${"x"} as "text", ${7}::int as "integer", ${null} as "null",
-  ${Buffer.from("ab")} as "bytea", ${sql.param(["a", "b"])}::text[] as "array"`);
+  ${Buffer.from("ab")} as "bytea", ${sql.param(["a", "b"])}::text[] as "array",
+  ${sql.param([day])}::timestamp[] as "days"`);
 const [others] = await db.execute(`select 1::int2 as "int2", 2::oid as "oid",
   '1.5'::float4 as "float4", 'NaN'::float8 as "nan", 1::int8 as "int8",
   1.50::numeric as "numeric", '$1.50'::money as "money", 'a'::name as "name",
