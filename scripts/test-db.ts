@@ -25,7 +25,7 @@ const { database: address } = readEnv();
 const { closeDatabase, db } = await import("../src/infrastructure/database");
 // This connection comes first, because it explains a failure. It is closed before
 // the client connects: a role may have a limit of one connection.
-const { pending, interrupted, replication } =
+const { pending, interrupted, isPushed, replication } =
   await inspect().catch(unreachable);
 await using _client = { [Symbol.asyncDispose]: closeDatabase };
 const [server] = await db
@@ -50,7 +50,9 @@ print(
 print(
   pending.length > 0
     ? `Pending: ${pending.join(", ")}`
-    : "Compared: no migration is pending",
+    : isPushed
+      ? "Compared: the tables are there, and no migration is recorded"
+      : "Compared: no migration is pending",
 );
 printJson({
   connected: true,

@@ -17,7 +17,7 @@ import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
 import { root } from "../../src/env";
 import { pollLock, tryLockTransaction } from "./lock";
-import { failure, refusal } from "./report";
+import { failure, isLost, refusal } from "./report";
 
 const folder = join(import.meta.dirname, "../seeds");
 /** `db:seed dev` loads development.ts: a short name, because it is typed often. */
@@ -73,8 +73,7 @@ export async function loadSeed(name: string): Promise<Seed> {
       code: "USAGE",
       hint: `the seeds are ${names.map((known) => `\`bun run db:seed ${known}\``).join(" and ")}`,
     });
-  const file = name === DEVELOPMENT.name ? DEVELOPMENT.file : name;
-  const path = join(folder, `${file}.ts`);
+  const path = join(root, nameFile(name));
   try {
     const { rows, isForProduction = false } = await import(path);
     if (!Array.isArray(rows))
@@ -95,6 +94,12 @@ export async function loadSeed(name: string): Promise<Seed> {
         : `fix \`${shown}\``,
     });
   }
+}
+
+/** Returns the path of a seed's file, from the root of the project. */
+function nameFile(name: string): string {
+  const file = name === DEVELOPMENT.name ? DEVELOPMENT.file : name;
+  return relative(root, join(folder, `${file}.ts`));
 }
 
 /** Lists the names of the seeds: `dev` first, then the others in order. */
@@ -119,7 +124,15 @@ export async function insertSeed(
 ): Promise<Seeded> {
   return await transactLocked(client, waitSeconds, async (db) => {
     const seeded: Seeded = { seed: name, inserted: {}, unchanged: {} };
-    for (const entry of rows) await insertRows(db, entry, seeded);
+    for (const entry of rows)
+      await insertRows(db, entry, seeded).catch((error: Error) => {
+        const reason = error.cause instanceof Error ? error.cause : error;
+        if (isLost(reason)) throw error;
+        throw failure(
+          `the seed ${name} failed at ${getTableName(entry.table)}: ${reason.message}`,
+          { code: "SEED_FAILED", hint: `fix \`${nameFile(name)}\`` },
+        );
+      });
     return seeded;
   });
 }

@@ -19,7 +19,8 @@ import {
  * interrupted ones. `db:push` records no migrations: without any record, the schema
  * counts as current when every table of schema.ts exists.
  *
- * @returns the tags, in the order of the journal, and the interrupted migrations.
+ * @returns the tags, in the order of the journal; the interrupted migrations; and
+ * whether the tables are there without any record, as after `db:push`.
  */
 export async function readSchemaState(sql: Sql) {
   // The application's role may have no right to read the log.
@@ -34,7 +35,8 @@ export async function readSchemaState(sql: Sql) {
   const behind = plan.migrations.filter((migration) =>
     ["pending", "partial"].includes(stateOf(plan, migration)),
   );
-  return { pending: isPushed ? [] : behind.map(({ tag }) => tag), interrupted };
+  const pending = isPushed ? [] : behind.map(({ tag }) => tag);
+  return { pending, interrupted, isPushed };
 }
 
 /** @throws with exit code 2 when the schema is behind. */

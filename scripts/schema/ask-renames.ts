@@ -138,10 +138,13 @@ function explainUnanswered(open: Ambiguity[]): Error {
       names.map((name) => nameOld(place, name)).join(", ");
     return `  ${place.kind}: gone ${list(place.gone)}; new ${list(place.made)}`;
   });
-  const flags = open.map(
-    (place) =>
-      `--rename ${nameOld(place, place.gone[0] ?? "")}=${place.made[0]}`,
-  );
+  // Which of several is which cannot be known: a pair would be taken as advice.
+  const flags = open.map(({ gone, made, ...place }) => {
+    const [old = ""] = gone;
+    return gone.length === 1 && made.length === 1
+      ? `--rename ${nameOld({ gone, made, ...place }, old)}=${made[0]}`
+      : `--rename <old ${place.kind}>=<new ${place.kind}>`;
+  });
   return refusal("cannot tell whether something was renamed", {
     code: "RENAME_UNANSWERED",
     lines,
