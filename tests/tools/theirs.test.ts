@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { followReach } from "../../scripts/migrations/reach";
 import { splitStatements } from "../../scripts/migrations/statements";
+import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
 import { writeMigrations } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
 import { type Given, test } from "../lib/test";
@@ -167,8 +168,15 @@ test("changes nothing on the server, whatever the migrations would do to it", as
       await run(command);
     const after = await readGlobals();
 
+    const [server] = await sql<{ major: string }[]>`
+      select split_part(current_setting('server_version'), '.', 1) as major`;
+    const isElsewhere = server?.major === findPostgresBinaries().major;
     expect(found).toEqual([
       "pending 0001_more",
+      // What a temporary server of the same version is there for.
+      ...(isElsewhere
+        ? []
+        : ["not_replayed 0000_team 4", "not_tried 0001_more 2"]),
       "not_tried 0001_more 3",
       "not_tried 0001_more",
     ]);

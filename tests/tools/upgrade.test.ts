@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { $ } from "bun";
 import { findPostgresTools } from "../../scripts/server/client-programs";
 import { isDockerReady } from "../../scripts/server/compose";
-import { readEnv } from "../../src/env";
+import { readEnv, root } from "../../src/env";
 import { type TestDatabase, withDatabase } from "../lib/database";
 import { findFreePort } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
@@ -46,7 +46,11 @@ async function moveTo18(project: Project, database: TestDatabase) {
   try {
     await $`${run} ${volume} postgres:18-alpine -c ${old}`.quiet();
 
-    const backup = await database.run("db:backup --json", { BACKUP_DIR });
+    const backup = await database.run(
+      "db:backup --json",
+      { BACKUP_DIR },
+      root, // from where the programs of the tests' server are found
+    );
     const { file: archive, tables } = JSON.parse(backup.stdout);
     const refused = await project.run("db:start");
     project.replace(file, "- db-data:/var", "- db-data-18:/var");
