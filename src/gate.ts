@@ -16,8 +16,9 @@ const WAIT_MS = 10_000;
 let addresses: string[] = [];
 let turn = 0;
 
-createServer({ pauseOnConnect: true }, pass).listen(PORT);
-console.log(`Listening: port ${PORT}, for ${APP}`);
+createServer({ pauseOnConnect: true }, pass).listen(PORT, () =>
+  console.log(`Listening: port ${PORT}, for ${APP}`),
+);
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.once(signal, () => process.exit());
 

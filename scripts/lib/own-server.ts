@@ -31,8 +31,8 @@ export function readOwnServer(dataDir: string): OwnServer | undefined {
 }
 
 /**
- * True when the server at an address has to be checked: the address is a default
- * that nobody has chosen, or this clone's own server had that port.
+ * True when the server at an address has to be checked: the address is the default
+ * one, or this clone's own server had that port.
  */
 export function isGuarded({ guard, port }: DatabaseAddress): boolean {
   if (!guard) return false;

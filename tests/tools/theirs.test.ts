@@ -164,6 +164,8 @@ test("changes nothing on the server, whatever the migrations would do to it", as
       "db:rollback --dry-run",
       "db:status",
       "db:push --dry-run",
+      "db:test",
+      "db:backup --list",
     ])
       await run(command);
     const after = await readGlobals();
