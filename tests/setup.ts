@@ -119,7 +119,14 @@ async function startTemporaryServer() {
   const server = clusterAddress(await findFreePort());
   await copyCluster(dataDir);
   await startEmbedded(dataDir, server);
+  await warmTemplate(server);
   return { server, isKept: false };
+}
+
+/** Connects once, so that copies have the cache that a first connection writes. */
+async function warmTemplate(address: DatabaseAddress): Promise<void> {
+  const template = { ...address, database: "template1" };
+  await (await openConnection(template, "tests")).end();
 }
 
 async function dropTemplates(): Promise<void> {

@@ -1,10 +1,9 @@
 // Runs commands for the tests, one after another in one process. Packages of
 // node_modules stay loaded; the project's own files are loaded again each time.
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import { format } from "node:util";
-import { Glob } from "bun";
 
 /** A command to run. */
 export interface Job {
@@ -114,7 +113,13 @@ async function untilClosed(output: { stderr: string }): Promise<void> {
 /** Removes a project's files from the cache of modules, also a file that could not be
  * loaded and is not in the list of the cache. */
 function forgetFiles(folder: string): void {
-  for (const pattern of ["*.{ts,js,json}", "{scripts,src,pulled}/**/*.ts"])
-    for (const file of new Glob(pattern).scanSync(folder))
-      delete require.cache[join(folder, file)];
+  const files = ["scripts", "src", "pulled"].flatMap((part) =>
+    existsSync(join(folder, part))
+      ? readdirSync(join(folder, part), { recursive: true }).map((file) =>
+          join(part, String(file)),
+        )
+      : [],
+  );
+  for (const file of [...readdirSync(folder), ...files])
+    if (/\.(ts|js|json)$/.test(file)) delete require.cache[join(folder, file)];
 }
