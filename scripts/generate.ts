@@ -253,12 +253,14 @@ async function findParent(
 ): Promise<{ before?: Snapshot; surplus?: string }> {
   const previous = earlier.at(-1);
   const candidates = [
-    readParent(earlier, after),
-    previous ? readSnapshot(previous.tag) : emptySnapshot,
-  ].filter((snapshot) => snapshot !== undefined);
+    () => readParent(earlier, after),
+    () => (previous ? readSnapshot(previous.tag) : emptySnapshot),
+  ];
   const effects = listEffects(text);
   let surplus: string | undefined;
-  for (const before of candidates) {
+  for (const read of candidates) {
+    const before = read();
+    if (!before) continue;
     const statements = await diffRenamed(before, after, readRenames(text));
     const unsaid = listEffects(statements.join(BREAKPOINT)).difference(effects);
     if (unsaid.size === 0) return { before };

@@ -44,7 +44,8 @@ export interface Difference {
 export async function readCatalog(sql: Sql): Promise<Catalog> {
   const results = await sql.unsafe<Row[][]>(`
     select set_config('starter.search_path', current_setting('search_path'), false);
-    set search_path = ''; set local jit = off;
+    set search_path = ''; set local jit = off; set local enable_hashjoin = on;
+    set local enable_mergejoin = on; set local enable_seqscan = on;
     ${query(readProject().records)};
     select set_config('search_path', current_setting('starter.search_path'), false)`);
   return toCatalog(results.flat().filter((row) => "object" in row));
@@ -57,19 +58,29 @@ export async function readCatalog(sql: Sql): Promise<Catalog> {
  * few names.
  *
  * @param sql a session that is used for nothing else.
- * @returns a function that reads them; its names have no schema and no quotes.
+ * @returns a function that reads them, or the whole catalog when there are no names;
+ * its names have no schema and no quotes.
  */
 export async function prepareObjects(
   sql: Sql,
-): Promise<(names: string[]) => Promise<Catalog>> {
+): Promise<(names: string[] | undefined) => Promise<Catalog>> {
   await sql.unsafe(`
     set search_path = ''; set jit = off; set plan_cache_mode = force_generic_plan;
     set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off;
     prepare objects (json) as ${query(readProject().records, true)} union all ${counts}`);
   return async (names) => {
+    if (!names) return await readCatalog(sql); // slow in a large schema
     const list = quoteLiteral(JSON.stringify(names));
     return toCatalog(await sql.unsafe<Row[]>(`execute objects (${list})`));
   };
+}
+
+/** Lists the routines that may change an object when they are called: all but
+ * PostgreSQL's own and those that cannot write. */
+export async function listRoutines(sql: Sql): Promise<Set<string>> {
+  const rows = await sql.unsafe<{ name: string }[]>(`
+    select distinct proname as name from pg_proc where oid >= ${FIRST} and provolatile = 'v'`);
+  return new Set(rows.map(({ name }) => name));
 }
 
 type Row = CatalogEntry & { object: string };
@@ -340,7 +351,8 @@ select 'index ' || relations.name, pg_get_indexdef(relations.oid) || case when i
   owner.nspname, owner.relname, relations.relispartition or owner.relispartition, null, null, null
 from relations join pg_index on indexrelid = relations.oid
   join relations as owner on owner.oid = indrelid
-where not exists (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u', 'x'))
+where not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = indexrelid
+  and refclassid = 'pg_constraint'::regclass and deptype = 'i')
 union all
 select 'sequence ' || relations.name, concat_ws(' ', 'CREATE SEQUENCE', relations.name, 'AS', format_type(seqtypid, null),
   'START', seqstart, 'INCREMENT', seqincrement, 'MINVALUE', seqmin,

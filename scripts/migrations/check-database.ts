@@ -12,8 +12,8 @@ import {
   compareCatalogs,
   describeDifference,
   type Difference,
+  listRoutines,
   prepareObjects,
-  readCatalog,
 } from "./catalog";
 import { refuseElsewhere } from "./elsewhere";
 import { hashText, type Migration, nameDownFile } from "./journal";
@@ -25,7 +25,14 @@ import { runScript } from "./run";
 import { splitStatements } from "./statements";
 import { openConnection } from "../lib/connection";
 import { toScript } from "./steps";
-import { isTakenOver, readMentions, takeOver, type Trial } from "./take-over";
+import {
+  foldName,
+  isTakenOver,
+  NAME,
+  readMentions,
+  takeOver,
+  type Trial,
+} from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
 import { tryRows } from "./try-rows";
 
@@ -209,7 +216,10 @@ async function tryPending(
   if (plan.pending.length === 0) return problems;
   await using reader = await openConnection(trial.address, "db:check");
   const readObjects = await prepareObjects(reader);
-  for (const migration of plan.pending) {
+  const groups = groupNames(plan.pending, await listRoutines(reader));
+  /** The schema at the end of the migration before, if it is of the same group. */
+  let last: Catalog | undefined;
+  for (const [index, migration] of plan.pending.entries()) {
     const { tag, file } = migration;
     const down = nameDownFile(tag);
     const mismatch = (message: string, of = down) =>
@@ -217,10 +227,11 @@ async function tryPending(
     const up = () => replayMigrations(trial, [migration], reaches, false);
     try {
       const text = readDown(down);
-      const names = listNames(`${migration.text}\n${text}`);
-      // Reading the whole of a large schema is slow.
-      const read = () => (names ? readObjects(names) : readCatalog(reader));
-      const before = text === undefined ? undefined : await read();
+      const names = groups[index];
+      if (index > 0 && names !== groups[index - 1]) last = undefined;
+      const read = () => readObjects(names);
+      const before = text === undefined ? undefined : (last ?? (await read()));
+      last = undefined;
       const taken = trial.tried.size;
       const leftOut = await up();
       problems.push(...leftOut.map(describeLeftOut("not_tried")));
@@ -252,8 +263,9 @@ async function tryPending(
       );
       if (left.length > 0) break; // the ones after it start from another schema
       await up();
+      last = await read();
       problems.push(
-        ...compareObjects(after, await read()).map((difference) =>
+        ...compareObjects(after, last).map((difference) =>
           mismatch(
             `after down and up again: ${describeDifference(difference)}; fix \`${down}\``,
           ),
@@ -287,15 +299,59 @@ function compareObjects(one: Catalog, other: Catalog): Difference[] {
 
 /** SQL with these words may change objects that its text does not name. */
 const OPAQUE =
-  /\b(do|call|execute|perform|select|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures)|drop\s+(type|domain|schema|function)\b[^;]*\bcascade)\b/i;
+  /\b(execute(?!\s+(function|procedure|on)\b)|call|owned|import|extension|all\s+(tables|sequences|functions|routines|procedures)|drop\s+(type|domain|schema|function)\b[^;]*\bcascade)\b/i;
+/** SQL with these words may call a routine, which may change any object. */
+const CALLS = /\b(do|perform|select)\b/i;
 
-/** Returns the names of all that the SQL may change; undefined when that is unknown. */
-function listNames(text: string): string[] | undefined {
-  if (OPAQUE.test(text)) return undefined;
-  const names = readMentions(text).flatMap(({ schema, name }) =>
-    [schema ?? name, name].map(clipName),
+/** The name of a routine, or a new name of anything. */
+const ROUTINE = new RegExp(
+  `\\b(?:function|procedure|routine|aggregate|rename\\s+to)\\s+(?:(?:${NAME})\\s*\\.\\s*)?(${NAME})`,
+  "gi",
+);
+
+/** How many names the migrations of a group have at most: the last reading of one is
+ * the first of the next, but a reading of more names takes longer. */
+const GROUP = 150;
+
+/**
+ * Returns, for each migration, the names of all that its group may change; undefined
+ * when that is unknown. Neighbours of one group have the same list.
+ */
+function groupNames(
+  migrations: Migration[],
+  routines: Set<string>,
+): (string[] | undefined)[] {
+  const groups: (string[] | undefined)[] = [];
+  for (const { tag, text } of migrations) {
+    const names = listNames(
+      `${text}\n${readDown(nameDownFile(tag)) ?? ""}`,
+      routines,
+    );
+    const group = groups.at(-1);
+    if (names && group && group.length + names.length <= GROUP) {
+      group.push(...names.filter((name) => !group.includes(name)));
+      groups.push(group);
+    } else groups.push(names);
+  }
+  return groups;
+}
+
+/**
+ * Returns the names of all that the SQL may change; undefined when that is unknown.
+ *
+ * @param routines the routines known so far; those that the SQL creates are added.
+ */
+function listNames(text: string, routines: Set<string>): string[] | undefined {
+  const names = new Set(
+    readMentions(text).flatMap(({ schema, name }) =>
+      [schema ?? name, name].map(clipName),
+    ),
   );
-  return [...new Set(names)];
+  for (const [, name = ""] of text.matchAll(ROUTINE))
+    routines.add(foldName(name));
+  const isOpaque =
+    OPAQUE.test(text) || (CALLS.test(text) && !routines.isDisjointFrom(names));
+  return isOpaque ? undefined : [...names];
 }
 
 /** Cuts a name at 63 bytes, as PostgreSQL does. */

@@ -140,6 +140,8 @@ export async function findCause(
   { text, file }: Script,
   error: PostgresError,
 ): Promise<string | undefined> {
+  if (error.hint?.includes("max_locks_per_transaction"))
+    return await explainLocks(sql, file);
   const name = SETTINGS[error.code ?? ""];
   if (!name || text.toLowerCase().includes(name)) return undefined;
   // A setting is not the cause when a user cancelled, or the name has a schema.
@@ -161,6 +163,16 @@ export async function findCause(
   if (!row?.isInTheWay || row.place === null) return undefined;
   const value = name === "search_path" ? "public" : "0";
   return `${name} is set to ${row.value || "nothing"} ${row.place}: put \`SET ${name} = ${value};\` before the statement in \`${file}\`, or change it there`;
+}
+
+/** Each table, index and type that a transaction creates or drops takes a lock. */
+async function explainLocks(sql: Sql, file: string): Promise<string> {
+  const rows = await sql
+    .unsafe<{ value: string }[]>(
+      "select current_setting('max_locks_per_transaction') as value",
+    )
+    .catch(() => []); // the session may be lost
+  return `the transaction took more locks than the server has room for: make \`-- no-transaction\` the first line of \`${file}\`, which runs each statement by itself, or raise max_locks_per_transaction${rows[0] ? ` (${rows[0].value})` : ""} and restart the server`;
 }
 
 const AS_INSERT = "write its rows as an INSERT, as `pg_dump --inserts` does";

@@ -159,8 +159,12 @@ export function logForgotten(tag: string): string {
   return `delete from drizzle.__migration_log where tag = ${quoteLiteral(tag)} and ms is null`;
 }
 
+/** The user and machine of this process, looked up at the first run. */
+let runBy: string | undefined;
+
 function describeRun({ tag, hash, bareHash, direction }: Run): string {
-  const run = [tag, hash, bareHash, direction, `${readUser()}@${hostname()}`];
+  runBy ??= `${readUser()}@${hostname()}`;
+  const run = [tag, hash, bareHash, direction, runBy];
   return run.map(quoteLiteral).join(", ");
 }
 

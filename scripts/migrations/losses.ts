@@ -20,8 +20,9 @@ interface Part {
   file: string | null;
 }
 
-/** Errors of statements that cannot run in this transaction: see steps.ts. */
-const UNTRIABLE = ["25001", "2D000", "55P04"];
+/** Errors of statements that cannot run in this transaction (see steps.ts), or that
+ * need more locks than one transaction can have. */
+const UNTRIABLE = ["25001", "2D000", "55P04", "53200"];
 /** SQL whose effect a rollback does not undo. */
 const LASTING =
   /prepare\s+transaction|setval|pg_advisory|pg_(terminate|cancel)_backend|pg_reload_conf|pg_switch_wal|pg_replication_origin/i;

@@ -43,7 +43,9 @@ interface Supply {
 
 /** undefined_table, invalid_schema_name, undefined_function, undefined_object. */
 const MISSING = ["42P01", "3F000", "42883", "42704"];
-const NAME = '"(?:[^"]|"")+"|[A-Za-z_\\u0080-\\uffff][\\w$\\u0080-\\uffff]*';
+/** Matches a name in SQL. */
+export const NAME =
+  '"(?:[^"]|"")+"|[A-Za-z_\\u0080-\\uffff][\\w$\\u0080-\\uffff]*';
 
 /** True for an error about an object that does not exist. */
 export const isMissing = (error: unknown) =>

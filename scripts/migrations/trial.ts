@@ -82,6 +82,8 @@ export async function withTrial<T>(
     select name, setting as value from pg_settings
     where source in ('database', 'user', 'database user')
       and name !~ '(timeout|^role|session_authorization|read_only|^log_)'`;
+  // Nothing in it has to survive a crash.
+  settings.push({ name: "synchronous_commit", value: "off" });
   const path = await readPath(real);
   const own = listOwn(made, path);
   const found = await readCatalog(real);

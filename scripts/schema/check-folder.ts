@@ -218,12 +218,16 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
   const problems: Problem[] = [];
   const owners = new Map<string, string>();
   let parent: string | undefined = emptySnapshot.id;
-  const isForked = findFork(entries) !== undefined;
+  const headers = new Map(
+    entries.map(({ tag }) => [tag, readHeader(nameSnapshotFile(tag))]),
+  );
+  const readPrevId = (tag: string) => headers.get(tag)?.prevId;
+  const isForked = findFork(entries, readPrevId) !== undefined;
   for (const [index, { tag }] of entries.entries()) {
     const file = nameSnapshotFile(tag);
     const place = { tag, file };
     const owner = owners.get(file);
-    const snapshot = readHeader(file);
+    const snapshot = headers.get(tag);
     owners.set(file, tag);
     if (owner !== undefined) {
       const message = `${tag} and ${owner} share one snapshot file, as after a merge: run \`bun run db:generate --rebase\``;
@@ -264,7 +268,8 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
 /** Reads the ids of a snapshot of any version; undefined when it cannot be read. */
 function readHeader(file: string): Pick<Snapshot, "id" | "prevId"> | undefined {
   try {
-    return JSON.parse(readFileSync(join(root, file), "utf8"));
+    const { id, prevId } = JSON.parse(readFileSync(join(root, file), "utf8"));
+    return { id, prevId };
   } catch {
     return undefined;
   }

@@ -69,16 +69,21 @@ export async function diffSchema(
   const after = clipNames(schema);
   // Roles belong to the server: they are not created for the scratch database.
   const making = await diffSnapshots(emptySnapshot, { ...after, roles: {} });
-  const made = listMade([{ text: making.join("\n") }]);
+  const own = listMade([{ text: making.join("\n") }]);
   const place = await choosePlace(sql, address, test);
-  return await withTrial(sql, place, "db:push", made, making, async (trial) => {
-    for (const statement of making) await makeObject(trial, statement);
+  return await withTrial(sql, place, "db:push", own, making, async (trial) => {
+    const made = await Promise.allSettled(
+      making.map((statement) => trial.scratch.unsafe(statement)),
+    );
+    // The others need objects of the real database, or one of these.
+    for (const [index, statement] of making.entries())
+      if (made[index]?.status === "rejected")
+        await makeObject(trial, statement);
     const expected = await readCatalog(trial.scratch);
     const known = nameKnown(answers.renames, readKnown);
     const homes = new Set(listSchemas(after, trial.found, known));
     const hasRecords = (await readRecords(sql)).length > 0;
-    const compare = async () => {
-      const found = await readCatalog(sql);
+    const compare = async (found: Catalog) => {
       const { ours, others } = compareOurs(
         trial,
         expected,
@@ -92,7 +97,7 @@ export async function diffSchema(
         ours: await dropSpellingDifferences(trial.scratch, ours, found),
       };
     };
-    const { ours, others } = await compare();
+    const { ours, others } = await compare(trial.found);
     noteTheirs(trial.found, homes);
     if (ours.length === 0)
       return { statements: [], losses: [], left: describeOthers(others) };
@@ -114,7 +119,8 @@ export async function diffSchema(
       const statements = written.map((text) =>
         text.replace(/^(CREATE.* INDEX) CONCURRENTLY /, "$1 "),
       );
-      return { statements, ...(await inTrial(sql, statements, compare)) };
+      const look = async () => await compare(await readCatalog(sql));
+      return { statements, ...(await inTrial(sql, statements, look)) };
     };
     const { statements, counts, left } = await tryOut(false).catch(
       (error: { code?: string }) => {

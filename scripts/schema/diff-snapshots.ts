@@ -62,10 +62,11 @@ export interface DiffOptions {
  * @returns SQL in the order in which it must run; none when they are the same.
  */
 export async function diffSnapshots(
-  from: Snapshot,
-  to: Snapshot,
+  first: Snapshot,
+  second: Snapshot,
   { isAtOnce = false, history }: DiffOptions = {},
 ): Promise<string[]> {
+  const [from, to] = leaveOutUnchanged(first, second);
   const { statements: renames, renamed } = renameParts(from, to);
   const counters: Counters = { before: renamed, after: to };
   const before = completeSnapshot(hideCounters(renamed, to), to);
@@ -111,6 +112,31 @@ export async function diffSnapshots(
     ),
     after,
   );
+}
+
+/** Leaves out the tables that are the same in both, unless something else that
+ * changes may reach them: the work is then that of the change, not of the schema. */
+function leaveOutUnchanged(from: Snapshot, to: Snapshot): [Snapshot, Snapshot] {
+  const isChanged = (kind: "tables" | "enums", key: string) =>
+    !isSame(from[kind][key], to[kind][key]);
+  const keys = Object.keys({ ...from.tables, ...to.tables });
+  const changed = new Set(keys.filter((key) => isChanged("tables", key)));
+  const isReached = ({ foreignKeys, columns, policies }: SnapshotTable) =>
+    Object.keys(policies).length > 0 ||
+    Object.values(foreignKeys).some(({ schemaTo, tableTo }) =>
+      changed.has(`${schemaTo || "public"}.${tableTo}`),
+    ) ||
+    Object.values(columns).some((column) =>
+      isChanged("enums", keyOfEnum(column)),
+    );
+  const leaveOut = (snapshot: Snapshot) => ({
+    ...snapshot,
+    tables: filter(
+      snapshot.tables,
+      (table, key) => changed.has(key) || isReached(table),
+    ),
+  });
+  return [leaveOut(from), leaveOut(to)];
 }
 
 /**

@@ -64,22 +64,22 @@ interface FoundTable {
   policies: SnapshotPolicy[] | null;
 }
 
+interface FoundView {
+  schema: string;
+  name: string;
+  definition: string;
+  materialized: boolean;
+  with: string[] | null;
+  columns: FoundColumn[] | null;
+}
+
+/** All that is found; the server sends each by itself, with the name of its list. */
 interface Found {
-  schemas: string[] | null;
-  tables: FoundTable[] | null;
-  enums: { schema: string; name: string; values: string[] }[] | null;
-  sequences:
-    (Record<string, string> & { schema: string; name: string })[] | null;
-  views:
-    | {
-        schema: string;
-        name: string;
-        definition: string;
-        materialized: boolean;
-        with: string[] | null;
-        columns: FoundColumn[] | null;
-      }[]
-    | null;
+  schemas: string[];
+  tables: FoundTable[];
+  enums: { schema: string; name: string; values: string[] }[];
+  sequences: (Record<string, string> & { schema: string; name: string })[];
+  views: FoundView[];
 }
 
 /**
@@ -94,30 +94,34 @@ export async function introspect(
   schemas: string[],
   isNamed = false,
 ): Promise<Snapshot> {
-  const [row] = await sql.unsafe<{ found: Found }[]>(printQuery(schemas));
-  const found = row?.found;
+  const found: Found = {
+    schemas: [],
+    tables: [],
+    enums: [],
+    sequences: [],
+    views: [],
+  };
+  const results = await sql.unsafe<{ list: keyof Found; value: never }[][]>(
+    `set local jit = off; ${printQuery(schemas)}`,
+  );
+  for (const { list, value } of results.flat()) found[list].push(value);
   return {
     ...emptySnapshot,
-    schemas: Object.fromEntries(
-      (found?.schemas ?? []).map((name) => [name, name]),
-    ),
-    tables: keyByName(found?.tables, (table) => describeTable(table, isNamed)),
-    enums: keyByName(found?.enums, (part) => part),
-    sequences: keyByName(found?.sequences, describeSequence),
-    views: keyByName(found?.views, describeView),
+    schemas: Object.fromEntries(found.schemas.map((name) => [name, name])),
+    tables: keyByName(found.tables, (table) => describeTable(table, isNamed)),
+    enums: keyByName(found.enums, (part) => part),
+    sequences: keyByName(found.sequences, describeSequence),
+    views: keyByName(found.views, describeView),
   };
 }
 
 /** Describes the parts, keyed by schema and name. */
 function keyByName<T extends { schema: string; name: string }, U>(
-  parts: T[] | null | undefined,
+  parts: T[],
   describe: (part: T) => U,
 ): Record<string, U> {
   return Object.fromEntries(
-    (parts ?? []).map((part) => [
-      `${part.schema}.${part.name}`,
-      describe(part),
-    ]),
+    parts.map((part) => [`${part.schema}.${part.name}`, describe(part)]),
   );
 }
 
@@ -258,7 +262,7 @@ function describeView({
   definition,
   materialized,
   ...found
-}: NonNullable<Found["views"]>[number]): SnapshotView {
+}: FoundView): SnapshotView {
   return {
     name,
     schema,
@@ -331,9 +335,10 @@ with schemas as (
   select class.*, nspname from pg_class as class join schemas on schemas.oid = relnamespace
   where not relispartition and ${isOwn("class.oid", "pg_class")}
 )
-select json_build_object(
-  'schemas', (select json_agg(nspname order by nspname) from schemas where nspname <> 'public'),
-  'tables', (select json_agg(json_build_object(
+select list, value from (
+  select 'schemas' as list, nspname as schema, ''::name as name, to_json(nspname) as value
+  from schemas where nspname <> 'public'
+  union all select 'tables', nspname, relname, json_build_object(
     'schema', nspname, 'name', relname, 'isPartitioned', relkind = 'p', 'isRLSEnabled', relrowsecurity,
     'columns', ${columnsOf("relations")},
     'constraints', (
@@ -362,25 +367,26 @@ select json_build_object(
             left join pg_opclass on pg_opclass.oid = indclass[position - 1])) order by index.relname)
       from pg_index join pg_class as index on index.oid = indexrelid join pg_am on pg_am.oid = index.relam
       where indrelid = relations.oid
-        and not exists (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u', 'x'))),
+        and not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = indexrelid
+          and refclassid = 'pg_constraint'::regclass and deptype = 'i')),
     'policies', (
       select json_agg(json_build_object(
         'name', polname, 'as', case when polpermissive then 'PERMISSIVE' else 'RESTRICTIVE' end,
         'for', case polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE' when 'd' then 'DELETE' else 'ALL' end,
         'to', (select json_agg(coalesce(rolname, 'public') order by rolname) from unnest(polroles) as role left join pg_roles on pg_roles.oid = role),
         'using', pg_get_expr(polqual, polrelid), 'withCheck', pg_get_expr(polwithcheck, polrelid)) order by polname)
-      from pg_policy where polrelid = relations.oid)
-    ) order by nspname, relname) from relations where relkind in ('r', 'p')),
-  'enums', (select json_agg(json_build_object('schema', nspname, 'name', typname, 'values',
-      (select json_agg(enumlabel order by enumsortorder) from pg_enum where enumtypid = type.oid)) order by nspname, typname)
-    from pg_type as type join schemas on schemas.oid = typnamespace
-    where typtype = 'e' and ${isOwn("type.oid", "pg_type")}),
-  'sequences', (select json_agg(${SEQUENCE}, 'schema', nspname) order by nspname, relname)
-    from relations join pg_sequence on seqrelid = relations.oid
-    where not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = seqrelid
-      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i'))),
-  'views', (select json_agg(json_build_object('schema', nspname, 'name', relname,
+      from pg_policy where polrelid = relations.oid))
+  from relations where relkind in ('r', 'p')
+  union all select 'enums', nspname, typname, json_build_object('schema', nspname, 'name', typname, 'values',
+      (select json_agg(enumlabel order by enumsortorder) from pg_enum where enumtypid = type.oid))
+  from pg_type as type join schemas on schemas.oid = typnamespace
+  where typtype = 'e' and ${isOwn("type.oid", "pg_type")}
+  union all select 'sequences', nspname, relname, ${SEQUENCE}, 'schema', nspname)
+  from relations join pg_sequence on seqrelid = relations.oid
+  where not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = seqrelid
+    and refclassid = 'pg_class'::regclass and deptype in ('a', 'i'))
+  union all select 'views', nspname, relname, json_build_object('schema', nspname, 'name', relname,
       'definition', pg_get_viewdef(relations.oid, true), 'materialized', relkind = 'm',
-      'with', to_json(reloptions), 'columns', ${columnsOf("relations")}) order by nspname, relname)
-    from relations where relkind in ('v', 'm'))
-) as found`;
+      'with', to_json(reloptions), 'columns', ${columnsOf("relations")})
+  from relations where relkind in ('v', 'm')
+) as parts order by schema, name`;

@@ -244,12 +244,13 @@ export interface Fork<T = Migration> {
  */
 export function findFork<T extends { tag: string }>(
   migrations: T[],
+  prevIdOf = readPrevId,
 ): Fork<T> | undefined {
   const known = new Map<string, T>();
   for (const newer of migrations) {
     const file = nameSnapshotFile(newer.tag);
     const shared = known.get(file);
-    const parent = shared ? undefined : readPrevId(newer.tag);
+    const parent = shared ? undefined : prevIdOf(newer.tag);
     const older = shared ?? (parent ? known.get(parent) : undefined);
     if (older) return { older, newer };
     known.set(file, newer);

@@ -385,6 +385,39 @@ create view small as select name from shirts where size in ('s', 'm');`,
   );
 
   test(
+    "finds what a called function leaves, in a table that is not named",
+    "migrated",
+    async (given) => {
+      const { run, project } = given;
+      const write = async (name: string, up: string, down: string) => {
+        await run(`db:generate ${name} --custom`);
+        const [file] = new Bun.Glob(`${migrations}/*_${name}.sql`).scanSync(
+          project.folder,
+        );
+        project.write(file ?? "", up);
+        project.write((file ?? "").replace(".sql", ".down.sql"), down);
+      };
+      await write(
+        "make",
+        "create function widen() returns void language plpgsql as 'begin execute ''alter table users add column width int''; end';",
+        "drop function widen();",
+      );
+      await write(
+        "guarded",
+        "do $$ begin create table a (b int); exception when duplicate_table then null; end $$;",
+        "drop table a;",
+      );
+      await write("call", "select widen();", "select 1;");
+
+      const { problems } = await check(given, "");
+
+      expect(problems.at(-1)?.message).toStartWith(
+        "after the down file: surplus: ALTER TABLE public.users ADD COLUMN width integer",
+      );
+    },
+  );
+
+  test(
     "fails where the database cannot be reached, after what it found",
     "empty",
     async (given) => {

@@ -18,6 +18,7 @@ import { $ } from "bun";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { root } from "../../src/env";
 import { clusterAddress, copyCluster } from "../lib/cluster";
+import { migrations, writeMigrations } from "../lib/migrations";
 import { findFreePort, listen } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
 import { testBeside } from "../lib/database";
@@ -354,6 +355,39 @@ describe("what is in the way", () => {
     expect(stderr).toStartWith(
       `Error: the server on localhost:${clone.port} is starting up or shutting down\nHint: try again in a moment`,
     );
+  });
+
+  test("a down file that takes more locks than the server has room for", async (clone) => {
+    const settings = ["max_locks_per_transaction=10", "max_connections=10"];
+    await startEmbedded(clone.dataDir, clusterAddress(clone.port), settings);
+    const names = Array.from({ length: 200 }, (_, index) => `t${index}`);
+    const drops = names.map((name) => `drop table ${name};`).join("\n");
+    const creations = names.map(
+      (name) => `create table ${name} (id serial primary key, note text);`,
+    );
+    writeMigrations(clone, {
+      "0000_many": ["-- no-transaction", ...creations].join("\n"),
+      "0000_many.down": drops,
+    });
+    const url = `postgres://postgres:postgres@localhost:${clone.port}/postgres`;
+    const own = { DATABASE_URL: url };
+    await clone.run("db:migrate", own);
+
+    const failed = await clone.run("db:rollback --confirm postgres", own);
+    clone.write(
+      `${migrations}/0000_many.down.sql`,
+      `-- no-transaction\n${drops}`,
+    );
+    const split = await clone.run("db:rollback --confirm postgres", own);
+
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain(
+      "an unknown amount of data (0000_many cannot be tried first: out of shared memory)\n",
+    );
+    expect(failed.stderr).toEndWith(
+      `  It was rolled back; nothing of it is committed.\nHint: the transaction took more locks than the server has room for: make \`-- no-transaction\` the first line of \`${migrations}/0000_many.down.sql\`, which runs each statement by itself, or raise max_locks_per_transaction (10) and restart the server, and run \`bun run db:rollback\` again\n`,
+    );
+    expect(split.stdout).toStartWith("Rolled back: 0000_many ");
   });
 
   test("a setting that the server refuses, which its log tells", async (clone) => {
