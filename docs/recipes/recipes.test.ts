@@ -1,0 +1,171 @@
+// Follows the README of each recipe, block by block, in a copy of this project with
+// a database of its own: `bun run test:recipes`. Recipes that need packages install
+// them there.
+import { expect } from "bun:test";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { spawn } from "bun";
+import { root } from "../../src/env";
+import { urlOf } from "../../tests/lib/command";
+import { testBeside, withDatabase } from "../../tests/lib/database";
+import { testServer } from "../../tests/setup";
+
+/** What a copy leaves out, as a clone does. */
+const OWN = /^(\.git|\.env(\..+)?|\.data|backups|node_modules|pulled)$/;
+
+for (const { name, parentPath } of readdirSync(import.meta.dir, {
+  withFileTypes: true,
+}).filter((entry) => entry.isDirectory()))
+  testBeside(`${name}: every command of its README does what it shows`, () =>
+    withDatabase("empty", async ({ url }) => {
+      const readme = readFileSync(join(parentPath, name, "README.md"), "utf8");
+      const folder = mkdtempSync(join(tmpdir(), "starter-recipe-"));
+      const clone = join(folder, "clone");
+      cpSync(root, clone, {
+        recursive: true,
+        filter: (path) => !OWN.test(relative(root, path)) || isExample(path),
+      });
+      if (!readme.includes("bun add "))
+        symlinkSync(join(root, "node_modules"), join(clone, "node_modules"));
+      const shell = openShell(clone, url);
+      try {
+        await follow(readme, clone, shell);
+        const check = await shell.run(`cd ${clone} && bun run check`);
+        expect({ command: "bun run check", ...check }).toMatchObject({
+          exitCode: 0,
+        });
+      } finally {
+        await shell.close();
+        rmSync(folder, { recursive: true });
+      }
+    }),
+  );
+
+function isExample(path: string): boolean {
+  return path.endsWith(".env.example");
+}
+
+/**
+ * Does what the code blocks of a README say, in their order. Commands of `sh` succeed;
+ * those of `console` print what stands below them, and fail where that is an error;
+ * a `diff` is applied to the file that its first line names; `ts` is put beside the
+ * application, for the check of types.
+ */
+async function follow(
+  readme: string,
+  clone: string,
+  shell: ReturnType<typeof openShell>,
+): Promise<void> {
+  const blocks = [...readme.matchAll(/^```(\w+)\n([^]*?)^```$/gm)];
+  for (const [index, [, language, text = ""]] of blocks.entries())
+    if (language === "diff") applyDiff(clone, text);
+    else if (language === "ts")
+      writeFileSync(join(clone, `src/readme-${index}.ts`), text);
+    else if (language === "sh")
+      for (const command of text.trim().split("\n"))
+        expect({ command, ...(await shell.run(command)) }).toMatchObject({
+          exitCode: 0,
+        });
+    else if (language === "console")
+      for (const part of text.split(/^\$ /m).slice(1)) {
+        const [, command = "", shown = ""] = /^(.*)\n([^]*)$/.exec(part) ?? [];
+        const { exitCode, output } = await shell.run(command);
+        if (process.env.SHOW) console.log(`$ ${command}\n${output}`);
+        expect({ command, isDone: exitCode === 0, output }).toEqual({
+          command,
+          isDone: !/^(Error:| *[1-9]\d* fail$)/m.test(shown),
+          output: expect.stringMatching(toPattern(shown)),
+        });
+      }
+}
+
+/** Returns what an output has to match: a time is any time, `…` is anything. */
+function toPattern(shown: string): RegExp {
+  const text = shown
+    .replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
+    .replace(/\d+(\.\d+)? ms/g, "\\d+(\\.\\d+)? ms")
+    .replaceAll("…", "[^]*?");
+  return new RegExp(`^${text}$`);
+}
+
+/** Applies a diff whose first line is `--- <file>`, and which has no line numbers. */
+function applyDiff(clone: string, diff: string): void {
+  const [first = "", ...lines] = diff.trimEnd().split("\n");
+  const file = join(clone, first.replace("--- ", ""));
+  const hunks = lines
+    .join("\n")
+    .split(/^@@.*\n/m)
+    .filter(Boolean);
+  for (const hunk of hunks) {
+    const side = (own: string) =>
+      hunk
+        .trimEnd()
+        .split("\n")
+        .filter((line) => !line || " ".concat(own).includes(line[0] ?? " "))
+        .map((line) => line.slice(1))
+        .join("\n");
+    const text = existsSync(file) ? readFileSync(file, "utf8") : "";
+    expect({
+      file: first,
+      times: text.split(side("-")).length - 1,
+      hunk,
+    }).toEqual({
+      file: first,
+      times: 1,
+      hunk,
+    });
+    writeFileSync(
+      file,
+      text.replace(side("-"), () => side("+")),
+    );
+  }
+}
+
+/** Starts a shell without a terminal, in which a `cd` or an `export` lasts. */
+function openShell(cwd: string, url: string) {
+  const { PATH, HOME } = process.env;
+  const end = crypto.randomUUID();
+  const shell = spawn(["bash"], {
+    cwd,
+    env: {
+      PATH,
+      HOME,
+      DATABASE_URL: url,
+      DB_ENGINE: "external",
+      TEST_DATABASE_URL: urlOf(testServer),
+    },
+    stdin: "pipe",
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  const reader = shell.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  return {
+    async run(command: string) {
+      shell.stdin.write(`{ ${command}\n} </dev/null 2>&1; echo "${end}$?"\n`);
+      await shell.stdin.flush();
+      let output = "";
+      for (;;) {
+        const { value = "", done } = await reader.read();
+        output += value;
+        const [, printed = "", exitCode] =
+          new RegExp(`^([^]*)${end}(\\d+)\n$`).exec(output) ?? [];
+        if (exitCode) return { exitCode: Number(exitCode), output: printed };
+        if (done) throw new Error(`the shell ended in ${command}: ${output}`);
+      }
+    },
+    async close() {
+      await shell.stdin.end();
+      await shell.exited;
+    },
+  };
+}
