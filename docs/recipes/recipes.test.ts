@@ -95,7 +95,7 @@ function toPattern(shown: string): RegExp {
     .replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
     .replace(/\d+(\.\d+)? ms/g, "\\d+(\\.\\d+)? ms")
     .replaceAll("…", "[^]*?");
-  return new RegExp(`^${text}$`);
+  return new RegExp(`^${text.trimEnd()}\\n*$`);
 }
 
 /** Applies a diff whose first line is `--- <file>`, and which has no line numbers. */
