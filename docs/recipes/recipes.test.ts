@@ -4,7 +4,6 @@
 import { expect } from "bun:test";
 import {
   cpSync,
-  existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -37,7 +36,11 @@ for (const { name, parentPath } of readdirSync(import.meta.dir, {
       });
       if (!readme.includes("bun add "))
         symlinkSync(join(root, "node_modules"), join(clone, "node_modules"));
-      const shell = openShell(clone, url);
+      writeFileSync(
+        join(clone, ".env.local"),
+        `DATABASE_URL='${url}'\nTEST_DATABASE_URL='${urlOf(testServer)}'\nDB_ENGINE=external\n`,
+      );
+      const shell = openShell(clone);
       try {
         await follow(readme, clone, shell);
         const check = await shell.run(`cd ${clone} && bun run check`);
@@ -80,7 +83,6 @@ async function follow(
       for (const part of text.split(/^\$ /m).slice(1)) {
         const [, command = "", shown = ""] = /^(.*)\n([^]*)$/.exec(part) ?? [];
         const { exitCode, output } = await shell.run(command);
-        if (process.env.SHOW) console.log(`$ ${command}\n${output}`);
         expect({ command, isDone: exitCode === 0, output }).toEqual({
           command,
           isDone: !/^(Error:| *[1-9]\d* fail$)/m.test(shown),
@@ -98,52 +100,35 @@ function toPattern(shown: string): RegExp {
   return new RegExp(`^${text.trimEnd()}\\n*$`);
 }
 
-/** Applies a diff whose first line is `--- <file>`, and which has no line numbers. */
+/** Applies a diff whose first line is `--- <file>`, and whose hunks have no numbers. */
 function applyDiff(clone: string, diff: string): void {
-  const [first = "", ...lines] = diff.trimEnd().split("\n");
-  const file = join(clone, first.replace("--- ", ""));
-  const hunks = lines
-    .join("\n")
-    .split(/^@@.*\n/m)
-    .filter(Boolean);
+  const [first = "", ...hunks] = diff.split(/^@@\n/m);
+  const file = join(clone, first.trim().replace("--- ", ""));
   for (const hunk of hunks) {
-    const side = (own: string) =>
+    const side = (omitted: string) =>
       hunk
-        .trimEnd()
-        .split("\n")
-        .filter((line) => !line || " ".concat(own).includes(line[0] ?? " "))
-        .map((line) => line.slice(1))
-        .join("\n");
-    const text = existsSync(file) ? readFileSync(file, "utf8") : "";
-    expect({
-      file: first,
-      times: text.split(side("-")).length - 1,
+        .replace(new RegExp(`^[${omitted}].*\\n`, "gm"), "")
+        .replace(/^./gm, "");
+    const text = readFileSync(file, "utf8");
+    expect({ file, hunk, times: text.split(side("+")).length - 1 }).toEqual({
+      file,
       hunk,
-    }).toEqual({
-      file: first,
       times: 1,
-      hunk,
     });
     writeFileSync(
       file,
-      text.replace(side("-"), () => side("+")),
+      text.replace(side("+"), () => side("-")),
     );
   }
 }
 
 /** Starts a shell without a terminal, in which a `cd` or an `export` lasts. */
-function openShell(cwd: string, url: string) {
+function openShell(cwd: string) {
   const { PATH, HOME } = process.env;
   const end = crypto.randomUUID();
   const shell = spawn(["bash"], {
     cwd,
-    env: {
-      PATH,
-      HOME,
-      DATABASE_URL: url,
-      DB_ENGINE: "external",
-      TEST_DATABASE_URL: urlOf(testServer),
-    },
+    env: { PATH, HOME },
     stdin: "pipe",
     stdout: "pipe",
     stderr: "inherit",
