@@ -20,7 +20,8 @@ import { testBeside, withDatabase } from "../../tests/lib/database";
 import { testServer } from "../../tests/setup";
 
 /** What a copy leaves out, as a clone does. */
-const OWN = /^(\.git|\.env(\..+)?|\.data|backups|node_modules|pulled)$/;
+const OWN =
+  /^(\.git|\.env(\.(?!example$).+)?|\.data|backups|node_modules|pulled)$/;
 
 for (const { name, parentPath } of readdirSync(import.meta.dir, {
   withFileTypes: true,
@@ -32,7 +33,7 @@ for (const { name, parentPath } of readdirSync(import.meta.dir, {
       const clone = join(folder, "clone");
       cpSync(root, clone, {
         recursive: true,
-        filter: (path) => !OWN.test(relative(root, path)) || isExample(path),
+        filter: (path) => !OWN.test(relative(root, path)),
       });
       if (!readme.includes("bun add "))
         symlinkSync(join(root, "node_modules"), join(clone, "node_modules"));
@@ -53,10 +54,6 @@ for (const { name, parentPath } of readdirSync(import.meta.dir, {
       }
     }),
   );
-
-function isExample(path: string): boolean {
-  return path.endsWith(".env.example");
-}
 
 /**
  * Does what the code blocks of a README say, in their order. Commands of `sh` succeed;

@@ -12,8 +12,12 @@ import {
 import { type Tenant, tenants } from "../src/infrastructure/database/schema";
 import { schemaOf } from "../src/infrastructure/database/tenant-tables";
 import { openConnection } from "./lib/connection";
-import { lockTimeoutFlag, readLockTimeout, readOptions } from "./lib/options";
-import { usageError } from "./lib/options";
+import {
+  lockTimeoutFlag,
+  readLockTimeout,
+  readOptions,
+  usageError,
+} from "./lib/options";
 import { failure, FINDINGS, note, print, refusal } from "./lib/report";
 
 const usage = `bun run tenants [verb] [flags]
@@ -40,7 +44,7 @@ const { values, positionals } = readOptions(
 const lockTimeout = readLockTimeout(values["lock-timeout"]);
 const [verb = "list", slug = "", ...others] = positionals;
 const verbs = { list, create, migrate, drop };
-if (!(verb in verbs) || others.length > 0)
+if (!Object.hasOwn(verbs, verb) || others.length > 0)
   throw usageError(`the verbs are ${Object.keys(verbs).join(", ")}`);
 if (["create", "drop"].includes(verb) !== Boolean(slug))
   throw usageError(
@@ -61,7 +65,7 @@ async function list(): Promise<void> {
 
 async function create(): Promise<void> {
   const { name = slug } = values;
-  await db.transaction(async (tx) => {
+  await transact(async (tx) => {
     const [tenant] = await tx
       .insert(tenants)
       .values({ name, slug })
@@ -78,7 +82,7 @@ async function migrate(): Promise<void> {
   const failed: string[] = [];
   for (const tenant of all)
     try {
-      const count = await migrateOne(tenant);
+      const count = await transact((tx) => migrateTenant(tx, tenant.id));
       if (count > 0) print(`Migrated: ${tenant.slug} (${count})`);
     } catch (error) {
       const { cause = error } = error as Error;
@@ -93,13 +97,6 @@ async function migrate(): Promise<void> {
   print(`Current: ${all.length} tenants`);
 }
 
-function migrateOne({ id }: Tenant): Promise<number> {
-  return db.transaction(async (tx) => {
-    await tx.execute(sql.raw(`set local lock_timeout = ${lockTimeout}`));
-    return await migrateTenant(tx, id);
-  });
-}
-
 async function drop(): Promise<void> {
   const found = await db.select().from(tenants).where(eq(tenants.slug, slug));
   const [tenant] = found;
@@ -111,7 +108,7 @@ async function drop(): Promise<void> {
         hint: `to go ahead, add \`--confirm ${slug}\``,
       },
     );
-  await db.transaction(async (tx) => {
+  await transact(async (tx) => {
     await dropTenant(tx, tenant.id);
     await tx.delete(tenants).where(eq(tenants.id, tenant.id));
   });
@@ -120,4 +117,13 @@ async function drop(): Promise<void> {
 
 function listTenants(): Promise<Tenant[]> {
   return db.select().from(tenants).orderBy(asc(tenants.slug));
+}
+
+function transact<T>(
+  work: (tx: Parameters<Parameters<typeof db.transaction>[0]>[0]) => Promise<T>,
+): Promise<T> {
+  return db.transaction(async (tx) => {
+    await tx.execute(sql.raw(`set local lock_timeout = ${lockTimeout}`));
+    return await work(tx);
+  });
 }
