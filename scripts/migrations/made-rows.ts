@@ -4,6 +4,11 @@
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 
+/** Creates a function that tells whether a text is a value of a type. */
+export const createValueTest = `
+  create function pg_temp.is_value(value text, type text) returns boolean language plpgsql as $$
+  begin execute format('select %L::%s', value, type); return true; exception when others then return false; end $$`;
+
 const ROWS = 2;
 const ATTEMPTS = 200;
 
@@ -44,9 +49,7 @@ export async function makeRows(
   const made: string[] = [];
   const refused = new Map<string, string>();
   const begun = new Set<string>();
-  await sql.unsafe(`
-    create function pg_temp.is_value(value text, type text) returns boolean language plpgsql as $$
-    begin execute format('select %L::%s', value, type); return true; exception when others then return false; end $$`);
+  await sql.unsafe(createValueTest);
   const visit = async (table: string): Promise<void> => {
     if (begun.has(table)) return;
     begun.add(table);
@@ -171,8 +174,11 @@ async function listValues(
   ];
 }
 
-/** Lists texts of many types, and those that a check mentions. */
-function listTexts({ labels, checks }: Column, row: number): string[] {
+/** Lists texts of many types: first the labels of an enum, and what a check mentions. */
+export function listTexts(
+  { labels, checks }: Pick<Column, "labels" | "checks">,
+  row: number,
+): string[] {
   const mentioned = [
     ...(checks ?? "").matchAll(/'((?:[^']|'')*)'|(?<![\w.])\d+(?:\.\d+)?/g),
   ].flatMap(([whole, text]) => {
