@@ -377,8 +377,8 @@ async function findValue(
   const after = new Map(rows.map((row) => [row.text, row.value]));
   for (const [printed, value] of values) {
     const js = readAs(column, value);
-    const isRead =
-      after.has(printed) && isAlike(js, readAs(column, after.get(printed)));
+    const next = readAs(column, after.get(printed));
+    const isRead = after.has(printed) && isAlike(js, next, isText(now.type));
     const isLost =
       (await isWritten(sql, column, type, js)) &&
       !(await isWritten(sql, column, now.type, js));
@@ -386,6 +386,8 @@ async function findValue(
   }
   return { js: readAs(column, first), isOther: false };
 }
+
+const isText = (type: string) => /^character/.test(type);
 
 /** True when a value that is written to a column of that type is read again. */
 async function isWritten(
@@ -397,7 +399,7 @@ async function isWritten(
   try {
     const param = column.mapToDriverValue(js) as never;
     const [row] = await sql.unsafe(`select $1::${type} as value`, [param]);
-    return isAlike(js, readAs(column, row?.value));
+    return isAlike(js, readAs(column, row?.value), isText(type));
   } catch {
     return false;
   }
@@ -412,11 +414,13 @@ function readAs(column: PgColumn, value: unknown): unknown {
   }
 }
 
-/** True for the same value, also when its number or blanks are written otherwise, or
- * its end is cut off, which is a matter of lengths. */
-function isAlike(one: unknown, other: unknown): boolean {
+/** True for the same value, also when its number or blanks are written otherwise.
+ *
+ * @param mayBeCut true for a type that may be too short for the sample. */
+function isAlike(one: unknown, other: unknown, mayBeCut: boolean): boolean {
   if (typeof one !== "string" || typeof other !== "string")
     return Bun.deepEquals(one, other);
   const isNumber = one.trim() !== "" && Number(one) === Number(other);
-  return isNumber || one.startsWith(other.trimEnd());
+  const [whole, end] = [one.trimEnd(), other.trimEnd()];
+  return isNumber || whole === end || (mayBeCut && whole.startsWith(end));
 }
