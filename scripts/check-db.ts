@@ -2,7 +2,7 @@
 // database have their schema, and can the pending ones be undone? Writes only
 // scratch databases, which it drops. Exits 3 when it finds an error. In GitHub
 // Actions, findings are also annotations.
-import type { Sql } from "postgres";
+import type { DatabaseAddress } from "../src/database-url";
 import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
@@ -10,9 +10,10 @@ import { jsonFlag, usageError, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
+import type { Watched } from "./migrations/check-database";
 import type { Migration } from "./migrations/journal";
 import { checkFolder } from "./schema/check-folder";
-import { describeBreaks, listBreaks, readDeployed } from "./schema/deployed";
+import { describeBreaks, readDeployed } from "./schema/deployed";
 import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
@@ -103,20 +104,19 @@ async function checkServer(): Promise<void> {
 
 /** Checks whether the deployed version still works after the pending migrations. */
 async function watchDeployed(
-  scratch: Sql,
+  scratch: DatabaseAddress,
   pending: Migration[],
-): Promise<() => Promise<Problem[]>> {
+): Promise<Watched | undefined> {
   const deployed =
     pending.length > 0 ? await readDeployed(values.deployed) : undefined;
-  if (!deployed) return async () => [];
-  const before = await listBreaks(scratch, deployed.schema);
-  return async () =>
-    describeBreaks(
-      before,
-      await listBreaks(scratch, deployed.schema),
-      pending,
-      deployed,
-    );
+  if (!deployed) return undefined;
+  const { prepareQueries } = await import("./schema/old-queries");
+  const sql = await openConnection(scratch, "db:check");
+  const run = await prepareQueries(sql, deployed.exported, deployed.casing);
+  return {
+    finish: async () => describeBreaks(await run(), pending, deployed),
+    [Symbol.asyncDispose]: () => sql[Symbol.asyncDispose](),
+  };
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

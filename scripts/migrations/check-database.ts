@@ -39,11 +39,10 @@ import { tryRows } from "./try-rows";
 /** A server that is started for the check, and stopped when it is disposed of. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
 
-/** Called with the scratch database before the pending migrations, and after them. */
-export type Watch = (
-  scratch: Sql,
-  pending: Migration[],
-) => Promise<() => Promise<Problem[]>>;
+/** What is called before the pending migrations are tried, and after them. */
+export interface Watched extends AsyncDisposable {
+  finish(): Promise<Problem[]>;
+}
 
 /**
  * Compares a database with the migrations. It only reads the database: statements
@@ -62,7 +61,10 @@ export async function checkDatabase(
   test: DatabaseAddress | undefined,
   startServer: (major: number) => Promise<TemporaryServer | undefined>,
   rows: number,
-  watch?: Watch,
+  watch?: (
+    scratch: DatabaseAddress,
+    pending: Migration[],
+  ) => Promise<Watched | undefined>,
 ): Promise<Problem[]> {
   const plan = await readPlan(sql);
   await refuseElsewhere(sql, plan);
@@ -95,13 +97,13 @@ export async function checkDatabase(
         ? await findDrift(trial, plan, made, leftOut)
         : [];
       for (const { text } of plan.pending) await takeOver(trial, text);
-      const finish = await watch?.(trial.scratch, plan.pending);
+      await using watched = await watch?.(trial.address, plan.pending);
       return [
         ...leftOut.map(describeLeftOut("not_replayed")),
         ...drift,
         ...(await tryRows(trial, plan.pending, reaches, rows)),
         ...(await tryPending(trial, plan, reaches)),
-        ...((await finish?.()) ?? []),
+        ...((await watched?.finish()) ?? []),
       ];
     },
   );

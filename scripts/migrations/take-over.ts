@@ -136,7 +136,7 @@ async function listSupply({ real, found, isScratchServer }: Trial) {
     add(name, {
       object: `role ${name}`,
       schema: null,
-      make: (trial) => attempt(trial, `create role ${quoteIdentifier(name)}`),
+      make: (trial) => makeRole(trial, name),
     });
   return supply;
 }
@@ -152,8 +152,13 @@ export async function takeRoles(trial: Trial, texts: string[]): Promise<void> {
   if (!trial.isScratchServer) return;
   const text = texts.join("\n");
   for (const name of await listRoles(trial.real))
-    if (text.includes(name))
-      await attempt(trial, `create role ${quoteIdentifier(name)}`);
+    if (text.includes(name)) await makeRole(trial, name);
+}
+
+async function makeRole(trial: Trial, name: string): Promise<boolean> {
+  const isMade = await attempt(trial, `create role ${quoteIdentifier(name)}`);
+  if (isMade) trial.taken.add(`role ${name}`);
+  return isMade;
 }
 
 const KINDS =

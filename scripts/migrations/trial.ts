@@ -89,6 +89,7 @@ export async function withTrial<T>(
   const found = await readCatalog(real);
   const { address, isScratchServer } = place;
   const roles = new Set<string>();
+  const taken = new Set<string>();
   const tryIt = async (scratch: Sql, beside: DatabaseAddress) => {
     const trial: Trial = {
       real,
@@ -98,7 +99,7 @@ export async function withTrial<T>(
       isScratchServer,
       path,
       own,
-      taken: new Set(),
+      taken,
       tried: new Set(),
     };
     await scratch.unsafe(createTables());
@@ -122,7 +123,13 @@ export async function withTrial<T>(
   try {
     return await withScratchDatabase(address, name, tryIt, settings);
   } finally {
-    if (roles.size > 0) await dropRoles(address, name, roles);
+    if (roles.size > 0)
+      await dropRoles(
+        address,
+        name,
+        roles,
+        (role) => taken.has(`role ${role}`) || texts.join().includes(role),
+      );
   }
 }
 
@@ -132,17 +139,19 @@ async function collectRoles(sql: Sql, names: Set<string>): Promise<void> {
   for (const { name } of rows) names.add(name);
 }
 
-/** Drops the roles that the trial has created on a scratch server. */
+/** Drops the roles that the trial has created on a scratch server, and no others
+ * that have come to be there in the meantime. */
 async function dropRoles(
   address: DatabaseAddress,
   name: string,
   before: Set<string>,
+  isOurs: (role: string) => boolean,
 ): Promise<void> {
   await using sql = await openConnection(address, name);
   const after = new Set<string>();
   await collectRoles(sql, after);
   for (const role of after)
-    if (!before.has(role))
+    if (!before.has(role) && isOurs(role))
       // Another run of the same migrations may still use it.
       await sql.unsafe(`drop role ${quoteIdentifier(role)}`).catch(() => {});
 }

@@ -1,13 +1,15 @@
 // Finds pending migrations that fail only on existing rows. Read-only queries look
 // in whole tables for rows that break the new constraints. These rows, and a sample
 // of the others, are copied to the scratch database, and the migration runs there.
-// Only that run decides, because the migration may fix the rows first.
+// Only that run decides, because the migration may fix the rows first. Rows do not
+// leave the server: elsewhere the migration runs with made ones.
 import type { Sql } from "postgres";
 import { type Problem, problem } from "../lib/problem";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { note } from "../lib/report";
 import { type Catalog, readCatalog } from "./catalog";
 import type { Migration } from "./journal";
+import { makeRows } from "./made-rows";
 import type { Reaching } from "./reach";
 import { readWords, splitStatements, type Statement } from "./statements";
 import type { Trial } from "./take-over";
@@ -15,6 +17,8 @@ import type { Trial } from "./take-over";
 const QUERY_MS = 10_000;
 /** How many rows a condition may find; the migration runs on each of them. */
 const SUSPECTS = 5;
+/** How many sets of made rows a migration may fail with. */
+const VARIANTS = 4;
 
 /** A table of the real database, by its name in SQL, and the rows to copy (ctid). */
 interface Sample {
@@ -23,6 +27,7 @@ interface Sample {
 }
 
 interface Reference {
+  name: string;
   from: string;
   columns: string[];
   to: string;
@@ -36,19 +41,21 @@ interface Reference {
  * @param reaches how far their statements reach; a statement that reaches beyond
  * the database is left out.
  * @param most how many rows of each table that a migration mentions are copied.
+ * @param before the catalog of the scratch database, when it is known.
  */
 export async function tryRows(
   trial: Trial,
   pending: Migration[],
   reaches: Map<Migration, Reaching[]>,
   most: number,
+  before?: Catalog,
 ): Promise<Problem[]> {
   const { real, scratch } = trial;
   if (pending.length === 0 || most === 0) return [];
   const steps = pending.flatMap((migration) =>
     listSteps(migration, reaches.get(migration) ?? []),
   );
-  const before = await readCatalog(scratch);
+  before ??= await readCatalog(scratch);
   const empty = await inTransaction(scratch, async () => {
     const failed = await runSteps(scratch, steps);
     // All run in one transaction here, which may take too many locks.
@@ -67,25 +74,38 @@ export async function tryRows(
   );
   try {
     const suspected: string[] = [];
-    for (const { table, query, expression } of conditions) {
+    const answered: string[] = [];
+    for (const { object, table, query, expression } of conditions) {
       const rows = query
-        ? await findRows(real, query)
+        ? await askRows(real, query)
         : await findFailing(real, table, expression ?? "null");
+      if (!rows) continue; // for example, it uses a column that does not exist yet
+      answered.push(object);
       if (rows.length > 0) suspected.push(table);
       const sample = samples.find((one) => one.table === table);
       for (const row of rows) sample?.rows.add(row);
     }
     // Rows must not leave the server.
-    if (trial.isScratchServer)
-      return suspected.length > 0 && !changesRows(steps)
-        ? [describeElsewhere(pending, suspected)]
-        : [];
+    if (trial.isScratchServer) {
+      if (suspected.length > 0 && !changesRows(steps))
+        return [describeElsewhere(pending, suspected)];
+      const filled: string[] = [];
+      for (const { table } of samples)
+        if ((await findRows(real, `select ctid from ${table} limit 1`))[0])
+          filled.push(table);
+      const unfilled = listReferences(empty)
+        .filter(({ to }) => !before.has(`table ${to}`))
+        .map(({ name }) => name);
+      return await tryMadeRows(scratch, steps, filled, answered, unfilled);
+    }
     for (const sample of samples)
       for (const row of await findRows(
         real,
         `select ctid from ${sample.table} limit ${most}`,
       ))
         sample.rows.add(row);
+    for (const { sample, query } of listUnusual(before, samples, text))
+      for (const row of await findRows(real, query)) sample.rows.add(row);
     await addReferencedRows(real, samples, [
       ...listReferences(before),
       ...listReferences(empty),
@@ -94,11 +114,85 @@ export async function tryRows(
       const copied = await copyRows(real, scratch, samples);
       if (!copied) return [];
       const failed = await runSteps(scratch, steps);
-      return failed ? [describeFailure(failed)] : [];
+      noteTables(
+        "Tried with rows of",
+        samples.filter(({ rows }) => rows.size > 0).map(({ table }) => table),
+      );
+      return failed
+        ? [describeFailure(failed, "on rows of this database")]
+        : [];
     });
   } finally {
     await real.unsafe("rollback");
   }
+}
+
+/**
+ * Tries the migrations with made rows. A failure counts where no other rows could
+ * do better: with each set of values, before any statement that changes rows, and
+ * not by a condition that the real rows satisfy.
+ *
+ * @param answered the objects whose conditions the whole tables have answered.
+ * @param unfilled the foreign keys to tables that the migrations create.
+ */
+async function tryMadeRows(
+  scratch: Sql,
+  steps: Step[],
+  tables: string[],
+  answered: string[],
+  unfilled: string[],
+): Promise<Problem[]> {
+  if (tables.length === 0) return [];
+  const failures: FailedStep[] = [];
+  for (let variant = 0; variant < VARIANTS; variant += 1) {
+    const { made, refused, failed } = await inTransaction(
+      scratch,
+      async () => ({
+        ...(await makeRows(scratch, tables, variant)),
+        failed: await runSteps(scratch, steps),
+      }),
+    );
+    if (variant === 0)
+      for (const [table, reason] of refused)
+        note(
+          `Not tried with rows of ${nameTable(table)}: none could be made: ${reason}`,
+        );
+    if (!failed) {
+      noteTables("Tried with made rows of", made);
+      return [];
+    }
+    failures.push(failed);
+  }
+  const [first] = failures;
+  if (!first) return [];
+  const { code, constraint_name, column_name } = first.error;
+  const name = constraint_name ?? column_name;
+  const isCertain =
+    (/^(23502|23505|23514)$/.test(code ?? "") ||
+      unfilled.includes(name ?? "")) &&
+    failures.every(
+      ({ number, migration }) =>
+        number === first.number && migration === first.migration,
+    ) &&
+    !changesRows(
+      steps.slice(
+        0,
+        steps.findIndex(({ statement }) => statement === first.statement),
+      ),
+    ) &&
+    !answered.some((object) => name && mentions(object, name));
+  if (isCertain)
+    return [describeFailure(first, "on any row, also on made ones")];
+  note(
+    `Not tried with rows from statement ${first.number} of ${first.migration.file} on: made ones do not fit it: ${first.error.message}`,
+  );
+  return [];
+}
+
+const nameTable = (table: string) => table.replace(/^public\./, "");
+
+function noteTables(what: string, tables: string[]): void {
+  if (tables.length > 0) note(`${what} ${tables.map(nameTable).join(", ")}`);
 }
 
 interface Step {
@@ -110,7 +204,11 @@ interface Step {
 }
 
 interface FailedStep extends Step {
-  error: Error & { code?: string };
+  error: Error & {
+    code?: string;
+    constraint_name?: string;
+    column_name?: string;
+  };
 }
 
 /** Lists the statements of a migration that can run inside a transaction. */
@@ -174,7 +272,30 @@ function mentions(text: string, name: string): boolean {
   return new RegExp(`(?<![\\w$])${word}(?![\\w$])`, "i").test(text);
 }
 
+/** Lists queries for rows that a sample may lack: in each column that is mentioned,
+ * the first and the last value, a missing one, and two that are the same. */
+function listUnusual(
+  catalog: Catalog,
+  samples: Sample[],
+  text: string,
+): { sample: Sample; query: string }[] {
+  return [...catalog].flatMap(([object, { parent }]) => {
+    const sample = samples.find(({ table }) => `table ${table}` === parent);
+    if (!sample || !object.startsWith(`column ${sample.table}.`)) return [];
+    const column = object.slice(`column ${sample.table}.`.length);
+    if (!mentions(text, column.replaceAll('"', ""))) return [];
+    const from = `select ctid from ${sample.table}`;
+    return [
+      `(${from} order by ${column} limit 1) union all (${from} where ${column} is not null order by ${column} desc limit 1)
+        union all (${from} where ${column} is null limit 1)`,
+      `select unnest((array_agg(ctid))[1:2]) as ctid from ${sample.table} group by ${column} having count(*) > 1 limit ${SUSPECTS}`,
+    ].map((query) => ({ sample, query }));
+  });
+}
+
 interface Condition {
+  /** The object that has the condition, by its key in the catalog. */
+  object: string;
   table: string;
   /** A query for rows, or an expression that fails for them. */
   query?: string;
@@ -194,36 +315,70 @@ function listConditions(
       (named, [name, old]) => named.replace(wordOf(name), () => old),
       part,
     );
-  const enums = new Map(
+  const refusing = new Map(
     [...after].flatMap(([object, { sql }]) => {
-      const [, values] = / AS ENUM \((.*)\)$/s.exec(sql) ?? [];
+      const refuses = refuseValues(sql);
       const isOther = before.get(object)?.sql !== sql;
-      return values && isOther && !/\brename\s+value\b/i.test(text)
-        ? [[object.slice("type ".length), values] as const]
+      return refuses && isOther && !/\brename\s+value\b/i.test(text)
+        ? [[object.replace(/^\w+ /, ""), refuses] as const]
         : [];
     }),
   );
   return [...after].flatMap(([object, { sql, parent }]): Condition[] => {
     const [, type = ""] =
       / ADD COLUMN (?:"(?:[^"]|"")+"|\S+) (\S+)/.exec(sql) ?? [];
-    const values = object.startsWith("column ") ? enums.get(type) : undefined;
-    if (!parent || (before.get(object)?.sql === sql && !values)) return [];
-    const was = before.has(parent) ? parent : rename(parent);
+    const refuses = object.startsWith("column ")
+      ? refusing.get(type)
+      : undefined;
+    if (!parent || (before.get(object)?.sql === sql && !refuses)) return [];
+    const was = before.has(parent)
+      ? parent
+      : (findMoved(before, parent, text) ?? rename(parent));
     if (!before.has(was)) return [];
     const table = was.replace(/^table /, "");
     const isColumn = object.startsWith("column ");
     const old =
       before.get(object)?.sql ?? before.get(rename(object))?.sql ?? "";
-    if (values && old) {
+    if (refuses && old) {
       const column = rename(object.slice(`column ${parent.slice(6)}.`.length));
-      const query = `select ctid from ${table} where ${column}::text not in (${values}) limit ${SUSPECTS}`;
-      return [{ table, query }];
+      const query = `select ctid from ${table} where ${refuses(column)} limit ${SUSPECTS}`;
+      return [{ object, table, query }];
     }
     const condition = isColumn
       ? suspectColumn(object, old, rename(sql), text, rename)
       : suspectRows(table, rename(sql));
-    return condition ? [{ table, ...condition }] : [];
+    return condition ? [{ object, table, ...condition }] : [];
   });
+}
+
+/** Returns the table that a migration has moved to another schema. */
+function findMoved(
+  before: Catalog,
+  table: string,
+  text: string,
+): string | undefined {
+  if (!/\bset\s+schema\b/i.test(text)) return undefined;
+  const name = table.slice(table.indexOf("."));
+  return [...before.keys()].find(
+    (object) => object.startsWith("table ") && object.endsWith(name),
+  );
+}
+
+/** Returns the condition for a value that an enum or a domain refuses. */
+function refuseValues(sql: string): ((column: string) => string) | undefined {
+  const [, values] = / AS ENUM \((.*)\)$/s.exec(sql) ?? [];
+  if (values) return (column) => `${column}::text not in (${values})`;
+  const [, base, rest] =
+    /^CREATE DOMAIN \S+ AS (.*?)((?: DEFAULT .*?)?(?: NOT NULL)?(?: CHECK .*)?)$/s.exec(
+      sql,
+    ) ?? [];
+  const checks = rest?.split(" CHECK ").slice(1) ?? [];
+  if (!base || checks.length === 0) return undefined;
+  return (column) =>
+    `not (${checks.join(" and ")})`.replace(
+      /\bVALUE\b/g,
+      () => `(${column}::${base})`,
+    );
 }
 
 /** Returns the old names of renamed tables and columns, by their new names. */
@@ -249,7 +404,7 @@ const wordOf = (name: string) =>
 function suspectRows(
   table: string,
   sql: string,
-): Omit<Condition, "table"> | undefined {
+): Omit<Condition, "table" | "object"> | undefined {
   if (sql.endsWith("NOT VALID")) return undefined;
   const [, check] = / CHECK (\(.*\))$/s.exec(sql) ?? [];
   if (check)
@@ -263,6 +418,22 @@ function suspectRows(
       query: `select ctid from ${table} as child where (${columns}) is not null and not exists (
       select from ${target} as parent where (${prefix("parent", targets)}) = (${prefix("child", columns)})) limit ${SUSPECTS}`,
     };
+  const excluding = / EXCLUDE USING \w+ \(/.exec(sql);
+  if (excluding) {
+    const from = excluding.index + excluding[0].length;
+    const list = takeParentheses(sql, from);
+    const [, where = "true"] = / WHERE (.*)$/s.exec(sql.slice(from)) ?? [];
+    const parts = splitList(list).map((part) => part.split(/ WITH (?=\S+$)/));
+    const keys = parts.map(([key], index) => `${key} as key${index}`);
+    const clashes = parts.map(
+      ([, operator], index) => `one.key${index} ${operator} other.key${index}`,
+    );
+    return {
+      query: `with keys as (select ctid as place, ${keys.join(", ")} from ${table} where ${where})
+      select unnest(array[one.place, other.place]) as ctid from keys as one join keys as other
+        on one.place < other.place and ${clashes.join(" and ")} limit ${SUSPECTS}`,
+    };
+  }
   const start =
     /(?: UNIQUE| PRIMARY KEY|^CREATE UNIQUE INDEX .*? USING btree)( NULLS NOT DISTINCT)? \(/s.exec(
       sql,
@@ -291,6 +462,21 @@ function takeParentheses(text: string, from: number): string {
   return text.slice(from, at - 1);
 }
 
+/** Splits a list at the commas that are not inside parentheses. */
+function splitList(text: string): string[] {
+  const parts: string[] = [];
+  let depth = 0;
+  let from = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    if (text[at] === "(") depth += 1;
+    if (text[at] === ")") depth -= 1;
+    if (text[at] !== "," || depth > 0) continue;
+    parts.push(text.slice(from, at).trim());
+    from = at + 1;
+  }
+  return [...parts, text.slice(from).trim()];
+}
+
 function prefix(name: string, columns: string): string {
   return columns
     .split(", ")
@@ -304,7 +490,7 @@ function suspectColumn(
   now: string,
   text: string,
   rename: (part: string) => string,
-): Omit<Condition, "table"> | undefined {
+): Omit<Condition, "table" | "object"> | undefined {
   const [, computed] = / GENERATED ALWAYS AS (\(.*\)) STORED$/s.exec(now) ?? [];
   if (computed) return { expression: computed };
   if (!old) return undefined; // any row of the sample shows it
@@ -338,6 +524,11 @@ function suspectColumn(
 
 /** Returns the places (ctid) of the rows; none when the query fails. */
 async function findRows(sql: Sql, query: string): Promise<string[]> {
+  return (await askRows(sql, query)) ?? [];
+}
+
+/** Returns the places of the rows; undefined when the query is not possible. */
+async function askRows(sql: Sql, query: string): Promise<string[] | undefined> {
   await sql.unsafe("savepoint question");
   try {
     const rows = await sql.unsafe<{ ctid: string }[]>(query);
@@ -347,7 +538,7 @@ async function findRows(sql: Sql, query: string): Promise<string[]> {
     const { code } = error as { code?: string };
     if (code === "57014")
       note(`Not answered within ${QUERY_MS / 1000} s: ${query.slice(0, 200)}`);
-    return []; // for example, it uses a column that does not exist yet
+    return code?.startsWith("42") ? undefined : [];
   }
 }
 
@@ -386,12 +577,13 @@ async function findFailing(
 }
 
 function listReferences(catalog: Catalog): Reference[] {
-  return [...catalog].flatMap(([, { sql, parent }]) => {
+  return [...catalog].flatMap(([object, { sql, parent }]) => {
     const [, columns, to, targets] =
       / FOREIGN KEY \((.*?)\) REFERENCES (.*?)\((.*?)\)/.exec(sql) ?? [];
     return parent && columns && to && targets
       ? [
           {
+            name: object.split(" ")[1] ?? "",
             from: parent.replace(/^table /, ""),
             columns: columns.split(", "),
             to,
@@ -521,17 +713,15 @@ function changesRows(steps: Step[]): boolean {
   );
 }
 
-function describeFailure({
-  migration,
-  statement,
-  number,
-  error,
-}: FailedStep): Problem {
+function describeFailure(
+  { migration, statement, number, error }: FailedStep,
+  where: string,
+): Problem {
   const { tag, file, text } = migration;
   const line = text.slice(0, statement.offset).split("\n").length;
   return problem(
     "fails_on_rows",
-    `statement ${number} fails on rows of this database: ${error.message}; fix the rows before it in the file, or in an earlier migration`,
+    `statement ${number} fails ${where}: ${error.message}; fix the rows before it in the file, or in an earlier migration`,
     { tag, file, line },
   );
 }

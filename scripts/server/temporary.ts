@@ -1,8 +1,10 @@
-// Starts an embedded server for one command, and removes it with its folder.
+// Starts an embedded server for one command, and removes it with its folder. Started
+// as a program, it waits until its parent has ended, and then does the latter.
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { spawn } from "bun";
 import { type DatabaseAddress, parseDatabaseUrl } from "../../src/database-url";
 import { onInterrupt } from "../lib/interrupt";
 import { startEmbedded, stopEmbedded } from "./embedded";
@@ -27,9 +29,14 @@ export async function startTemporaryServer(
     return undefined; // the package is optional
   }
   const dataDir = mkdtempSync(join(tmpdir(), "db-scratch-"));
+  const watcher = spawn([process.execPath, import.meta.path, dataDir], {
+    detached: true, // Ctrl-C is for this process
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  watcher.unref();
   const stop = async () => {
-    await stopEmbedded(dataDir);
-    rmSync(dataDir, { recursive: true, force: true });
+    await remove(dataDir);
+    watcher.stdin.end();
   };
   const forget = onInterrupt(stop);
   const dispose = () => stop().finally(forget);
@@ -47,6 +54,11 @@ export async function startTemporaryServer(
   }
 }
 
+async function remove(dataDir: string): Promise<void> {
+  await stopEmbedded(dataDir);
+  rmSync(dataDir, { recursive: true, force: true });
+}
+
 function findFreePort(): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   const server = createServer().once("error", reject);
@@ -56,4 +68,10 @@ function findFreePort(): Promise<number> {
     server.close(() => resolve(port));
   });
   return promise;
+}
+
+const [, , folder] = process.argv;
+if (import.meta.main && folder) {
+  for await (const _ of Bun.stdin.stream()); // the pipe closes with the parent
+  await remove(folder);
 }
