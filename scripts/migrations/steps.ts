@@ -18,7 +18,8 @@ export interface Script extends Run {
   statements: Statement[];
   /** Returns the bare hash of its first `count` statements. */
   hashBeginning(count: number): string | undefined;
-  /** True when its first line is `-- no-transaction`: each statement runs by itself. */
+  /** True when its first line is `-- no-transaction`: each statement runs by itself,
+   * but those from a BEGIN to its COMMIT together. */
   isWithoutTransaction: boolean;
   /** True when it may release the migration lock. */
   mayUnlock: boolean;
@@ -86,9 +87,10 @@ export function nextStep(
   const first = kindOf(from);
   if (first === "alone") return { ...step, isAlone: true };
   if (first === "commit" || first === "rollback") return step; // ends nothing
+  const isTogether = !isWithoutTransaction || first === "begin";
   for (let index = from + 1; index < statements.length; index += 1) {
     const kind = kindOf(index);
-    const isSeparate = isWithoutTransaction || committedBefore.has(index);
+    const isSeparate = !isTogether || committedBefore.has(index);
     if (kind === "alone" || isSeparate) break;
     step.until = index + 1;
     if (kind === "rollback") return { ...step, isRolledBack: true };
