@@ -53,10 +53,6 @@ export function toScript(
   direction: Script["direction"],
 ): Script {
   const statements = splitStatements(text);
-  const [first = ""] = text
-    .slice(0, 80)
-    .replace(/^\uFEFF/, "")
-    .split(/\r?\n/);
   let hashes: string[] | undefined;
   return {
     tag,
@@ -67,11 +63,16 @@ export function toScript(
     direction,
     statements,
     hashBeginning: (count) => (hashes ??= hashBeginnings(statements)).at(count),
-    isWithoutTransaction: /^--\s*no-transaction\s*$/.test(first),
+    isWithoutTransaction: isWithoutTransaction(text),
     mayUnlock: /advisory/i.test(text),
     touchesRecords: touchesRecords(text),
     mayChangeRole: /role|authorization/i.test(text),
   };
+}
+
+/** True when the first line is `-- no-transaction`. */
+export function isWithoutTransaction(text: string): boolean {
+  return /^\uFEFF?--[^\S\n]*no-transaction\s*?(\n|$)/.test(text);
 }
 
 /** Returns the step that begins with statement `from`; an empty one at the end. */
