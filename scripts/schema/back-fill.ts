@@ -31,8 +31,9 @@ export function printBackFill(
 -- locked and comes back to them. An interrupted run does it again, for the rest.
 -- resumable
 DO $$ DECLARE
-  pages CONSTANT int := 16;
+  pages int := 4; -- in one transaction: fewer where that takes long, more where it does not
   page bigint;
+  start timestamptz;
   last bigint;
 BEGIN
   FOR attempt IN 1..5 LOOP
@@ -40,6 +41,7 @@ BEGIN
     SELECT coalesce(max(pg_relation_size(relid)), pg_relation_size(${quoteLiteral(table)})) / current_setting('block_size')::int
       INTO last FROM pg_partition_tree(${quoteLiteral(table)}); -- empty where there are no partitions
     WHILE page < last LOOP
+      start := clock_timestamp();
       UPDATE ${table} SET ${assignments}
       WHERE (${condition}) AND ctid = ANY (ARRAY(
         SELECT ctid FROM ${table}
@@ -47,6 +49,7 @@ BEGIN
         FOR NO KEY UPDATE SKIP LOCKED));
       COMMIT;
       page := page + pages;
+      pages := CASE WHEN clock_timestamp() - start > '25 ms' THEN greatest(pages / 2, 1) ELSE least(pages * 2, 16) END;
     END LOOP;
     IF NOT EXISTS (SELECT FROM ${table} WHERE ${condition}) THEN
       RETURN;
