@@ -169,7 +169,8 @@ async function report(
   const seconds = (performance.now() - start) / 1000;
   const sorted = times.toSorted((a, b) => a - b);
   const [median = 0, last = 0] = [sorted[sorted.length >> 1], sorted.at(-1)];
+  const late = times.filter((ms) => ms > 250).length;
   console.log(
-    `  ${name.padEnd(24)} ${seconds.toFixed(1).padStart(6)} s  ${String(times.length).padStart(7)} writes, median ${median.toFixed(1)} ms, longest ${last.toFixed(0)} ms`,
+    `  ${name.padEnd(24)} ${seconds.toFixed(1).padStart(6)} s  ${String(times.length).padStart(7)} writes, median ${median.toFixed(1)} ms, longest ${last.toFixed(0)} ms, ${late} over 250 ms`,
   );
 }

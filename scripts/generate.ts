@@ -61,7 +61,7 @@ const { values, positionals } = readOptions(
     ...renameFlags,
     online: {
       type: "boolean",
-      help: "for large tables in use: nobody waits longer than 200 ms",
+      help: "for large tables in use: no step blocks writers for long",
     },
     custom: { type: "boolean", help: "write an empty one, for your own SQL" },
     down: {

@@ -27,11 +27,15 @@ import type { Snapshot, SnapshotColumn } from "./snapshots";
 const LOCK_MS = 200;
 
 const HEADER = `-- no-transaction
--- Online: each statement commits by itself, and waits ${LOCK_MS} ms for a lock; then db:migrate tries it again.`;
+-- Online: each statement commits by itself, and waits ${LOCK_MS} ms for a lock; then db:migrate tries it again.
+-- No lock is held while the disk is waited for: the last commit makes all of them durable.`;
 const SETTINGS = [
   `SET lock_timeout = '${LOCK_MS}ms';`,
   "SET statement_timeout = 0;", // a scan may take longer than a role is given
+  "SET synchronous_commit = off;", // a lock is not held while the disk is waited for
 ];
+/** db:migrate commits its record together with this, and so waits for the disk once. */
+const DURABLE = "RESET synchronous_commit;";
 
 const NAME = '"(?:[^"]|"")+"';
 const TABLE = `(?:${NAME}\\.)?${NAME}`;
@@ -97,6 +101,7 @@ export async function writeOnline(
     ...together(printRenames(before, after, renames)),
     ...retyped.statements,
     ...arrange(statements, retyped.snapshot, after, retyped.left),
+    DURABLE,
   ];
   const { breakpoints } = readProject();
   return `${HEADER}\n${written.join(breakpoints ? BREAKPOINT : "\n")}`;

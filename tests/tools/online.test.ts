@@ -41,8 +41,10 @@ test(
     expect(read(file).replaceAll("--> statement-breakpoint", "")).toBe(
       `-- no-transaction
 -- Online: each statement commits by itself, and waits 200 ms for a lock; then db:migrate tries it again.
+-- No lock is held while the disk is waited for: the last commit makes all of them durable.
 SET lock_timeout = '200ms';
 SET statement_timeout = 0;
+SET synchronous_commit = off;
 BEGIN;
 SET LOCAL lock_timeout = '66ms';
 ALTER TABLE "sessions" DROP CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";
@@ -58,7 +60,8 @@ CREATE INDEX CONCURRENTLY "users_name_idx" ON "users" USING btree ("name");
 CREATE UNIQUE INDEX CONCURRENTLY "users_image_key" ON "users" ("image");
 ALTER TABLE "users" ADD CONSTRAINT "users_image_key" UNIQUE USING INDEX "users_image_key";
 ALTER TABLE "users" VALIDATE CONSTRAINT "users_name_check";
-ALTER TABLE "sessions" VALIDATE CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";`,
+ALTER TABLE "sessions" VALIDATE CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";
+RESET synchronous_commit;`,
     );
   },
 );
