@@ -34,6 +34,7 @@ DO $$ DECLARE
   pages int := 4; -- in one transaction: fewer where that takes long, more where it does not
   page bigint;
   start timestamptz;
+  took interval;
   last bigint;
 BEGIN
   FOR attempt IN 1..5 LOOP
@@ -49,7 +50,9 @@ BEGIN
         FOR NO KEY UPDATE SKIP LOCKED));
       COMMIT;
       page := page + pages;
-      pages := CASE WHEN clock_timestamp() - start > '25 ms' THEN greatest(pages / 2, 1) ELSE least(pages * 2, 16) END;
+      took := clock_timestamp() - start;
+      pages := CASE WHEN took > '25 ms' THEN greatest(pages / 2, 1) ELSE least(pages * 2, 16) END;
+      PERFORM pg_sleep_for(took); -- leaves others as much time as it takes
     END LOOP;
     IF NOT EXISTS (SELECT FROM ${table} WHERE ${condition}) THEN
       RETURN;
