@@ -31,6 +31,7 @@ import { listEffects } from "./schema/effects";
 import { loadDrizzleKit } from "./schema/drizzle-kit";
 import { findSnapshot } from "./schema/find-snapshot";
 import { lintMigrations } from "./schema/lint";
+import { isOnline, listOwn, writeOnline } from "./schema/online";
 import { readRenames } from "./schema/renames";
 import {
   emptySnapshot,
@@ -58,6 +59,10 @@ const { values, positionals } = readOptions(
   usage,
   {
     ...renameFlags,
+    online: {
+      type: "boolean",
+      help: "for large tables in use: no step blocks writers for long",
+    },
     custom: { type: "boolean", help: "write an empty one, for your own SQL" },
     down: {
       type: "boolean",
@@ -116,6 +121,7 @@ async function generate(
   title: string | undefined,
   before = readNewest(base),
   prepare = () => {},
+  online = values.online === true,
 ): Promise<WrittenMigration | undefined> {
   const after = await describeSchema(before.id);
   const { isTTY } = process.stdin;
@@ -126,16 +132,19 @@ async function generate(
     asked: isAttended ? new Map() : undefined,
   };
   const renames = await askBetween(() => askRenames(before, after, answers));
-  const history = base.map(({ text }) => text).join("\n");
-  const statements = await diffRenamed(before, after, renames, { history });
+  const options = optionsAfter(base);
+  const statements = await diffRenamed(before, after, renames, options);
   if (statements.length === 0) {
     print("Nothing to generate: schema.ts matches the newest migration");
     printJson({ tag: null, file: null, down: null, findings: [] });
     return undefined;
   }
   const { breakpoints } = readProject();
-  const text = statements.join(breakpoints ? BREAKPOINT : "\n");
-  const down = await printDown(before, after, text);
+  const text = online
+    ? await writeOnline(before, after, renames, options)
+    : statements.join(breakpoints ? BREAKPOINT : "\n");
+  const own = await listOwn(before, after, text, options);
+  const down = await printDown(before, after, text, own);
   prepare();
   const written = writeMigration(
     base,
@@ -150,6 +159,10 @@ async function generate(
     note(`Lint: ${file}:${line} ${rule}: ${message}`);
   printJson({ ...written, findings });
   return written;
+}
+
+function optionsAfter(base: Migration[]) {
+  return { history: base.map(({ text }) => text).join("\n") };
 }
 
 /** Reads the newest snapshot: drizzle-kit compares schema.ts with that. */
@@ -230,7 +243,9 @@ async function writeMissingDownFiles(): Promise<void> {
       refuse(`${tag} is custom SQL`);
       continue;
     }
-    writeDownFile(tag, await printDown(before, after, text));
+    const options = optionsAfter(earlier);
+    const own = await listOwn(before, after, text, options);
+    writeDownFile(tag, await printDown(before, after, text, own));
     written.push(file);
     print(`Generated: ${file}`);
   }
@@ -302,7 +317,8 @@ async function rebase(found: Fork | undefined): Promise<void> {
   const before = other === base.at(-1) ? snapshot : readNewest(base);
   const title = redone.tag.replace(/^[^_]*_/, "");
   const restore = () => writeSnapshot(other.tag, snapshot);
-  const written = await generate(base, title, before, restore);
+  const online = isOnline(redone.text);
+  const written = await generate(base, title, before, restore, online);
   if (!written) writeJournal(base);
   if (written?.tag !== redone.tag) {
     removeFiles(redone.tag, isShared);
@@ -347,17 +363,20 @@ async function readApplied(newer: Migration): Promise<Set<Migration>> {
 async function requireUnedited(
   before: Snapshot,
   after: Snapshot,
-  { tag, file, text }: Migration,
+  redone: Migration,
 ): Promise<void> {
+  const { tag, file, text } = redone;
   const down = nameDownFile(tag);
   const isReversed = existsSync(join(root, down));
+  const options = optionsAfter(migrations.slice(0, migrations.indexOf(redone)));
+  const own = await listOwn(before, after, text, options);
   const isOwn =
     !isReversed ||
     readFileSync(join(root, down), "utf8") ===
-      (await printDown(before, after, text));
-  const isCommented = /^\s*--(?!> statement-breakpoint| Loses: | Keeps )/m.test(
-    text,
-  );
+      (await printDown(before, after, text, own));
+  const isCommented = isOnline(text)
+    ? text !== (await writeOnline(before, after, readRenames(text), options))
+    : /^\s*--(?!> statement-breakpoint| Loses: | Keeps )/m.test(text);
   if (isOwn && !isCommented) return;
   const edited = isOwn ? file : down;
   throw refusal(`${edited} was edited by hand, and the edit would be lost`, {

@@ -248,7 +248,7 @@ function showStatement(text: string): string[] {
 }
 
 /** Hides passwords, as in CREATE ROLE, CREATE USER MAPPING and CREATE SUBSCRIPTION. */
-function hidePasswords(text: string): string {
+export function hidePasswords(text: string): string {
   return text
     .replace(
       /(\bpassword\s+)(e?'(?:[^'\\]|''|\\[^])*'?|\$(\w*)\$[^]*?\$\3\$)/gi,

@@ -18,7 +18,7 @@ export interface Reaching {
 /** SQL that changes the server, at the start of a statement or in code. */
 const SERVER = [
   "(CREATE|ALTER|DROP) (ROLE|USER(?! MAPPING)|GROUP|TABLESPACE|DATABASE)\\b",
-  "(GRANT|REVOKE)\\b(?![^;']*? ON )[^;]*? (TO|FROM)\\b", // a role to a role
+  "(?<!WITH )(GRANT|REVOKE)\\b(?![^;']*? ON )[^;]*? (TO|FROM)\\b", // a role to a role
   "(GRANT|REVOKE)\\b[^;]*? ON (DATABASE|TABLESPACE|PARAMETER)\\b",
   "(REASSIGN|DROP) OWNED\\b",
   "ALTER SYSTEM\\b",

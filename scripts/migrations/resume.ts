@@ -4,6 +4,7 @@
 import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { failure } from "../lib/report";
+import { hidePasswords } from "./failure";
 import { readWords, type Statement, type Token } from "./statements";
 
 /** What is known of a statement that an earlier run started. */
@@ -40,10 +41,10 @@ export async function checkWhetherDone(
   const starts = (pattern: RegExp) => pattern.test(words.join(" "));
   if (starts(/^CREATE (UNIQUE )?INDEX CONCURRENTLY/))
     return await checkIndex(sql, statement, resumed);
-  if (!resumed) return "run";
+  if (!resumed || statement.isResumable) return "run";
   if (starts(/^DROP INDEX CONCURRENTLY/)) {
     if (resumed.hasFailed) return "run";
-    const name = quoteLiteral(readName(statement, "CONCURRENTLY"));
+    const name = quoteLiteral(readName(statement.tokens, "CONCURRENTLY"));
     const [row] = await sql.unsafe(`select where to_regclass(${name}) is null`);
     return row ? "done" : "run";
   }
@@ -56,7 +57,7 @@ export async function checkWhetherDone(
   if (starts(/^(CREATE|DROP) (DATABASE|TABLESPACE)/)) {
     if (resumed.hasFailed) return "run";
     const isCreate = words[0] === "CREATE";
-    const name = readName(statement, words[1] ?? "");
+    const name = readName(statement.tokens, words[1] ?? "");
     const catalog =
       words[1] === "DATABASE"
         ? "pg_database where datname"
@@ -85,13 +86,15 @@ function explainUnknown(statement: Statement): Error {
     `an earlier run was interrupted in ${quoteBeginning(statement)}, and it is unknown whether it finished`,
     {
       code: "PARTIAL",
-      hint: "check what it has changed. If it finished, remove it from the file; if not, undo its parts and clear the run with `bun run db:migrate:repair`",
+      hint: "check what it has changed. If it can run again, write `-- resumable` on the line above it, and run the command again; if it finished, remove it from the file; if not, undo its parts and clear the run with `bun run db:migrate:repair`",
     },
   );
 }
 
-const quoteBeginning = ({ tokens }: Statement) =>
-  `\`${readWords(tokens, 4).join(" ")}\``;
+function quoteBeginning({ text }: Statement): string {
+  const line = hidePasswords(text).replace(/\s+/g, " ");
+  return `\`${line.length > 60 ? `${line.slice(0, 60)}…` : line}\``;
+}
 
 /** Looks for the index of the statement. A valid one means that it is done; an
  * invalid one is dropped, unless it is still being built. */
@@ -139,12 +142,11 @@ function readQualified(tokens: Token[], from: number): string {
   return text;
 }
 
-/** Returns the name after a word, or after IF EXISTS when that follows the word. */
-function readName({ tokens }: Statement, after: string): string {
-  const at = tokens.findIndex(({ text }) => text.toUpperCase() === after) + 1;
-  const [first, second] = readWords(tokens.slice(at), 2);
-  const isConditional = first === "IF" && second === "EXISTS";
-  return readQualified(tokens, at + (isConditional ? 2 : 0));
+/** Returns the name after a word, or after IF EXISTS or ONLY when that follows the word. */
+export function readName(tokens: Token[], after: string): string {
+  let at = tokens.findIndex(({ text }) => text.toUpperCase() === after) + 1;
+  while (/^(IF|EXISTS|ONLY)$/i.test(tokens[at]?.text ?? "")) at += 1;
+  return readQualified(tokens, at);
 }
 
 /** Reads the indexes of a table, invalid ones first. The server compares the name,
@@ -244,8 +246,8 @@ async function finishDetach(
   statement: Statement,
   { hasFailed }: Resumed,
 ): Promise<"run" | "done"> {
-  const parent = readName(statement, "TABLE");
-  const partition = readName(statement, "PARTITION");
+  const parent = readName(statement.tokens, "TABLE");
+  const partition = readName(statement.tokens, "PARTITION");
   const [row] = await sql.unsafe<{ pending: boolean }[]>(`
     select inhdetachpending as pending from pg_inherits
     where inhrelid = to_regclass(${quoteLiteral(partition)})

@@ -19,7 +19,7 @@ import {
   logError,
   logProgress,
 } from "./log";
-import { checkWhetherDone, type Resumed } from "./resume";
+import { checkWhetherDone, readName, type Resumed } from "./resume";
 import { readWords, type Statement } from "./statements";
 import { type Refusals, nextStep, type Script, type Step } from "./steps";
 
@@ -145,6 +145,7 @@ export async function runScript(
       throw await logAndExplain(job, failed, step, performance.now() - start);
     retries += 1;
     await pause(job, retries, failed.error);
+    await endVacuum(job, step);
     if (step.isAlone) resumed = { hasFailed: true, isEdited: false };
   }
 }
@@ -174,13 +175,14 @@ function isRecorded(
 }
 
 /** True when the step may succeed later: a lock may be free then. What a procedure
- * has committed is not undone, so it is not run again. */
+ * has committed is not undone, so it is run again only if it says that it can. */
 function isWorthRetrying(
   { error, statement = -1 }: StepFailure,
   { isAlone }: Step,
   { statements }: Script,
 ): boolean {
-  const mayHaveCommitted = isAlone && statements[statement]?.mayCommit;
+  const { mayCommit, isResumable } = statements[statement] ?? {};
+  const mayHaveCommitted = isAlone && mayCommit && !isResumable;
   return LOCKED.includes(error.code ?? "") && !mayHaveCommitted;
 }
 
@@ -406,6 +408,28 @@ async function pause(
     `Waiting: ${script.tag} ${met}${blockers ? ` held by ${blockers}` : ""}; retry ${retry} of ${RETRIES} in ${ms} ms`,
   );
   await sleep(ms);
+}
+
+/**
+ * Makes an autovacuum give up on the tables that a step alters. It does so for
+ * whoever waits longer than deadlock_timeout, which may be longer than the file's
+ * lock_timeout. This lock makes no writer wait.
+ */
+async function endVacuum(
+  { sql, script, options }: Job,
+  { from, until }: Step,
+): Promise<void> {
+  for (const { tokens } of script.statements.slice(from, until)) {
+    if (readWords(tokens, 2).join(" ") !== "ALTER TABLE") continue;
+    const table = readName(tokens, "TABLE");
+    await sql
+      .unsafe(
+        `begin; set local lock_timeout = ${options.lockTimeout};
+        lock table ${table} in share update exclusive mode; rollback`,
+      )
+      .catch(() => sql.unsafe("rollback"))
+      .catch(() => {}); // the step itself says what is wrong
+  }
 }
 
 async function logAndExplain(

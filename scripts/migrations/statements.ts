@@ -23,6 +23,8 @@ export interface Statement {
   isSetting: boolean;
   /** True for a procedure or block: outside of a transaction it may commit. */
   mayCommit: boolean;
+  /** True below a line `-- resumable`: it runs alone, and again when it was interrupted. */
+  isResumable: boolean;
   /** True when it builds, rebuilds, drops or detaches CONCURRENTLY. */
   isConcurrent: boolean;
   /** Where its first command of psql begins, or a COPY from or to the client. */
@@ -47,6 +49,7 @@ const DOLLAR = /\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$/y;
 const WORD = /[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*|\d[\w.]*/y;
 const BLANK = /[ \t\n\r\f\v]+/y;
 const BLOCK = ["BEGIN", "CASE", "END"];
+const RESUMABLE = /^\s*--\s*resumable\s*$/m;
 
 /** How many words classify a statement, and how many characters of each. */
 const WORDS = 24;
@@ -64,14 +67,22 @@ export function splitStatements(text: string): Statement[] {
   let words: string[] = [];
   let start = 0;
   let end = 0;
+  let before = 0; // where the last statement ended
   let backslash: number | undefined;
   let parentheses = 0;
   let blocks = 0; // BEGIN ATOMIC … END, which contains semicolons
   const finish = () => {
     if (words.length > 0)
       statements.push(
-        describeStatement(text.slice(start, end), start, words, backslash),
+        describeStatement(
+          text.slice(start, end),
+          start,
+          words,
+          backslash,
+          RESUMABLE.test(text.slice(before, start)),
+        ),
       );
+    before = end;
     words = [];
     backslash = undefined;
     parentheses = 0;
@@ -154,6 +165,7 @@ function describeStatement(
   offset: number,
   words: string[],
   backslash: number | undefined,
+  isResumable: boolean,
 ): Statement {
   const [first = "", second = "", ...rest] = words;
   const isCall = first === "SELECT" && words.slice(1, 8).includes("SET_CONFIG");
@@ -162,9 +174,12 @@ function describeStatement(
   return Object.assign(Object.create(lazy), {
     text,
     offset,
-    kind: classify(first, second, rest[0], words.join(" ")),
+    kind: isResumable
+      ? "alone"
+      : classify(first, second, rest[0], words.join(" ")),
     isSetting: isSet || isCall || first === "RESET" || first === "DISCARD",
     mayCommit: first === "CALL" || first === "DO",
+    isResumable,
     isConcurrent: words.includes("CONCURRENTLY"),
     clientOffset:
       backslash ??

@@ -18,7 +18,8 @@ export interface Script extends Run {
   statements: Statement[];
   /** Returns the bare hash of its first `count` statements. */
   hashBeginning(count: number): string | undefined;
-  /** True when its first line is `-- no-transaction`: each statement runs by itself. */
+  /** True when its first line is `-- no-transaction`: each statement runs by itself,
+   * but those from a BEGIN to its COMMIT together. */
   isWithoutTransaction: boolean;
   /** True when it may release the migration lock. */
   mayUnlock: boolean;
@@ -52,10 +53,6 @@ export function toScript(
   direction: Script["direction"],
 ): Script {
   const statements = splitStatements(text);
-  const [first = ""] = text
-    .slice(0, 80)
-    .replace(/^\uFEFF/, "")
-    .split(/\r?\n/);
   let hashes: string[] | undefined;
   return {
     tag,
@@ -66,11 +63,16 @@ export function toScript(
     direction,
     statements,
     hashBeginning: (count) => (hashes ??= hashBeginnings(statements)).at(count),
-    isWithoutTransaction: /^--\s*no-transaction\s*$/.test(first),
+    isWithoutTransaction: isWithoutTransaction(text),
     mayUnlock: /advisory/i.test(text),
     touchesRecords: touchesRecords(text),
     mayChangeRole: /role|authorization/i.test(text),
   };
+}
+
+/** True when the first line is `-- no-transaction`. */
+export function isWithoutTransaction(text: string): boolean {
+  return /^\uFEFF?--[^\S\n]*no-transaction\s*?(\n|$)/.test(text);
 }
 
 /** Returns the step that begins with statement `from`; an empty one at the end. */
@@ -86,9 +88,10 @@ export function nextStep(
   const first = kindOf(from);
   if (first === "alone") return { ...step, isAlone: true };
   if (first === "commit" || first === "rollback") return step; // ends nothing
+  const isTogether = !isWithoutTransaction || first === "begin";
   for (let index = from + 1; index < statements.length; index += 1) {
     const kind = kindOf(index);
-    const isSeparate = isWithoutTransaction || committedBefore.has(index);
+    const isSeparate = !isTogether || committedBefore.has(index);
     if (kind === "alone" || isSeparate) break;
     step.until = index + 1;
     if (kind === "rollback") return { ...step, isRolledBack: true };

@@ -217,12 +217,14 @@ function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
     .filter(({ reach }) => reach !== "database")
     .map(({ statement }) => statement.offset);
   return splitStatements(migration.text).flatMap((statement, index) => {
-    const { kind, isConcurrent, offset } = statement;
+    const { kind, isConcurrent, isResumable, offset } = statement;
     if (far.includes(offset)) return [];
-    if (kind !== "plain" && !isConcurrent) return [];
+    if (kind !== "plain" && !isConcurrent && !isResumable) return [];
     const text = isConcurrent
       ? statement.text.replace(/\s+concurrently\b/i, "")
-      : statement.text;
+      : isResumable
+        ? statement.text.replace(/\bcommit\s*;/gi, "null;")
+        : statement.text;
     return [{ migration, statement, number: index + 1, text }];
   });
 }

@@ -10,7 +10,7 @@ export interface Counters {
 }
 
 /** The integer types of the serial types. */
-const SERIALS: Record<string, string> = {
+export const SERIALS: Record<string, string> = {
   smallserial: "smallint",
   serial: "integer",
   bigserial: "bigint",
@@ -90,7 +90,8 @@ export function writeCounters({ before, after }: Counters): {
   };
 }
 
-function isSerial({ type }: SnapshotColumn): boolean {
+/** True for a column of a serial type. */
+export function isSerial({ type }: SnapshotColumn): boolean {
   return type in SERIALS;
 }
 
@@ -172,11 +173,12 @@ function nextOf(
 }
 
 /** Returns PostgreSQL's name for the sequence of a serial, unless that is too long. */
-function nameSequence({ table, column }: Place): string {
+export function nameSequence({ table, column }: Place): string {
   return `${table.slice(0, -1)}_${column.replaceAll('"', '""')}_seq"`;
 }
 
-function printIdentity(
+/** Returns `GENERATED … AS IDENTITY (…)`, for a table with that name in SQL. */
+export function printIdentity(
   identity: NonNullable<SnapshotColumn["identity"]>,
   table: string,
 ): string {

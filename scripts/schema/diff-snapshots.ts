@@ -277,7 +277,7 @@ function detach(
     const { tableTo, schemaTo, columnsFrom, columnsTo } = reference;
     const target = `${schemaTo || "public"}.${tableTo}`;
     const [keys, sameKeys] = [snapshot, other].map(({ tables }) =>
-      listKeys(tables[target]),
+      listKeys(tables[target], columnsTo),
     );
     return (
       isSame(keys, sameKeys) &&
@@ -618,17 +618,25 @@ function buildIndexesLast(statements: string[], after: Snapshot): string[] {
   ];
 }
 
-/** Lists the keys of a table that a foreign key can refer to. */
-function listKeys(table: SnapshotTable | undefined) {
+/** Lists the keys of a table that a foreign key to these columns can refer to. */
+function listKeys(table: SnapshotTable | undefined, to: string[]) {
   if (!table) return undefined;
   const { columns, compositePrimaryKeys, uniqueConstraints, indexes } = table;
+  const isOf = (names: string[]) => isSame(names.toSorted(), to.toSorted());
+  const primary = Object.values(columns)
+    .filter(({ primaryKey }) => primaryKey)
+    .map(({ name }) => name);
   return {
-    primary: Object.values(columns)
-      .filter(({ primaryKey }) => primaryKey)
-      .map(({ name }) => name),
-    compositePrimaryKeys,
-    uniqueConstraints,
-    indexes: filter(indexes, ({ isUnique }) => isUnique),
+    primary: isOf(primary),
+    compositePrimaryKeys: filter(compositePrimaryKeys, (key) =>
+      isOf(key.columns),
+    ),
+    uniqueConstraints: filter(uniqueConstraints, (key) => isOf(key.columns)),
+    indexes: filter(
+      indexes,
+      (index) =>
+        index.isUnique && isOf(index.columns.map((part) => part.expression)),
+    ),
   };
 }
 

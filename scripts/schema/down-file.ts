@@ -22,20 +22,26 @@ export async function diffRenamed(
   renames: Rename[],
   options: DiffOptions = {},
 ): Promise<string[]> {
+  const renamed = renameSnapshot(before, after, renames);
+  return [
+    ...printRenames(before, after, renames),
+    ...(await diffSnapshots(renamed, after, options)),
+  ];
+}
+
+/** Returns the first snapshot after the renames. */
+export function renameSnapshot(
+  before: Snapshot,
+  after: Snapshot,
+  renames: Rename[],
+): Snapshot {
   const renamed = renames.reduce(applyRename, before);
   // A schema that schema.ts does not export is neither created nor dropped.
   const known = { ...before.schemas, ...after.schemas };
   const schemas = Object.entries(renamed.schemas).filter(
     ([key]) => key in known,
   );
-  return [
-    ...printRenames(before, after, renames),
-    ...(await diffSnapshots(
-      { ...renamed, schemas: Object.fromEntries(schemas) },
-      after,
-      options,
-    )),
-  ];
+  return { ...renamed, schemas: Object.fromEntries(schemas) };
 }
 
 /**
@@ -43,11 +49,13 @@ export async function diffRenamed(
  *
  * @param text the SQL of the migration, for its renames and for what snapshots do
  * not have: functions, triggers, data.
+ * @param own statements of it that stand for the difference of the snapshots.
  */
 export async function printDown(
   before: Snapshot,
   after: Snapshot,
   text: string,
+  own = new Set<string>(),
 ): Promise<string> {
   const renames = readRenames(text).toReversed().map(invertRename);
   const statements = (await diffRenamed(after, before, renames)).filter(
@@ -70,7 +78,10 @@ export async function printDown(
   const foreign = splitStatements(text)
     .filter(
       ({ tokens, text: statement }) =>
-        isCustom || !isOfSnapshots(readWords(tokens, 3)) || !isSaid(statement),
+        !own.has(statement) &&
+        (isCustom ||
+          !isOfSnapshots(readWords(tokens, 3)) ||
+          !isSaid(statement)),
     )
     .map((statement) => `--   ${statement.text.replace(/\s+/g, " ")}\n`);
   const heading =

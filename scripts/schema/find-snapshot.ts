@@ -9,6 +9,7 @@ import type { Migration } from "../migrations/journal";
 import { splitStatements } from "../migrations/statements";
 import { diffRenamed } from "./down-file";
 import { loadDrizzleKit } from "./drizzle-kit";
+import { isOnline, writeOnline } from "./online";
 import { readRenames } from "./renames";
 import { nameSnapshotFile, type Snapshot } from "./snapshots";
 
@@ -31,6 +32,8 @@ export async function findSnapshot(
       await diffRenamed(parent, candidate, renames),
       await generateMigration(parent, candidate).catch(() => []),
     ];
+    if (isOnline(text))
+      ways.push([await writeOnline(parent, candidate, renames)]);
     if (ways.some((way) => Bun.deepEquals(listSql(way.join("\n")), wanted)))
       return candidate;
   }

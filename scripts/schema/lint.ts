@@ -1,10 +1,12 @@
 // Lints migrations with squawk. It finds what is harmful while an application uses
 // the database: long locks, and the removal of what its running version needs.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join, relative } from "node:path";
 import { spawn } from "bun";
 import { root } from "../../src/env";
 import { failure, note } from "../lib/report";
+import { isWithoutTransaction } from "../migrations/steps";
 
 /** A remark about a line. */
 export interface Finding {
@@ -53,32 +55,15 @@ export async function lintMigrations(files: string[]): Promise<Finding[]> {
     note("Not linted: the package squawk-cli is not installed");
     return [];
   }
-  const child = spawn(
-    [
-      squawk,
-      "--assume-in-transaction",
-      "--reporter",
-      "json",
-      ...files.map((file) => join(root, file)),
-    ],
-    { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+  const paths = files.map((file) => join(root, file));
+  const alone = paths.filter((path) =>
+    isWithoutTransaction(readFileSync(path, "utf8")),
   );
-  const [output, errors] = await Promise.all([
-    child.stdout.text(),
-    child.stderr.text(),
-    child.exited,
-  ]);
-  let found: {
-    file: string;
-    line: number;
-    rule_name: string;
-    message: string;
-  }[];
-  try {
-    found = JSON.parse(output);
-  } catch {
-    throw failure(`squawk failed: ${errors.trim() || output.trim()}`);
-  }
+  const others = paths.filter((path) => !alone.includes(path));
+  const found = [
+    ...(await runSquawk(squawk, others, ["--assume-in-transaction"])),
+    ...(await runSquawk(squawk, alone)),
+  ];
   const findings = found
     .filter(({ rule_name: rule }) => RULES.includes(rule))
     .map(({ file, line, rule_name: rule, message }) => ({
@@ -88,6 +73,39 @@ export async function lintMigrations(files: string[]): Promise<Finding[]> {
       message,
     }));
   return [...findings, ...(await listNotes(files))];
+}
+
+/** A finding, as squawk prints it. */
+interface Reported {
+  file: string;
+  /** From 0. */
+  line: number;
+  rule_name: string;
+  message: string;
+}
+
+async function runSquawk(
+  squawk: string,
+  paths: string[],
+  flags: string[] = [],
+): Promise<Reported[]> {
+  if (paths.length === 0) return [];
+  const child = spawn([squawk, ...flags, "--reporter", "json", ...paths], {
+    cwd: root,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [output, errors] = await Promise.all([
+    child.stdout.text(),
+    child.stderr.text(),
+    child.exited,
+  ]);
+  try {
+    return JSON.parse(output);
+  } catch {
+    throw failure(`squawk failed: ${errors.trim() || output.trim()}`);
+  }
 }
 
 /** The reason follows a second `--`. */

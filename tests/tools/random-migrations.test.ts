@@ -1,5 +1,5 @@
 // Random changes of random schemas: up, down, up on a real server, in the SQL
-// that db:generate writes. A dozen from a random start; with ALL=1 a hundred.
+// that db:generate writes, also with --online. A dozen from a random start; with ALL=1 a hundred.
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,6 +13,7 @@ import {
   printDown,
 } from "../../scripts/schema/down-file";
 import { loadDrizzleKit } from "../../scripts/schema/drizzle-kit";
+import { writeOnline } from "../../scripts/schema/online";
 import { answerRenames } from "../../scripts/schema/renames";
 import { emptySnapshot, type Snapshot } from "../../scripts/schema/snapshots";
 import { root } from "../../src/env";
@@ -58,6 +59,10 @@ async function goUpAndDown(sql: Sql, seed: number): Promise<void> {
   const third = await readCatalog(sql);
   await run(sql, up, `seed ${seed}, up again`);
   const fourth = await readCatalog(sql);
+  await run(sql, down, `seed ${seed}, down again`);
+  const online = await writeOnline(before, after, renames);
+  await run(sql, online, `seed ${seed}, online`);
+  const fifth = await readCatalog(sql);
   await sql.unsafe("drop schema public cascade; create schema public");
   const whole = await diffRenamed(emptySnapshot, after, []);
   await run(sql, whole.join(BREAKPOINT), `seed ${seed}, at once`);
@@ -66,6 +71,7 @@ async function goUpAndDown(sql: Sql, seed: number): Promise<void> {
   const seeded = (differences: object[]) => ({ seed, differences });
   expect(seeded(compareCatalogs(first, third))).toEqual(seeded([]));
   expect(seeded(compareCatalogs(second, fourth))).toEqual(seeded([]));
+  expect(seeded(compareCatalogs(second, fifth))).toEqual(seeded([]));
   // What was renamed keeps the names of its constraints and sequences.
   if (answers.length === 0)
     expect(seeded(compareCatalogs(atOnce, second))).toEqual(seeded([]));

@@ -1,0 +1,80 @@
+// Writes the parts that a migration for large tables is made of: a back-fill in small
+// transactions, and a NOT NULL that is set without a scan under a strong lock.
+import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+
+/** Returns the name of a table, function or sequence in SQL; `public` is left out. */
+export function printName(part: { schema: string; name: string }): string {
+  const isPublic = part.schema === "" || part.schema === "public";
+  const schema = isPublic ? "" : `${quoteIdentifier(part.schema)}.`;
+  return schema + quoteIdentifier(part.name);
+}
+
+/** Adds a suffix to a name, and cuts the name to what PostgreSQL keeps: 63 bytes. */
+export function addSuffix(name: string, suffix: string): string {
+  const bytes = Buffer.from(name).subarray(0, 63 - suffix.length);
+  return bytes.toString().replace(/\uFFFD+$/, "") + suffix;
+}
+
+/**
+ * Returns SQL that updates the rows that match a condition, page after page, each few
+ * pages in a transaction of their own. It waits for no row, and can be interrupted.
+ *
+ * @param table its name in SQL.
+ * @param assignments what follows SET; afterwards the row must not match any more.
+ */
+export function printBackFill(
+  table: string,
+  assignments: string,
+  condition: string,
+): string {
+  return `-- Fills the rows that are there, in small transactions. It skips rows that somebody has
+-- locked and comes back to them. An interrupted run does it again, for the rest.
+-- resumable
+DO $$ DECLARE
+  pages int := 4; -- in one transaction: fewer where that takes long, more where it does not
+  page bigint;
+  start timestamptz;
+  took interval;
+  last bigint;
+BEGIN
+  FOR attempt IN 1..5 LOOP
+    page := 0;
+    SELECT coalesce(max(pg_relation_size(relid)), pg_relation_size(${quoteLiteral(table)})) / current_setting('block_size')::int
+      INTO last FROM pg_partition_tree(${quoteLiteral(table)}); -- empty where there are no partitions
+    WHILE page < last LOOP
+      start := clock_timestamp();
+      UPDATE ${table} SET ${assignments}
+      WHERE (${condition}) AND ctid = ANY (ARRAY(
+        SELECT ctid FROM ${table}
+        WHERE ctid >= format('(%s,0)', page)::tid AND ctid < format('(%s,0)', page + pages)::tid AND (${condition})
+        FOR NO KEY UPDATE SKIP LOCKED));
+      COMMIT;
+      page := page + pages;
+      took := clock_timestamp() - start;
+      pages := CASE WHEN took > '25 ms' THEN greatest(pages / 2, 1) ELSE least(pages * 2, 16) END;
+      PERFORM pg_sleep_for(took); -- leaves others as much time as it takes
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM ${table} WHERE ${condition}) THEN
+      RETURN;
+    END IF;
+    PERFORM pg_sleep(1);
+  END LOOP;
+  RAISE 'rows of % stay locked by others', ${quoteLiteral(table)} USING ERRCODE = 'lock_not_available';
+END $$;`;
+}
+
+/**
+ * Returns SQL that makes a column NOT NULL: the scan is that of a check, which blocks
+ * nobody, and PostgreSQL takes the check as the proof.
+ * https://www.postgresql.org/docs/current/sql-altertable.html (SET NOT NULL)
+ */
+export function printNotNull(table: string, column: string): string[] {
+  const check = quoteIdentifier(addSuffix(column, "_is_set"));
+  const name = quoteIdentifier(column);
+  return [
+    `ALTER TABLE ${table} ADD CONSTRAINT ${check} CHECK (${name} IS NOT NULL) NOT VALID;`,
+    `ALTER TABLE ${table} VALIDATE CONSTRAINT ${check};`,
+    `ALTER TABLE ${table} ALTER COLUMN ${name} SET NOT NULL;`,
+    `ALTER TABLE ${table} DROP CONSTRAINT ${check};`,
+  ];
+}

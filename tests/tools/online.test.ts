@@ -1,0 +1,214 @@
+// db:generate --online: what it writes, and what db:migrate makes of it while others write.
+import { expect } from "bun:test";
+import { rmSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { lintMigrations } from "../../scripts/schema/lint";
+import { root } from "../../src/env";
+import { until } from "../lib/database";
+import { migrations, ownMigrations } from "../lib/migrations";
+import { image } from "../lib/schema-file";
+import { test } from "../lib/test";
+
+const next = `${String(ownMigrations.length).padStart(4, "0")}_next`;
+const file = `${migrations}/${next}.sql`;
+const emailKey =
+  'uniqueIndex("users_email_key").on(sql`lower(${table.email})`)';
+
+test(
+  "db:generate --online writes the forms that block nobody, and the lint has nothing to say",
+  "seeded",
+  async ({ run, change, read, project }) => {
+    change(image, 'image: text("image").notNull().default("none"),');
+    change(
+      emailKey,
+      `${emailKey}, index("users_name_idx").on(table.name), unique("users_image_key").on(table.image), check("users_name_check", sql\`\${table.name} <> ''\`)`,
+    );
+    change('onDelete: "set null"', 'onDelete: "cascade"');
+    const plain = await run("db:generate next");
+    const down = read(`${migrations}/${next}.down.sql`);
+    const journal = `${migrations}/meta/_journal.json`;
+    const { entries, ...rest } = JSON.parse(read(journal));
+    entries.pop();
+    project.write(journal, JSON.stringify({ ...rest, entries }));
+    const snapshot = `meta/${next.slice(0, 4)}_snapshot.json`;
+    for (const name of [`${next}.sql`, `${next}.down.sql`, snapshot])
+      rmSync(join(project.folder, migrations, name));
+    const online = await run("db:generate next --online");
+
+    expect(plain.stderr).toContain("adding-not-nullable-field");
+    expect(online).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(read(`${migrations}/${next}.down.sql`)).toBe(down);
+    expect(read(file).replaceAll("--> statement-breakpoint", "")).toBe(
+      `-- no-transaction
+-- Online: each statement commits by itself, and waits 200 ms for a lock; then db:migrate tries it again.
+-- No lock is held while the disk is waited for: the last commit makes all of them durable.
+SET lock_timeout = '200ms';
+SET statement_timeout = 0;
+SET synchronous_commit = off;
+BEGIN;
+SET LOCAL lock_timeout = '66ms';
+ALTER TABLE "sessions" DROP CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";
+ALTER TABLE "users" ALTER COLUMN "image" SET DEFAULT 'none';
+ALTER TABLE "users" ADD CONSTRAINT "users_name_check" CHECK ("users"."name" <> '') NOT VALID;
+ALTER TABLE "sessions" ADD CONSTRAINT "sessions_active_tenant_id_tenants_id_fk" FOREIGN KEY ("active_tenant_id") REFERENCES "public"."tenants"("id") ON DELETE cascade ON UPDATE no action NOT VALID;
+COMMIT;
+ALTER TABLE "users" ADD CONSTRAINT "image_is_set" CHECK ("image" IS NOT NULL) NOT VALID;
+ALTER TABLE "users" VALIDATE CONSTRAINT "image_is_set";
+ALTER TABLE "users" ALTER COLUMN "image" SET NOT NULL;
+ALTER TABLE "users" DROP CONSTRAINT "image_is_set";
+CREATE INDEX CONCURRENTLY "users_name_idx" ON "users" USING btree ("name");
+CREATE UNIQUE INDEX CONCURRENTLY "users_image_key" ON "users" ("image");
+ALTER TABLE "users" ADD CONSTRAINT "users_image_key" UNIQUE USING INDEX "users_image_key";
+ALTER TABLE "users" VALIDATE CONSTRAINT "users_name_check";
+ALTER TABLE "sessions" VALIDATE CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";
+RESET synchronous_commit;`,
+    );
+  },
+);
+
+test(
+  "a migration online tries again where a writer is in its way, goes on after a kill, and loses nothing",
+  "seeded",
+  async ({ run, start, change, project, sql }) => {
+    await sql`
+      insert into builds (tenant_id, number, name, repository)
+      select id, 1000 + i, 'many', 'r' from tenants, generate_series(1, 3000) as i`;
+    await sql`comment on column builds.number is 'counted by tenant'`;
+    change("  boolean,\n", "  bigint,\n  boolean,\n");
+    change(
+      'number: integer("number").notNull(),',
+      `number: bigint("number", { mode: "number" }).notNull(),
+       token: uuid("token").notNull().defaultRandom(),`,
+    );
+    change(
+      'unique("builds_tenant_id_number_key")',
+      'unique("builds_token_key").on(table.token), unique("builds_tenant_id_number_key")',
+    );
+    const generated = await run("db:generate next --online");
+    const checked = await run("db:check");
+    const [before] = await sql`
+      select count(*)::int, sum(number)::int from builds`;
+
+    // A back-fill takes a while.
+    await sql.unsafe(`
+      create function slow() returns trigger language plpgsql as $$
+        begin perform pg_sleep(0.002); return new; end $$;
+      create trigger slow before update on builds for each row execute function slow()`);
+    const holder = await sql.reserve();
+    await holder`begin`;
+    await holder`update builds set name = 'held' where number = 1001`;
+    const first = start("scripts/migrate.ts", {}, project.folder);
+    const waiting = await readUntil(first.stderr, "retry 1 of 5");
+    const begun = performance.now();
+    await sql`update builds set name = 'other' where number = 1002`;
+    const waited = performance.now() - begun;
+    await holder`commit`;
+    holder.release();
+    await until(
+      sql,
+      "datname = current_database() and application_name = 'db:migrate' and query like 'DO $$%'",
+    );
+    let filled = 0;
+    while (filled === 0)
+      filled = (
+        await sql`select count(*)::int as filled from builds where number_new is not null`
+      )[0]?.filled;
+    first.kill(9);
+    await first.exited;
+    await sql`drop trigger slow on builds`;
+    const second = await run("db:migrate");
+    const [after] = await sql`
+      select count(*)::int, sum(number)::int, count(distinct token)::int as tokens,
+        pg_typeof(min(number))::text as type,
+        col_description('builds'::regclass, (
+          select attnum from pg_attribute where attrelid = 'builds'::regclass and attname = 'number')) as comment
+      from builds`;
+    const [constraints] = await sql`
+      select count(*) filter (where not convalidated)::int as invalid from pg_constraint`;
+
+    expect(generated).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(checked.stdout).toContain("Checked: 0 errors");
+    expect(waiting).toContain(`Waiting: ${next} could not get a lock`);
+    expect(waited).toBeLessThan(2000);
+    expect(filled).toBeLessThan(before?.count);
+    expect(second).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringContaining(`Applied: ${next} `),
+    });
+    expect(after).toEqual({
+      ...before,
+      tokens: before?.count,
+      type: "bigint",
+      comment: "counted by tenant",
+    });
+    expect(constraints?.invalid).toBe(0);
+    await sql`drop function slow()`;
+    expect((await run("db:check --strict")).stdout).toContain(
+      "Checked: 0 errors, 0 warnings",
+    );
+  },
+);
+
+test(
+  "a swap of columns fails where it would lose what no snapshot has",
+  "migrated",
+  async ({ run, change, sql, read }) => {
+    await sql`create index by_hand on builds (number, name)`;
+    change("  boolean,\n", "  bigint,\n  boolean,\n");
+    change('integer("number")', 'bigint("number", { mode: "number" })');
+    await run("db:generate next --online");
+    const refused = await run("db:migrate");
+    const [type] = await sql`
+      select data_type from information_schema.columns
+      where table_name = 'builds' and column_name = 'number'`;
+    await sql`drop index by_hand`;
+    const again = await run("db:migrate");
+
+    expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
+    expect(refused.stderr).toStartWith(
+      `Error: ${next} failed: not in a snapshot, and would be lost with the column: index by_hand\n`,
+    );
+    expect(type?.data_type).toBe("integer");
+    expect(again.exitCode).toBe(0);
+    expect(read(file)).toContain("-- resumable\n");
+  },
+);
+
+test(
+  "the lint knows -- no-transaction, and still warns of what blocks",
+  "empty",
+  async ({ project }) => {
+    const lint = async (text: string) => {
+      const path = join(project.folder, "lint.sql");
+      writeFileSync(path, text);
+      const found = await lintMigrations([relative(root, path)]);
+      return found.map(({ line, rule }) => `${line} ${rule}`);
+    };
+    const safe = `ALTER TABLE a ADD CONSTRAINT c CHECK (i > 0) NOT VALID;
+ALTER TABLE a VALIDATE CONSTRAINT c;\n`;
+
+    expect(await lint(safe)).toEqual(["2 constraint-missing-not-valid"]);
+    expect(await lint(`-- no-transaction\n${safe}`)).toEqual([]);
+    expect(
+      await lint(
+        "-- no-transaction\nCREATE INDEX i ON a (i);\nALTER TABLE a ALTER COLUMN i SET NOT NULL;",
+      ),
+    ).toEqual([
+      "2 require-concurrent-index-creation",
+      "3 adding-not-nullable-field",
+    ]);
+  },
+);
+
+/** Reads until a text has come; the rest is left unread. */
+async function readUntil(
+  stream: ReadableStream<Uint8Array>,
+  text: string,
+): Promise<string> {
+  let read = "";
+  for await (const chunk of stream) {
+    read += Buffer.from(chunk).toString();
+    if (read.includes(text)) return read;
+  }
+  throw new Error(`"${text}" did not come, but: ${read}`);
+}
