@@ -219,11 +219,18 @@ async function createDatabase(
 ): Promise<void> {
   const template =
     state === "empty" ? "template1" : await templateOf(state, folder);
-  // Copying files is half the work when a checkpoint is cheap.
-  const strategy = isServerKept ? "" : "strategy file_copy";
+  const strategy = await (copying ??= chooseStrategy());
   await onServer().unsafe(
     `create database ${name} template ${template} ${strategy}`,
   );
+}
+
+let copying: Promise<string> | undefined;
+
+/** Copying files is half the work where a checkpoint is cheap. */
+async function chooseStrategy(): Promise<string> {
+  const [row] = await onServer()`select current_setting('fsync') as fsync`;
+  return row?.fsync === "off" ? "strategy file_copy" : "";
 }
 
 const templates = new Map<string, Promise<string>>();
