@@ -188,6 +188,7 @@ END $$;`,
           .map(quoteIdentifier)
           .join(", ")})${isNullEqual ? " NULLS NOT DISTINCT" : ""};`,
     ),
+    `ANALYZE ${target} (${copy});`,
     printSwap({
       snapshot,
       table,
@@ -372,6 +373,9 @@ function printSwap(swap: Swap): string {
     IF part.kind IN ('f', 'c') AND part.name <> ALL (ARRAY[${known}]::name[]) THEN
       RAISE 'the constraint % of % has the column, and no snapshot has it', part.name, part.place;
     END IF;
+    IF part.kind = 'p' THEN
+      key := part.name;
+    END IF;
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', part.place, part.name);
   END LOOP;`,
     ...indexes.map((name) => `DROP INDEX ${inSchema(name)};`),
@@ -400,9 +404,10 @@ function printSwap(swap: Swap): string {
       (name) =>
         `ALTER INDEX ${inSchema(addSuffix(name, "_new"))} RENAME TO ${quoteIdentifier(name)};`,
     ),
-    ...keys.map(
-      ({ kind, index }) =>
-        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(index)} ${kind === "PRIMARY" ? "PRIMARY KEY" : kind} USING INDEX ${quoteIdentifier(addSuffix(index, "_new"))};`,
+    ...keys.map(({ kind, index }) =>
+      kind === "PRIMARY"
+        ? `EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I PRIMARY KEY USING INDEX %I', place, key, ${quoteLiteral(addSuffix(index, "_new"))});`
+        : `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(index)} UNIQUE USING INDEX ${quoteIdentifier(addSuffix(index, "_new"))};`,
     ),
     `FOREACH statement IN ARRAY kept LOOP
     EXECUTE statement;
@@ -414,6 +419,7 @@ function printSwap(swap: Swap): string {
     "new smallint",
     "kept text[]",
     "part record",
+    "key name",
     "others text",
     "statement text",
     ...(isSerial(next) ? ["sequence text"] : []),
