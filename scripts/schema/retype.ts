@@ -190,7 +190,6 @@ END $$;`,
     ),
     `ANALYZE ${target} (${copy});`,
     printSwap({
-      snapshot,
       table,
       old,
       next,
@@ -302,7 +301,6 @@ function listIndexes({ indexes }: SnapshotTable, column: string) {
 }
 
 interface Swap {
-  snapshot: Snapshot;
   table: SnapshotTable;
   old: SnapshotColumn;
   next: SnapshotColumn;
@@ -327,7 +325,14 @@ function printSwap(swap: Swap): string {
   const ms = Math.floor(200 / tables.length);
   const indexes = listIndexes(table, old.name).map(({ name }) => name);
   const inSchema = (name: string) => printName({ schema: table.schema, name });
-  const known = dependants.map(({ name }) => quoteLiteral(name)).join(", ");
+  const known = [
+    ...dependants.map(({ name }) => name),
+    ...keys.map((key) => key.index),
+  ];
+  // The name of a primary key is in no snapshot.
+  const isKnown = keys.some(({ kind }) => kind === "PRIMARY")
+    ? " AND part.kind <> 'p'"
+    : "";
   const counts = isSerial(next)
     ? [
         `EXECUTE format('ALTER SEQUENCE %s AS ${type} OWNED BY ${target.replaceAll("%", "%%").replaceAll("'", "''")}.%I', sequence, ${quoteLiteral(copied)});`,
@@ -370,7 +375,7 @@ function printSwap(swap: Swap): string {
     WHERE contype IN ('f', 'c', 'u', 'p') AND (conrelid = place AND old = ANY (conkey) OR confrelid = place AND old = ANY (confkey))
     ORDER BY contype <> 'f'
   LOOP
-    IF part.kind IN ('f', 'c') AND part.name <> ALL (ARRAY[${known}]::name[]) THEN
+    IF part.name <> ALL (ARRAY[${known.map(quoteLiteral).join(", ")}]::name[])${isKnown} THEN
       RAISE 'the constraint % of % has the column, and no snapshot has it', part.name, part.place;
     END IF;
     IF part.kind = 'p' THEN
