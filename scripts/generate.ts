@@ -80,6 +80,10 @@ const { values, positionals } = readOptions(
 const [name, ...surplus] = positionals;
 if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
+if (values.online && (values.custom || values.down))
+  throw refusal("--online goes with neither --custom nor --down", {
+    code: "USAGE",
+  });
 
 checkEnv(); // a malformed variable is an error in every command
 refuseLayout();
@@ -317,7 +321,7 @@ async function rebase(found: Fork | undefined): Promise<void> {
   const before = other === base.at(-1) ? snapshot : readNewest(base);
   const title = redone.tag.replace(/^[^_]*_/, "");
   const restore = () => writeSnapshot(other.tag, snapshot);
-  const online = isOnline(redone.text);
+  const online = values.online === true || isOnline(redone.text);
   const written = await generate(base, title, before, restore, online);
   if (!written) writeJournal(base);
   if (written?.tag !== redone.tag) {

@@ -88,6 +88,13 @@ const asOurselves = ({ mayChangeRole }: Script) =>
     ? "set local session authorization default; set local role to default;"
     : "";
 
+/** The word before the table, in statements for which an autovacuum is in the way. */
+const BEFORE_TABLE: [start: RegExp, before: string][] = [
+  [/^ALTER TABLE/, "TABLE"],
+  [/^(CREATE|DROP) TRIGGER/, "ON"],
+  [/^ANALYZE/, "ANALYZE"],
+];
+
 /** Undoes what a file has set, and what it has left in the session. */
 const forgetSettings = "reset session authorization; reset role; reset all;";
 const forgetSession = `${forgetSettings}
@@ -411,7 +418,7 @@ async function pause(
 }
 
 /**
- * Makes an autovacuum give up on the tables that a step alters. It does so for
+ * Makes an autovacuum give up on the tables that a step changes. It does so for
  * whoever waits longer than deadlock_timeout, which may be longer than the file's
  * lock_timeout. This lock makes no writer wait.
  */
@@ -420,8 +427,10 @@ async function endVacuum(
   { from, until }: Step,
 ): Promise<void> {
   for (const { tokens } of script.statements.slice(from, until)) {
-    if (readWords(tokens, 2).join(" ") !== "ALTER TABLE") continue;
-    const table = readName(tokens, "TABLE");
+    const words = readWords(tokens, 2).join(" ");
+    const [, before] = BEFORE_TABLE.find(([start]) => start.test(words)) ?? [];
+    if (before === undefined) continue;
+    const table = readName(tokens, before);
     await sql
       .unsafe(
         `begin; set local lock_timeout = ${options.lockTimeout};

@@ -49,7 +49,9 @@ const DOLLAR = /\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$/y;
 const WORD = /[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*|\d[\w.]*/y;
 const BLANK = /[ \t\n\r\f\v]+/y;
 const BLOCK = ["BEGIN", "CASE", "END"];
-const RESUMABLE = /^\s*--\s*resumable\s*$/m;
+/** A line above a statement; only other comments may stand between them. */
+const RESUMABLE =
+  /(?:^|\n)[ \t]*--[ \t]*resumable[ \t]*\r?\n(?:[ \t]*--(?!>)[^\n]*\n)*[ \t]*$/;
 
 /** How many words classify a statement, and how many characters of each. */
 const WORDS = 24;

@@ -117,10 +117,12 @@ function arrange(
   const large = new Set(Object.values(before.tables).map(printName));
   const reasonOf = (statement: string) =>
     [...left].find(([start]) => statement.startsWith(start));
+  const isGrowing = (statement: string) =>
+    reasonOf(statement)?.[1] === undefined && reasonOf(statement) !== undefined;
   // A table that is rewritten is blocked, and its other changes need their order.
   const blocked = new Set(
     statements
-      .filter((text) => reasonOf(text)?.[1] !== undefined)
+      .filter((text) => / SET DATA TYPE /.test(text) && !isGrowing(text))
       .map((text) => ALTER.exec(text)?.[1] ?? ""),
   );
   const isOnlineTable = (name = "") => large.has(name) && !blocked.has(name);
@@ -137,7 +139,15 @@ function arrange(
       (text) => INDEX.exec(text)?.[3] ?? UNIQUE.exec(text)?.[2] ?? [],
     ),
   );
-  const keyed = new Set<string>();
+  const keyed = new Set(
+    statements.flatMap((text) => {
+      const [, isUnique, , , table] = INDEX.exec(text) ?? [];
+      const key = isUnique
+        ? table
+        : (UNIQUE.exec(text) ?? PRIMARY.exec(text))?.[1];
+      return key === undefined ? [] : [key];
+    }),
+  );
   const changes: string[] = [];
   const fills = new Map<string, SnapshotColumn[]>();
   const required: string[] = [];
@@ -169,7 +179,6 @@ function arrange(
           ? statement
           : statement.replace(" INDEX ", " INDEX CONCURRENTLY "),
       );
-      if (index[1]) keyed.add(index[4] ?? "");
       continue;
     }
     const unique = UNIQUE.exec(statement);
@@ -179,7 +188,6 @@ function arrange(
         `CREATE UNIQUE INDEX CONCURRENTLY ${name} ON ${of} ${columns}${nulls};`,
         `ALTER TABLE ${of} ADD CONSTRAINT ${name} UNIQUE USING INDEX ${name};`,
       );
-      keyed.add(of);
       continue;
     }
     const primary = PRIMARY.exec(statement);
@@ -191,7 +199,6 @@ function arrange(
         `CREATE UNIQUE INDEX CONCURRENTLY ${built} ON ${of} ${columns};`,
         `ALTER TABLE ${of} ADD CONSTRAINT ${name} PRIMARY KEY USING INDEX ${built};`,
       );
-      keyed.add(of);
       continue;
     }
     const checked = CHECKED.exec(statement);
@@ -295,7 +302,7 @@ function needsFilling(column: SnapshotColumn): boolean {
 
 /** Functions that PostgreSQL computes once for all rows. */
 const STABLE =
-  /^(now|transaction_timestamp|statement_timestamp|current_setting|lower|upper|coalesce|date_trunc|array|make_interval|jsonb?_build_(object|array)|to_jsonb?)$/i;
+  /^(now|transaction_timestamp|statement_timestamp|current_setting|lower|upper|coalesce|date_trunc|array|make_interval|jsonb?_build_(object|array)|to_jsonb?|timezone)$/i;
 
 /** True when a default calls a function that is not known to be the same for all rows. */
 function isVolatile(expression: string): boolean {

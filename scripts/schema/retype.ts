@@ -188,8 +188,8 @@ END $$;`,
           .map(quoteIdentifier)
           .join(", ")})${isNullEqual ? " NULLS NOT DISTINCT" : ""};`,
     ),
+    `ANALYZE ${target} (${copy});`,
     printSwap({
-      snapshot,
       table,
       old,
       next,
@@ -301,7 +301,6 @@ function listIndexes({ indexes }: SnapshotTable, column: string) {
 }
 
 interface Swap {
-  snapshot: Snapshot;
   table: SnapshotTable;
   old: SnapshotColumn;
   next: SnapshotColumn;
@@ -326,7 +325,14 @@ function printSwap(swap: Swap): string {
   const ms = Math.floor(200 / tables.length);
   const indexes = listIndexes(table, old.name).map(({ name }) => name);
   const inSchema = (name: string) => printName({ schema: table.schema, name });
-  const known = dependants.map(({ name }) => quoteLiteral(name)).join(", ");
+  const known = [
+    ...dependants.map(({ name }) => name),
+    ...keys.map((key) => key.index),
+  ];
+  // The name of a primary key is in no snapshot.
+  const isKnown = keys.some(({ kind }) => kind === "PRIMARY")
+    ? " AND part.kind <> 'p'"
+    : "";
   const counts = isSerial(next)
     ? [
         `EXECUTE format('ALTER SEQUENCE %s AS ${type} OWNED BY ${target.replaceAll("%", "%%").replaceAll("'", "''")}.%I', sequence, ${quoteLiteral(copied)});`,
@@ -369,8 +375,11 @@ function printSwap(swap: Swap): string {
     WHERE contype IN ('f', 'c', 'u', 'p') AND (conrelid = place AND old = ANY (conkey) OR confrelid = place AND old = ANY (confkey))
     ORDER BY contype <> 'f'
   LOOP
-    IF part.kind IN ('f', 'c') AND part.name <> ALL (ARRAY[${known}]::name[]) THEN
+    IF part.name <> ALL (ARRAY[${known.map(quoteLiteral).join(", ")}]::name[])${isKnown} THEN
       RAISE 'the constraint % of % has the column, and no snapshot has it', part.name, part.place;
+    END IF;
+    IF part.kind = 'p' THEN
+      key := part.name;
     END IF;
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', part.place, part.name);
   END LOOP;`,
@@ -400,9 +409,10 @@ function printSwap(swap: Swap): string {
       (name) =>
         `ALTER INDEX ${inSchema(addSuffix(name, "_new"))} RENAME TO ${quoteIdentifier(name)};`,
     ),
-    ...keys.map(
-      ({ kind, index }) =>
-        `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(index)} ${kind === "PRIMARY" ? "PRIMARY KEY" : kind} USING INDEX ${quoteIdentifier(addSuffix(index, "_new"))};`,
+    ...keys.map(({ kind, index }) =>
+      kind === "PRIMARY"
+        ? `EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I PRIMARY KEY USING INDEX %I', place, key, ${quoteLiteral(addSuffix(index, "_new"))});`
+        : `ALTER TABLE ${target} ADD CONSTRAINT ${quoteIdentifier(index)} UNIQUE USING INDEX ${quoteIdentifier(addSuffix(index, "_new"))};`,
     ),
     `FOREACH statement IN ARRAY kept LOOP
     EXECUTE statement;
@@ -414,6 +424,7 @@ function printSwap(swap: Swap): string {
     "new smallint",
     "kept text[]",
     "part record",
+    "key name",
     "others text",
     "statement text",
     ...(isSerial(next) ? ["sequence text"] : []),

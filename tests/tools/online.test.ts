@@ -153,10 +153,13 @@ test(
   "a swap of columns fails where it would lose what no snapshot has",
   "migrated",
   async ({ run, change, sql, read }) => {
+    await sql`alter table builds add constraint by_hand_key unique (number, id)`;
     await sql`create index by_hand on builds (number, name)`;
     change("  boolean,\n", "  bigint,\n  boolean,\n");
     change('integer("number")', 'bigint("number", { mode: "number" })');
     await run("db:generate next --online");
+    const constrained = await run("db:migrate");
+    await sql`alter table builds drop constraint by_hand_key`;
     const refused = await run("db:migrate");
     const [type] = await sql`
       select data_type from information_schema.columns
@@ -164,6 +167,9 @@ test(
     await sql`drop index by_hand`;
     const again = await run("db:migrate");
 
+    expect(constrained.stderr).toStartWith(
+      `Error: ${next} failed: the constraint by_hand_key of builds has the column, and no snapshot has it\n`,
+    );
     expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
     expect(refused.stderr).toStartWith(
       `Error: ${next} failed: not in a snapshot, and would be lost with the column: index by_hand\n`,

@@ -76,3 +76,29 @@ test("a hash leaves out comments and blanks, and nothing else", () => {
   expect(hash("select 1, 'b  c'")).not.toBe(hash("select 1, 'b c'"));
   expect(hash("select 1; select 2")).not.toBe(hash("select 1 select 2"));
 });
+
+test("a line -- resumable is for the statement below it, with other comments between", () => {
+  const text = `-- resumable
+    select 1; -- resumable
+    -- why
+    do 'x'; -- resumable, says this
+    select 2;--> statement-breakpoint
+    -- resumable
+
+    select 3; /*
+    -- resumable */ select 4;
+    -- resumable
+    --> statement-breakpoint
+    select 5`;
+
+  const resumable = splitStatements(text).filter((one) => one.isResumable);
+
+  expect(resumable.map((one) => [one.text, one.kind])).toEqual([
+    ["select 1", "alone"],
+  ]);
+  expect(
+    splitStatements("x;\n  -- resumable\r\n  -- why\r\n do 'x'").map(
+      (one) => one.isResumable,
+    ),
+  ).toEqual([false, true]);
+});
