@@ -10,13 +10,17 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { spawnSync } from "bun";
+import { Glob, spawnSync } from "bun";
 import { withScratchDatabase } from "../scripts/lib/scratch-database";
 import type { DatabaseAddress } from "../src/database-url";
 import { readEnv, root } from "../src/env";
 
 const RUNS = 15;
 const MANY = 1000;
+/** On Debian, psql is a script in Perl, which takes longer than the program. */
+const psql =
+  [...new Glob("/usr/lib/postgresql/*/bin/psql").scanSync("/")].sort().at(-1) ??
+  "psql";
 const folder = "src/infrastructure/database/migrations";
 
 const server = readEnv().direct;
@@ -35,7 +39,7 @@ async function compareNothingToDo(): Promise<void> {
     const migrate = [process.execPath, "run", "db:migrate"];
     time(migrate, root, variables);
     const commands = {
-      "psql -c 'select 1'": ["psql", "-c", "select 1"],
+      "psql -c 'select 1'": [psql, "-c", "select 1"],
       "bun run db:migrate": migrate,
       "bunx drizzle-kit migrate": [
         process.execPath,
@@ -83,7 +87,7 @@ async function compareMany(): Promise<void> {
   );
 
   const commands = {
-    "psql -f": ["psql", "--quiet", "--set", "ON_ERROR_STOP=1", "-f", whole],
+    "psql -f": [psql, "--quiet", "--set", "ON_ERROR_STOP=1", "-f", whole],
     "bun run db:migrate": [process.execPath, "run", "db:migrate"],
   };
   const times: Record<string, number[]> = {};
@@ -98,17 +102,18 @@ async function compareMany(): Promise<void> {
 
 function copyScripts(): string {
   const clone = join(parent, "clone");
-  mkdirSync(join(clone, folder, "meta"), { recursive: true });
   for (const file of [
     "package.json",
     "bunfig.toml",
     "tsconfig.json",
+    "drizzle.config.ts",
     ".env.example",
     "scripts",
+    "src",
   ])
     cpSync(join(root, file), join(clone, file), { recursive: true });
-  for (const file of ["env.ts", "database-url.ts"])
-    cpSync(join(root, "src", file), join(clone, "src", file));
+  rmSync(join(clone, folder), { recursive: true });
+  mkdirSync(join(clone, folder, "meta"), { recursive: true });
   symlinkSync(join(root, "node_modules"), join(clone, "node_modules"));
   return clone;
 }
