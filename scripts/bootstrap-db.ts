@@ -2,11 +2,9 @@
 // permissions of each role, and an administrator. bun run db:bootstrap:admin
 // creates the administrator only. Exits 2 when the schema is behind.
 import { readEnv } from "../src/env";
-import { bootstrapAdmin } from "./lib/administrator";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, readOptions, readWhole, waitFlag } from "./lib/options";
 import { advise, note, print, printJson, refusal } from "./lib/report";
-import { describeSeed, loadSeed, insertSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:bootstrap --email <email> [flags]
@@ -62,6 +60,9 @@ if (!/^[^\s@]+@[^\s@]+$/.test(email))
     },
   );
 
+// Imported only now: --help needs no drizzle-orm.
+const { bootstrapAdmin } = await import("./lib/administrator");
+const { describeSeed, loadSeed, insertSeed } = await import("./lib/seed");
 const { direct } = readEnv();
 await using sql = await openConnection(direct, "db:bootstrap");
 await requireCurrentSchema(sql);

@@ -6,7 +6,6 @@ import { root } from "../src/env";
 import { jsonFlag, readOptions } from "./lib/options";
 import { print, printJson } from "./lib/report";
 import { diagramFile, drawDiagram } from "./schema/mermaid";
-import { describeSchema } from "./schema/describe-schema";
 
 const usage = `bun run db:diagram [flags]
 
@@ -16,6 +15,7 @@ readOptions(usage, {
   ...jsonFlag,
 });
 
+const { describeSchema } = await import("./schema/describe-schema");
 const path = join(root, diagramFile);
 const page = drawDiagram(await describeSchema(""));
 const isCurrent = existsSync(path) && readFileSync(path, "utf8") === page;

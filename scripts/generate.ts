@@ -24,7 +24,6 @@ import {
   renameFlags,
 } from "./schema/ask-renames";
 import { compareWithDefaultBranch } from "./schema/default-branch";
-import { describeSchema } from "./schema/describe-schema";
 import { diffSnapshots } from "./schema/diff-snapshots";
 import { BREAKPOINT, diffRenamed, printDown } from "./schema/down-file";
 import { listEffects } from "./schema/effects";
@@ -127,6 +126,8 @@ async function generate(
   prepare = () => {},
   online = values.online === true,
 ): Promise<WrittenMigration | undefined> {
+  // Loaded only now, for it loads drizzle-orm.
+  const { describeSchema } = await import("./schema/describe-schema");
   const after = await describeSchema(before.id);
   const { isTTY } = process.stdin;
   const isAttended = isTTY && process.stdout.isTTY && !values.json;

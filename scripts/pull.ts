@@ -16,7 +16,6 @@ import { jsonFlag, readOptions } from "./lib/options";
 import { failure, note, print, printJson } from "./lib/report";
 import { readCatalog } from "./migrations/catalog";
 import { isInFilter } from "./migrations/ours";
-import { describeExports } from "./schema/describe-schema";
 import { introspect } from "./schema/introspect";
 import { printRelations, printSchema } from "./schema/print-schema";
 import type { Snapshot } from "./schema/snapshots";
@@ -117,6 +116,7 @@ async function write(): Promise<void> {
   try {
     for (const [name, text] of Object.entries(files))
       if (text !== undefined) writeFileSync(join(partial, name), text);
+    const { describeExports } = await import("./schema/describe-schema");
     try {
       await describeExports(await import(join(partial, "schema.ts")), "");
     } catch (error) {

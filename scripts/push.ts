@@ -22,7 +22,6 @@ import { readProtection } from "./lib/protection";
 import { advise, note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
 import { type RenameAnswers, renameFlags } from "./schema/ask-renames";
-import { describeSchema } from "./schema/describe-schema";
 import { diffSchema } from "./schema/diff-database";
 
 const usage = `bun run db:push [flags]
@@ -64,6 +63,7 @@ async function push(): Promise<void> {
   // The database may have become production during the wait.
   const protection = await readProtection(sql, env, address);
   requireDevelopment(consent, protection);
+  const { describeSchema } = await import("./schema/describe-schema");
   const { statements, losses, left } = await diffSchema(
     sql,
     address,

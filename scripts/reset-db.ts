@@ -29,13 +29,7 @@ import {
   print,
   printJson,
 } from "./lib/report";
-import {
-  describeSeed,
-  loadSeed,
-  insertSeed,
-  type Seed,
-  type Seeded,
-} from "./lib/seed";
+import type { Seed, Seeded } from "./lib/seed";
 import { applyPending } from "./migrations/apply";
 import { readHead, readPlan } from "./migrations/plan";
 import { noteRaised } from "./migrations/run";
@@ -60,6 +54,8 @@ const { values } = readOptions(usage, {
   ...jsonFlag,
 });
 const waitSeconds = readWhole(values.wait, "--wait");
+// Imported only now: --help needs no drizzle-orm.
+const { describeSeed, loadSeed, insertSeed } = await import("./lib/seed");
 
 const env = readEnv();
 const address = env.direct;

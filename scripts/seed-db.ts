@@ -14,7 +14,6 @@ import {
 } from "./lib/options";
 import { readProtection } from "./lib/protection";
 import { print, printJson, refusal } from "./lib/report";
-import { describeSeed, loadSeed, insertSeed } from "./lib/seed";
 import { requireCurrentSchema } from "./migrations/schema-state";
 
 const usage = `bun run db:seed [name] [flags]
@@ -39,6 +38,8 @@ if (others.length > 0)
     code: "USAGE",
     hint: "name one seed at a time",
   });
+// Imported only now: --help needs no drizzle-orm.
+const { describeSeed, loadSeed, insertSeed } = await import("./lib/seed");
 const seed = await loadSeed(name);
 
 const env = readEnv();

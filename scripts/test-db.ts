@@ -1,10 +1,8 @@
 // bun run db:test: does the application's own client work? Connects to
 // DATABASE_URL as the application does, counts rows, and checks that the schema is
 // current. Exits 1 when it cannot connect, 3 when the schema is behind.
-import { sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 import { readEnv } from "../src/env";
-import { counted } from "../src/infrastructure/database/counted";
 import { openConnection, reachedAddress } from "./lib/connection";
 import { nameServer } from "./lib/explain-connection";
 import { jsonFlag, readOptions } from "./lib/options";
@@ -21,7 +19,10 @@ readOptions(usage, {
 });
 
 const { database: address } = readEnv();
-// Imported only now: it reads the environment too, and would fail in its own way.
+// Imported only now: --help needs no drizzle-orm, and the client reads the environment
+// too, and would fail in its own way.
+const { sql } = await import("drizzle-orm");
+const { counted } = await import("../src/infrastructure/database/counted");
 const { closeDatabase, db } = await import("../src/infrastructure/database");
 // This connection comes first, because it explains a failure. It is closed before
 // the client connects: a role may have a limit of one connection.

@@ -218,8 +218,8 @@ async function tryPending(
   if (plan.pending.length === 0) return problems;
   await using reader = await openConnection(trial.address, "db:check");
   const readObjects = await prepareObjects(reader);
-  const groups = groupNames(plan.pending, await listRoutines(reader));
-  /** The schema at the end of the migration before, if it is of the same group. */
+  const named = listNamed(plan.pending, await listRoutines(reader));
+  /** The last reading of a migration, which is the first of the next. */
   let last: Catalog | undefined;
   for (const [index, migration] of plan.pending.entries()) {
     const { tag, file } = migration;
@@ -229,8 +229,8 @@ async function tryPending(
     const up = () => replayMigrations(trial, [migration], reaches, false);
     try {
       const text = readDown(down);
-      const names = groups[index];
-      if (index > 0 && names !== groups[index - 1]) last = undefined;
+      const names = named[index];
+      const next = named[index + 1];
       const read = () => readObjects(names);
       const before = text === undefined ? undefined : (last ?? (await read()));
       last = undefined;
@@ -251,11 +251,13 @@ async function tryPending(
       await runDown(scratch, migration, down, text);
       const undone = await read();
       // An object that `up` copied from the real database stays.
-      const left = compareObjects(before, undone).filter(({ object }) => {
-        const entry = undone.get(object);
-        const isTaken = entry && isTakenOver(trial, object, entry);
-        return !isTaken && !(isCount(object) && trial.tried.size > taken);
-      });
+      const left = compareObjects(before, undone, names).filter(
+        ({ object }) => {
+          const entry = undone.get(object);
+          const isTaken = entry && isTakenOver(trial, object, entry);
+          return !isTaken && !(isCount(object) && trial.tried.size > taken);
+        },
+      );
       problems.push(
         ...left.map((difference) =>
           mismatch(
@@ -265,9 +267,13 @@ async function tryPending(
       );
       if (left.length > 0) break; // the ones after it start from another schema
       await up();
-      last = await read();
+      const isReread = (names === undefined) !== (next === undefined);
+      const again = await readObjects(
+        isReread ? names : names?.concat(next ?? []),
+      );
+      if (!isReread) last = again;
       problems.push(
-        ...compareObjects(after, last).map((difference) =>
+        ...compareObjects(after, again, names).map((difference) =>
           mismatch(
             `after down and up again: ${describeDifference(difference)}; fix \`${down}\``,
           ),
@@ -292,9 +298,22 @@ async function tryPending(
 
 const isCount = (object: string) => object.startsWith("number ");
 
-/** Compares two catalogs; the counts matter only where nothing else differs. */
-function compareObjects(one: Catalog, other: Catalog): Difference[] {
-  const differences = compareCatalogs(one, other);
+/**
+ * Compares two catalogs; the counts matter only where nothing else differs.
+ *
+ * @param names the names that both were read with; either may have others, too.
+ */
+function compareObjects(
+  one: Catalog,
+  other: Catalog,
+  names: string[] | undefined,
+): Difference[] {
+  const differences = compareCatalogs(one, other).filter(({ object }) => {
+    const { parent, name } = one.get(object) ?? other.get(object) ?? {};
+    const whole = parent ?? object;
+    const isInBoth = one.has(whole) && other.has(whole);
+    return !names || isCount(object) || isInBoth || names.includes(name ?? "");
+  });
   const named = differences.filter(({ object }) => !isCount(object));
   return named.length > 0 ? named : differences;
 }
@@ -311,31 +330,12 @@ const ROUTINE = new RegExp(
   "gi",
 );
 
-/** How many names the migrations of a group have at most: the last reading of one is
- * the first of the next, but a reading of more names takes longer. */
-const GROUP = 150;
-
-/**
- * Returns, for each migration, the names of all that its group may change; undefined
- * when that is unknown. Neighbours of one group have the same list.
- */
-function groupNames(
-  migrations: Migration[],
-  routines: Set<string>,
-): (string[] | undefined)[] {
-  const groups: (string[] | undefined)[] = [];
-  for (const { tag, text } of migrations) {
-    const names = listNames(
-      `${text}\n${readDown(nameDownFile(tag)) ?? ""}`,
-      routines,
-    );
-    const group = groups.at(-1);
-    if (names && group && group.length + names.length <= GROUP) {
-      group.push(...names.filter((name) => !group.includes(name)));
-      groups.push(group);
-    } else groups.push(names);
-  }
-  return groups;
+/** Returns, for each migration, the names of all that it and its down file may
+ * change; undefined when that is unknown. */
+function listNamed(migrations: Migration[], routines: Set<string>) {
+  return migrations.map(({ tag, text }) =>
+    listNames(`${text}\n${readDown(nameDownFile(tag)) ?? ""}`, routines),
+  );
 }
 
 /**

@@ -1,6 +1,4 @@
 // Decides whether the database's schema is the one that this checkout expects.
-import { is } from "drizzle-orm";
-import { getTableConfig, PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
 import { loadSchema } from "../../src/project";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
@@ -54,6 +52,8 @@ export async function requireCurrentSchema(sql: Sql): Promise<void> {
 }
 
 async function hasEveryTable(sql: Sql): Promise<boolean> {
+  const { is } = await import("drizzle-orm");
+  const { getTableConfig, PgTable } = await import("drizzle-orm/pg-core");
   const tables = Object.values(await loadSchema()).filter((value) =>
     is(value, PgTable),
   );

@@ -26,7 +26,6 @@ import {
   type BranchComparison,
   compareWithDefaultBranch,
 } from "./default-branch";
-import { describeSchema } from "./describe-schema";
 import { diffSnapshots } from "./diff-snapshots";
 import { loadDrizzleKit } from "./drizzle-kit";
 import { lintMigrations } from "./lint";
@@ -319,6 +318,7 @@ async function checkSchema(entries: JournalEntry[]): Promise<Problem[]> {
   const newest = entries.at(-1);
   if (!(await hasDrizzleKit())) return [];
   const before = newest ? tryReadSnapshot(newest.tag) : emptySnapshot;
+  const { describeSchema } = await import("./describe-schema");
   const after = await describeSchema(before?.id ?? "");
   const statements = before ? await diffSnapshots(before, after) : [];
   const found: Problem[] = [];

@@ -1,9 +1,22 @@
 // Every command of package.json as a process of its own, as a person starts it:
 // other tests run most of them in workers.
-import { expect, test } from "bun:test";
-import { sharedProject } from "../lib/test";
+import { afterAll, expect, test } from "bun:test";
+import { mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "../../src/env";
+import { copyProject } from "../lib/project";
 
-const { run, read } = sharedProject();
+const project = copyProject();
+afterAll(() => project[Symbol.dispose]());
+const { run, read, folder } = project;
+// Only what is quick to load: --help needs neither drizzle-orm nor drizzle-kit.
+rmSync(join(folder, "node_modules"));
+mkdirSync(join(folder, "node_modules"));
+for (const name of ["postgres", "dotenv"])
+  symlinkSync(
+    join(root, "node_modules", name),
+    join(folder, "node_modules", name),
+  );
 const { scripts } = JSON.parse(read("package.json"));
 const commands = Object.keys(scripts).filter((name) =>
   /^(db|docker):|^copy$/.test(name),

@@ -13,7 +13,10 @@ import {
   printDown,
 } from "../../scripts/schema/down-file";
 import { answerRenames } from "../../scripts/schema/renames";
-import { emptySnapshot } from "../../scripts/schema/snapshots";
+import {
+  emptySnapshot,
+  type SnapshotTable,
+} from "../../scripts/schema/snapshots";
 import { withDatabase } from "../lib/database";
 
 interface Turn {
@@ -634,3 +637,41 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
     );
   });
 }, 120_000);
+
+test("a table that stays the same is read once in each snapshot, however much changes", async () => {
+  const t = (columns: Record<string, pg.PgColumnBuilderBase>) =>
+    pg.pgTable("t", { id: id(), ...columns });
+  const before = await describeExports({ t: t({ m: pg.text() }) }, "");
+  const after = await describeExports({ t: t({ n: pg.integer() }) }, "");
+  let reads = 0;
+  const column = {
+    name: "a",
+    primaryKey: false,
+    notNull: false,
+    get type() {
+      reads += 1;
+      return "text";
+    },
+  };
+  const staying: SnapshotTable = {
+    name: "same",
+    schema: "",
+    columns: { a: column },
+    indexes: {},
+    foreignKeys: {},
+    compositePrimaryKeys: {},
+    uniqueConstraints: {},
+    checkConstraints: {},
+    policies: {},
+    isRLSEnabled: false,
+  };
+
+  for (const { tables } of [before, after]) tables["public.same"] = staying;
+  const statements = await diffRenamed(before, after, []);
+
+  expect(statements).toEqual([
+    'ALTER TABLE "t" DROP COLUMN "m";',
+    'ALTER TABLE "t" ADD COLUMN "n" integer;',
+  ]);
+  expect(reads).toBe(2);
+});
