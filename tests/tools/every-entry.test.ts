@@ -95,7 +95,7 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     expect(renamed.statements).toHaveLength(4);
     expect([same, older]).toEqual([isCurrent, isCurrent]);
   });
-});
+}, 60_000);
 
 async function pull(sql: Sql): Promise<Snapshot> {
   const folder = mkdtempSync(join(root, "pulled.partial-"));

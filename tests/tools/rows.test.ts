@@ -141,4 +141,4 @@ test("made rows satisfy what a table asks of them, or the table is named", async
     });
     expect(row).toEqual({ orgs: "2", members: "2", notes: "2" });
   });
-});
+}, 60_000);
