@@ -8,7 +8,7 @@ import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, usageError, readOptions, readWhole } from "./lib/options";
 import type { Problem } from "./lib/problem";
-import { FINDINGS, print, printJson } from "./lib/report";
+import { FINDINGS, isLost, note, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
 import type { Watched } from "./migrations/check-database";
 import type { Migration } from "./migrations/journal";
@@ -112,11 +112,21 @@ async function watchDeployed(
   if (!deployed) return undefined;
   const { prepareQueries } = await import("./schema/old-queries");
   const sql = await openConnection(scratch, "db:check");
-  const run = await prepareQueries(sql, deployed.exported, deployed.casing);
-  return {
-    finish: async () => describeBreaks(await run(), pending, deployed),
-    [Symbol.asyncDispose]: () => sql[Symbol.asyncDispose](),
-  };
+  const close = () => sql[Symbol.asyncDispose]();
+  try {
+    const run = await prepareQueries(sql, deployed.exported, deployed.casing);
+    return {
+      finish: async () => describeBreaks(await run(), pending, deployed),
+      [Symbol.asyncDispose]: close,
+    };
+  } catch (error) {
+    await close();
+    if ((error as { code?: string }).code && isLost(error)) throw error;
+    note(
+      `Not compared: the queries of ${deployed.ref} cannot be made: ${(error as Error).message}`,
+    );
+    return undefined;
+  }
 }
 
 function describe({ code, severity, file, line, message }: Problem): string {

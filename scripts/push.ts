@@ -72,13 +72,16 @@ async function push(): Promise<void> {
     answers,
   );
   const shown = [...statements, ...losses];
-  if (!shown.every((line) => consent.accepted.includes(line))) {
-    for (const statement of statements) print(statement);
-    for (const loss of losses) note(`Data would be lost: ${loss}`);
-  }
+  const isShown = shown.every((line) => consent.accepted.includes(line));
   const isChange = statements.length > 0 && !values["dry-run"];
+  const show = () => {
+    if (!isShown) for (const statement of statements) print(statement);
+  };
+  if (isAttended) show(); // before it asks
+  if (!isShown) for (const loss of losses) note(`Data would be lost: ${loss}`);
+  if (isChange && losses.length > 0) requireConsent(consent, protection, shown);
+  if (!isAttended) show();
   if (isChange) {
-    if (losses.length > 0) requireConsent(consent, protection, shown);
     await sql.begin(async (transaction) => {
       for (const statement of statements) await transaction.unsafe(statement);
     });

@@ -52,18 +52,13 @@ export async function tryRows(
 ): Promise<Problem[]> {
   const { real, scratch } = trial;
   if (pending.length === 0 || most === 0) return [];
-  const steps = pending.flatMap((migration) =>
+  const all = pending.flatMap((migration) =>
     listSteps(migration, reaches.get(migration) ?? []),
   );
   before ??= await readCatalog(scratch);
-  const empty = await inTransaction(scratch, async () => {
-    const failed = await runSteps(scratch, steps);
-    // All run in one transaction here, which may take too many locks.
-    if (failed?.error.code === "53200")
-      note(`Not tried with rows: ${failed.error.message}`);
-    return failed ? undefined : await readCatalog(scratch);
-  });
-  if (!empty) return []; // it also fails without rows, which db:check reports
+  const reached = await runEmpty(scratch, all);
+  if (!reached) return []; // it also fails without rows, which db:check reports
+  const { steps, catalog: empty } = reached;
   const text = pending.map((migration) => migration.text).join("\n");
   const samples = listTables(before, trial.found, text);
   const conditions = listConditions(before, empty, text).filter(({ table }) =>
@@ -114,11 +109,12 @@ export async function tryRows(
       const copied = await copyRows(real, scratch, samples);
       if (!copied) return [];
       const failed = await runSteps(scratch, steps);
+      if (failed && isUncommitted(failed)) noteRest(failed);
       noteTables(
         "Tried with rows of",
         samples.filter(({ rows }) => rows.size > 0).map(({ table }) => table),
       );
-      return failed
+      return failed && !isUncommitted(failed)
         ? [describeFailure(failed, "on rows of this database")]
         : [];
     });
@@ -157,7 +153,8 @@ async function tryMadeRows(
         note(
           `Not tried with rows of ${nameTable(table)}: none could be made: ${reason}`,
         );
-    if (!failed) {
+    if (!failed || isUncommitted(failed)) {
+      if (failed) noteRest(failed);
       noteTables("Tried with made rows of", made);
       return [];
     }
@@ -183,10 +180,43 @@ async function tryMadeRows(
     !answered.some((object) => name && mentions(object, name));
   if (isCertain)
     return [describeFailure(first, "on any row, also on made ones")];
-  note(
-    `Not tried with rows from statement ${first.number} of ${first.migration.file} on: made ones do not fit it: ${first.error.message}`,
-  );
+  noteRest(first, "made ones do not fit: ");
   return [];
+}
+
+/** Runs the statements without rows.
+ *
+ * @returns those that can run in one transaction, and the catalog after them. */
+async function runEmpty(
+  sql: Sql,
+  steps: Step[],
+): Promise<{ steps: Step[]; catalog: Catalog } | undefined> {
+  const { failed, catalog } = await inTransaction(sql, async () => {
+    const failed = await runSteps(sql, steps);
+    return { failed, catalog: failed ? undefined : await readCatalog(sql) };
+  });
+  if (catalog) return { steps, catalog };
+  // All run in one transaction here, which may take too many locks.
+  if (failed?.error.code === "53200")
+    note(`Not tried with rows: ${failed.error.message}`);
+  if (!failed || !isUncommitted(failed)) return undefined;
+  noteRest(failed);
+  return await runEmpty(
+    sql,
+    steps.slice(
+      0,
+      steps.findIndex(({ statement }) => statement === failed.statement),
+    ),
+  );
+}
+
+/** True when a new value of an enum has to be committed first. */
+const isUncommitted = ({ error }: FailedStep) => error.code === "55P04";
+
+function noteRest({ number, migration, error }: FailedStep, why = ""): void {
+  note(
+    `Not tried with rows from statement ${number} of ${migration.file} on: ${why}${error.message}`,
+  );
 }
 
 const nameTable = (table: string) => table.replace(/^public\./, "");
@@ -237,9 +267,6 @@ async function runSteps(
     try {
       await sql.unsafe(step.text);
     } catch (error) {
-      const { code } = error as { code?: string };
-      // A new value of an enum has to be committed first.
-      if (code === "55P04") return undefined;
       return { ...step, error: error as Error };
     }
   try {

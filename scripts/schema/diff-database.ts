@@ -94,7 +94,10 @@ export async function diffSchema(
       );
       return {
         others,
-        ours: await dropSpellingDifferences(trial.scratch, ours, found),
+        ours: dropNameDifferences(
+          await dropSpellingDifferences(trial.scratch, ours, found),
+          after,
+        ),
       };
     };
     const { ours, others } = await compare(trial.found);
@@ -184,6 +187,52 @@ function compareOurs(
     else if (homes.has(entry.schema ?? "")) others.push(difference);
   }
   return { ours, others };
+}
+
+/**
+ * Leaves out primary keys, and sequences of columns, that only have another name, as
+ * after a rename. Their names are PostgreSQL's unless schema.ts gives one.
+ */
+function dropNameDifferences(
+  differences: Difference[],
+  after: Snapshot,
+): Difference[] {
+  const given = new Set(
+    Object.values(after.tables).flatMap((table) => [
+      ...Object.keys(table.compositePrimaryKeys),
+      ...Object.values(table.columns).flatMap(({ name, identity }) =>
+        identity && identity.name !== `${table.name}_${name}_seq`
+          ? [`${table.schema || "public"}.${identity.name}`]
+          : [],
+      ),
+    ]),
+  );
+  const nameOf = ({ object, expected, found }: Difference) =>
+    / PRIMARY KEY /.test(`${expected}${found}`)
+      ? /^constraint (.+) on /.exec(object)?.[1]
+      : /^sequence (.+)$/.exec(object)?.[1];
+  const taken = new Set<Difference>();
+  const pairs = differences.flatMap((missing) => {
+    const name = missing.found === undefined ? nameOf(missing) : undefined;
+    if (!name || given.has(name.replaceAll('"', ""))) return [];
+    const twin = differences.find((other) => {
+      const isFree = other.expected === undefined && !taken.has(other);
+      const old = isFree ? nameOf(other) : undefined;
+      return old && other.found?.replace(old, () => name) === missing.expected;
+    });
+    if (!twin) return [];
+    taken.add(twin);
+    return [{ missing, twin, name, old: nameOf(twin) ?? "" }];
+  });
+  return differences.filter(
+    (one) =>
+      !pairs.some(
+        ({ missing, twin, name, old }) =>
+          one === missing ||
+          one === twin ||
+          one.found?.replaceAll(old, () => name) === one.expected,
+      ),
+  );
 }
 
 /** Cuts the names in a snapshot at 63 bytes, as PostgreSQL does. */

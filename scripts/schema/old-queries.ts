@@ -196,13 +196,14 @@ async function findError(
   query: string,
   params: unknown[] = [],
 ): Promise<QueryError | undefined> {
-  await sql.unsafe("begin");
+  const isWriting = !query.startsWith("select ");
+  if (isWriting) await sql.unsafe("begin");
   try {
     await sql.unsafe(query, params as never[]);
   } catch (error) {
     return error as QueryError;
   } finally {
-    await sql.unsafe("rollback");
+    if (isWriting) await sql.unsafe("rollback");
   }
 }
 

@@ -420,13 +420,57 @@ export function printRenames(
   renames: Rename[],
 ): string[] {
   const schemas = new Set(Object.values(before.schemas));
-  return renames.flatMap((rename) => {
+  const statements = renames.flatMap((rename) => {
     const { toSchema = "public" } = rename;
     const isMade = toSchema in after.schemas && !schemas.has(toSchema);
     schemas.add(toSchema);
     const made = isMade ? [`CREATE SCHEMA ${quoteIdentifier(toSchema)};`] : [];
     return [...made, printRename(rename)];
   });
+  return [...statements, ...renameOwned(before, renames)];
+}
+
+/**
+ * Returns the SQL that renames what PostgreSQL has named after a renamed table or
+ * column and schema.ts does not name: primary keys, and the sequences of columns.
+ * Where a database has another name for it, as after an earlier rename, the SQL
+ * changes nothing.
+ */
+function renameOwned(before: Snapshot, renames: Rename[]): string[] {
+  const statements: string[] = [];
+  let current = before;
+  for (const rename of renames) {
+    const { kind, schema, from, to, toSchema } = rename;
+    const isTable = kind === "table";
+    const name = isTable ? from : (rename.table ?? "");
+    const table = current.tables[`${schema}.${name}`];
+    const isTaken = isTable && `${schema}.${to}` in before.tables;
+    current = applyRename(current, rename);
+    if (!table || toSchema || isTaken) continue;
+    if (!isTable && kind !== "column") continue;
+    const place = schema === "public" ? "" : `${quoteIdentifier(schema)}.`;
+    const add = (type: "INDEX" | "SEQUENCE", old: string, next: string) => {
+      if (Math.max(Buffer.byteLength(old), Buffer.byteLength(next)) <= 63)
+        statements.push(
+          `ALTER ${type} IF EXISTS ${place}${quoteIdentifier(old)} RENAME TO ${quoteIdentifier(next)};`,
+        );
+    };
+    const columns = Object.values(table.columns);
+    if (isTable && columns.some(({ primaryKey }) => primaryKey))
+      add("INDEX", `${from}_pkey`, `${to}_pkey`);
+    for (const { name: column, type, identity } of columns) {
+      if (!isTable && column !== from) continue;
+      const old = `${name}_${column}_seq`;
+      const isUnnamed = /serial$/.test(type) || identity?.name === old;
+      if (isUnnamed)
+        add(
+          "SEQUENCE",
+          old,
+          isTable ? `${to}_${column}_seq` : `${name}_${to}_seq`,
+        );
+    }
+  }
+  return statements;
 }
 
 function printRename(rename: Rename): string {
@@ -464,6 +508,8 @@ function readRename(tokens: Token[]): Rename | undefined {
   if (!["SCHEMA", "TYPE", "SEQUENCE", "TABLE"].includes(kind ?? ""))
     return undefined;
   let rest = tokens.slice(2);
+  // One of a column: renameOwned writes it.
+  if (kind === "SEQUENCE" && readWords(rest, 1)[0] === "IF") return undefined;
   for (const word of ["IF", "EXISTS", "ONLY"])
     if (rest[0]?.text.toUpperCase() === word) rest = rest.slice(1);
   const first = readName(rest[0]);

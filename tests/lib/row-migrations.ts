@@ -71,6 +71,7 @@ export const fails = [
   `alter table prices add column position int not null, add unique (position)`,
   `create table totals (code text primary key, amount numeric); insert into totals select code, amount from prices`,
   `create unique index concurrently on prices (code); drop index prices_code_idx`,
+  `alter table people alter mail set not null; alter type mood add value 'calm'; update people set mood = 'calm'`,
   `create schema old; alter table prices set schema old; alter table old.prices add unique (code)`,
 ];
 
@@ -89,6 +90,7 @@ export const passes = [
   `alter table people alter age type bigint`,
   `alter type mood rename value 'sad' to 'unhappy'`,
   `alter type mood add value 'calm'`,
+  `alter type mood add value 'calm'; alter table people alter mood set default 'calm'; update people set mood = 'calm' where id = 1`,
   `insert into posts (author, title) values (1, 'new')`,
   `create table other (id int primary key references people (id))`,
   `alter table posts add constraint again foreign key (author) references people (id) on delete cascade`,

@@ -4,6 +4,7 @@
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import * as pg from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
 import { openConnection } from "../../scripts/lib/connection";
 import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
@@ -64,6 +65,37 @@ test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, a
     expect(compareCatalogs(after, full)).toEqual([]);
   });
 }, 120_000);
+
+test("db:push renames what PostgreSQL has named after a table, and leaves what an earlier rename has not", async () => {
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    const columns = {
+      id: pg.serial().primaryKey(),
+      number: pg.integer().notNull().generatedAlwaysAsIdentity(),
+    };
+    const diff = async (table: string, renames: string[]) =>
+      await diffSchema(
+        sql,
+        address,
+        undefined,
+        await describeExports({ table: pg.pgTable(table, columns) }, ""),
+        { ...answers, renames, isComplete: false },
+        () => [],
+      );
+    const isCurrent = { statements: [], losses: [], left: [] };
+
+    const made = await diff("tenants", []);
+    await run(sql, made.statements.join(BREAKPOINT));
+    const renamed = await diff("teams", ["tenants=teams"]);
+    await run(sql, renamed.statements.join(BREAKPOINT));
+    const same = await diff("teams", []);
+    await sql.unsafe("alter table teams rename to crews");
+    const older = await diff("crews", []);
+
+    expect(renamed.statements).toHaveLength(4);
+    expect([same, older]).toEqual([isCurrent, isCurrent]);
+  });
+}, 60_000);
 
 async function pull(sql: Sql): Promise<Snapshot> {
   const folder = mkdtempSync(join(root, "pulled.partial-"));
