@@ -132,7 +132,7 @@ async function command(
     stdout: "ignore",
     stderr: "pipe",
   });
-  const stderr = await child.stderr.text();
+  const stderr = await new Response(child.stderr).text();
   if ((await child.exited) !== 0) throw new Error(stderr);
   if (args[0] === "db:migrate" && stderr) console.error(stderr.trimEnd());
 }

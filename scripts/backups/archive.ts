@@ -207,7 +207,7 @@ export async function readSchema(
     stderr: "pipe",
   });
   const [text] = await Promise.all([
-    child.stdout.text(),
+    new Response(child.stdout).text(),
     finish(child, "pg_restore"),
   ]);
   return text;

@@ -97,8 +97,8 @@ async function runSquawk(
     stderr: "pipe",
   });
   const [output, errors] = await Promise.all([
-    child.stdout.text(),
-    child.stderr.text(),
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
     child.exited,
   ]);
   try {

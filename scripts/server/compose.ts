@@ -226,8 +226,8 @@ async function run(command: string[], variables = process.env) {
       timeout: command.includes("up") ? undefined : ANSWER_SECONDS * 1000,
     });
     const [stdout, stderr, exitCode] = await Promise.all([
-      child.stdout.text(),
-      child.stderr.text(),
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
       child.exited,
     ]);
     return { exitCode, stdout, stderr };

@@ -45,7 +45,7 @@ export function findPostgresBinaries(): PostgresBinaries {
         stdout: "ignore",
         stderr: "pipe",
       });
-      const stderr = await child.stderr.text();
+      const stderr = await new Response(child.stderr).text();
       return { success: (await child.exited) === 0, stderr: stderr.trim() };
     },
   };

@@ -10,3 +10,10 @@ export const seed = Number(
 
 /** How many processes do at once what only one may do. */
 export const CROWD = isWhole ? 20 : 6;
+
+/** Returns everything, or one of every `part` in a row, by the seed. */
+export function sampleOf<T>(all: T[], part: number): T[] {
+  return isWhole
+    ? all
+    : all.filter((_one, index) => index % part === seed % part);
+}

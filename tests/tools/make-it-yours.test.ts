@@ -79,7 +79,7 @@ test("the example tables are replaced as the README says", async ({
     stdout: "pipe",
     stderr: "pipe",
   });
-  const errors = await types.stdout.text();
+  const errors = await new Response(types.stdout).text();
   const broken = [...errors.matchAll(/^(\S+?)\(/gm)].map(([, file]) => file);
   expect([...new Set(broken)].sort()).toEqual([
     "scripts/seeds/development.ts",

@@ -47,7 +47,7 @@ const downs = {
 };
 const AT_ONCE = 6;
 /** How many points a run of the tests looks at, unless `ALL=1`. */
-const SAMPLE = 6;
+const SAMPLE = 4;
 
 /** A command to interrupt, and how the database is to be at its end. */
 interface Sweep {

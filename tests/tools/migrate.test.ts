@@ -352,7 +352,7 @@ describe("db:migrate", () => {
         timeout: 40_000,
         killSignal: "SIGKILL",
       });
-      const stderr = await child.stderr.text();
+      const stderr = await new Response(child.stderr).text();
 
       expect(await child.exited).toBe(1);
       expect(stderr).toBe(

@@ -356,7 +356,9 @@ test(
     holder.release();
     await server.end();
 
-    expect(await child.stdout.text()).toStartWith(`Reset: ${name}, `);
+    expect(await new Response(child.stdout).text()).toStartWith(
+      `Reset: ${name}, `,
+    );
     expect(await child.exited).toBe(0);
   },
 );
@@ -373,7 +375,7 @@ test(
     }
 
     expect(JSON.parse(stdout)).toMatchObject({ head: ownHead });
-    expect(await child.stderr.text()).toBe("");
+    expect(await new Response(child.stderr).text()).toBe("");
     expect(await child.exited).toBe(0);
   },
 );

@@ -486,7 +486,7 @@ test("an interrupted db:baseline leaves no database behind", async ({
   client.kill("SIGINT");
 
   expect(await client.exited).toBe(130);
-  expect(await client.stderr.text()).toBe("Error: interrupted\n");
+  expect(await new Response(client.stderr).text()).toBe("Error: interrupted\n");
   expect(
     await sql`select from pg_database where datname = ${scratch}`,
   ).toHaveLength(0);
