@@ -280,13 +280,19 @@ async function tryPending(
         ),
       );
     } catch (error) {
-      const { message, details } = error as Error & {
-        details?: { file?: string };
+      const { message, hint, details } = error as Error & {
+        hint?: string;
+        details?: { file?: string; sqlstate?: string };
       };
       const failed = details?.file ?? file;
+      // Too many locks: the hint names the setting.
+      const [fix] =
+        details?.sqlstate === "53200" && hint
+          ? hint.split(", and run ")
+          : [`fix \`${failed}\``];
       problems.push(
         mismatch(
-          `up, down, up fails on a scratch database: ${message}; fix \`${failed}\``,
+          `up, down, up fails on a scratch database: ${message}; ${fix}`,
           failed,
         ),
       );

@@ -99,8 +99,14 @@ export async function tryRows(
         `select ctid from ${sample.table} limit ${most}`,
       ))
         sample.rows.add(row);
-    for (const { sample, query } of listUnusual(before, samples, text))
+    const deadline = Date.now() + QUERY_MS;
+    for (const { sample, query } of listUnusual(before, samples, text)) {
+      if (Date.now() > deadline) {
+        note(`Not looked for within ${QUERY_MS / 1000} s: all unusual rows`);
+        break;
+      }
       for (const row of await findRows(real, query)) sample.rows.add(row);
+    }
     await addReferencedRows(real, samples, [
       ...listReferences(before),
       ...listReferences(empty),
@@ -302,24 +308,34 @@ function mentions(text: string, name: string): boolean {
 }
 
 /** Lists queries for rows that a sample may lack: in each column that is mentioned,
- * the first and the last value, a missing one, and two that are the same. */
+ * the first and the last value and a missing one; and, as this takes longer, two that
+ * are the same. */
 function listUnusual(
   catalog: Catalog,
   samples: Sample[],
   text: string,
 ): { sample: Sample; query: string }[] {
-  return [...catalog].flatMap(([object, { parent }]) => {
+  const columns = [...catalog].flatMap(([object, { parent }]) => {
     const sample = samples.find(({ table }) => `table ${table}` === parent);
     if (!sample || !object.startsWith(`column ${sample.table}.`)) return [];
     const column = object.slice(`column ${sample.table}.`.length);
-    if (!mentions(text, column.replaceAll('"', ""))) return [];
-    const from = `select ctid from ${sample.table}`;
-    return [
-      `(${from} order by ${column} limit 1) union all (${from} where ${column} is not null order by ${column} desc limit 1)
-        union all (${from} where ${column} is null limit 1)`,
-      `select unnest((array_agg(ctid))[1:2]) as ctid from ${sample.table} group by ${column} having count(*) > 1 limit ${SUSPECTS}`,
-    ].map((query) => ({ sample, query }));
+    return mentions(text, column.replaceAll('"', ""))
+      ? [{ sample, column }]
+      : [];
   });
+  const extremes = columns.map(({ sample, column }) => {
+    const from = `select ctid from ${sample.table}`;
+    return {
+      sample,
+      query: `(${from} order by ${column} limit 1) union all (${from} where ${column} is not null order by ${column} desc limit 1)
+        union all (${from} where ${column} is null limit 1)`,
+    };
+  });
+  const repeated = columns.map(({ sample, column }) => ({
+    sample,
+    query: `select unnest((array_agg(ctid))[1:2]) as ctid from ${sample.table} group by ${column} having count(*) > 1 limit ${SUSPECTS}`,
+  }));
+  return [...extremes, ...repeated];
 }
 
 interface Condition {

@@ -358,9 +358,16 @@ describe("what is in the way", () => {
   });
 
   test("a down file that takes more locks than the server has room for", async (clone) => {
-    const settings = ["max_locks_per_transaction=10", "max_connections=10"];
+    // There is room for so many locks for each session and process.
+    const settings = [
+      "max_locks_per_transaction=10",
+      "max_connections=10",
+      "autovacuum_worker_slots=1",
+      "max_worker_processes=0",
+      "max_wal_senders=0",
+    ];
     await startEmbedded(clone.dataDir, clusterAddress(clone.port), settings);
-    const names = Array.from({ length: 200 }, (_, index) => `t${index}`);
+    const names = Array.from({ length: 100 }, (_, index) => `t${index}`);
     const drops = names.map((name) => `drop table ${name};`).join("\n");
     const creations = names.map(
       (name) => `create table ${name} (id serial primary key, note text);`,
@@ -371,6 +378,9 @@ describe("what is in the way", () => {
     });
     const url = `postgres://postgres:postgres@localhost:${clone.port}/postgres`;
     const own = { DATABASE_URL: url };
+    const remedy = `the transaction took more locks than the server has room for: make \`-- no-transaction\` the first line of \`${migrations}/0000_many.down.sql\`, which runs each statement by itself, or raise max_locks_per_transaction (10) and restart the server`;
+
+    const checked = await clone.run("db:check", own);
     await clone.run("db:migrate", own);
 
     const failed = await clone.run("db:rollback --confirm postgres", own);
@@ -385,9 +395,11 @@ describe("what is in the way", () => {
       "an unknown amount of data (0000_many cannot be tried first: out of shared memory)\n",
     );
     expect(failed.stderr).toEndWith(
-      `  It was rolled back; nothing of it is committed.\nHint: the transaction took more locks than the server has room for: make \`-- no-transaction\` the first line of \`${migrations}/0000_many.down.sql\`, which runs each statement by itself, or raise max_locks_per_transaction (10) and restart the server, and run \`bun run db:rollback\` again\n`,
+      `  It was rolled back; nothing of it is committed.\nHint: ${remedy}, and run \`bun run db:rollback\` again\n`,
     );
     expect(split.stdout).toStartWith("Rolled back: 0000_many ");
+    expect(checked.stdout).toContain(`: out of shared memory; ${remedy}\n`);
+    expect(checked.stderr).toContain("Not tried with rows: out of shared");
   });
 
   test("a setting that the server refuses, which its log tells", async (clone) => {
