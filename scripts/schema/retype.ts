@@ -31,9 +31,12 @@ export async function retypeColumns(
       const table = snapshot.tables[key];
       if (!next || !table || printType(old) === printType(next)) continue;
       const start = `ALTER TABLE ${printName(table)} ALTER COLUMN ${quoteIdentifier(old.name)} SET DATA TYPE `;
+      // After a rename only the new snapshot has the column's name in its texts.
       const obstacle = isGrowing(old, next)
         ? undefined
-        : (findObstacle(snapshot, table, old, next) ?? "");
+        : (findObstacle(snapshot, table, old, next) ??
+          findObstacle(after, after.tables[key] ?? table, old, next) ??
+          "");
       if (obstacle !== "") {
         left.set(start, obstacle);
         continue;
