@@ -98,7 +98,7 @@ export function ratioOf(
 }
 
 /** Returns the middle one of the values. */
-export function medianOf(values: number[]): number {
+function medianOf(values: number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 }
 

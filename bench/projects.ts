@@ -39,7 +39,7 @@ export function copyClone(): string {
 }
 
 /** Copies the programs, without schema and migrations. @returns the folder. */
-export function copyPrograms(): string {
+function copyPrograms(): string {
   const folder = copyClone();
   rmSync(join(folder, migrations), { recursive: true });
   mkdirSync(join(folder, migrations, "meta"), { recursive: true });

@@ -67,7 +67,7 @@ export function loadProject(folder: string): Project {
  * @returns absolute paths.
  * @throws like `readProject`, when there is no such file.
  */
-export function listSchemaFiles(folder = root): string[] {
+function listSchemaFiles(folder = root): string[] {
   const { config, schema } =
     folder === root ? readProject() : loadProject(folder);
   const found = schema

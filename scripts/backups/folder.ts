@@ -207,7 +207,7 @@ export function removeBackup(folder: string, file: string): void {
  *
  * @throws when it cannot be read.
  */
-export function readManifest(path: string): Manifest | undefined {
+function readManifest(path: string): Manifest | undefined {
   let text: string;
   try {
     text = readFileSync(nameManifest(path), "utf8");

@@ -8,7 +8,7 @@ import { isCleaningUp, listenForSignals, settle } from "./interrupt";
 /** The command tried, and failed. */
 export const FAILED = 1;
 /** The command changed nothing: a bad flag, missing configuration, no consent. */
-export const REFUSED = 2;
+const REFUSED = 2;
 /** The command worked, and what it found is not clean. */
 export const FINDINGS = 3;
 /** Another run held the lock for longer than `--wait`. */

@@ -35,7 +35,7 @@ const SETTINGS: Record<string, string> = {
 };
 
 /** Returns the SQLSTATE; undefined where the connection was lost. */
-export function readSqlstate({ code = "" }: PostgresError): string | undefined {
+function readSqlstate({ code = "" }: PostgresError): string | undefined {
   return /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : undefined;
 }
 
