@@ -41,7 +41,7 @@ export async function retypeColumns(
         left.set(start, obstacle);
         continue;
       }
-      statements.push(...(await printRetype(snapshot, key, old, next)));
+      statements.push(...(await printRetype(snapshot, after, key, old, next)));
       const changed = { ...next, notNull: old.notNull };
       snapshot = withTable(snapshot, key, {
         ...table,
@@ -147,6 +147,7 @@ function withTable(
 
 async function printRetype(
   snapshot: Snapshot,
+  after: Snapshot,
   key: string,
   old: SnapshotColumn,
   next: SnapshotColumn,
@@ -167,7 +168,12 @@ async function printRetype(
   const cast = isAssigned ? "" : `::${type}`;
   const keys = listKeys(table, old.name);
   const isRequired = old.notNull || keys.some(({ kind }) => kind === "PRIMARY");
-  const dependants = listDependants(snapshot, table, old.name);
+  const dependants = listDependants(
+    snapshot,
+    table,
+    old.name,
+    after.tables[key],
+  );
   return [
     `-- ${name}.${old.name} becomes ${type}. Each step below works with the application as it is: run all of
 -- them before the version that needs the new type. First a second column, which a trigger keeps equal.
@@ -251,6 +257,7 @@ function listDependants(
   { tables }: Snapshot,
   table: SnapshotTable,
   column: string,
+  renamed = table,
 ): { target: string; name: string }[] {
   const schema = table.schema || "public";
   const references = Object.values(tables).flatMap((other) =>
@@ -268,7 +275,11 @@ function listDependants(
     `(?<![\\w$])${column.replace(/[^\w\s]/g, "\\$&")}(?![\\w$])`,
   );
   const checks = Object.values(table.checkConstraints)
-    .filter(({ value }) => word.test(value))
+    .filter(({ name, value }) =>
+      [value, renamed.checkConstraints[name]?.value ?? ""].some((text) =>
+        word.test(text),
+      ),
+    )
     .map(({ name }) => ({ target: printName(table), name }));
   return [...references, ...checks];
 }
