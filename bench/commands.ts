@@ -222,17 +222,15 @@ export async function drawTables(): Promise<Table> {
       env,
     });
     const once = await timeInTurn({ "db:migrate": run("db:migrate") }, 1);
+    const kit = { command: [bun, "x", "drizzle-kit", "push"], cwd, env };
     const many = await timeInTurn(
       {
         "db:push, nothing to do": run("db:push"),
         "db:push --dry-run, a column": run("db:push --dry-run", changed),
-        "drizzle-kit push, nothing to do": {
-          command: [bun, "x", "drizzle-kit", "push"],
-          cwd,
-          env,
-        },
         "db:check": run("db:check"),
         "db:generate, nothing to do": run("db:generate"),
+        // It takes minutes for a thousand.
+        ...(count < 1000 ? { "drizzle-kit push, nothing to do": kit } : {}),
       },
       count === 1000 ? 3 : 7,
     );

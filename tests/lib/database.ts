@@ -13,7 +13,7 @@ import { isPart } from "./run";
 import { attend, type Attended } from "./terminal";
 
 /** The time limit of a test, long enough for a busy machine. */
-export const TIMEOUT_MS = 120_000;
+export const TIMEOUT_MS = 300_000;
 const QUEUE_MS = 1_200_000;
 /** How many tests run at once; more would wait for each other and use more memory. */
 const AT_ONCE = isPart ? 2 : 6;

@@ -38,4 +38,4 @@ test("every command says how it is called, and that is all it does", async () =>
     if (command === "db:generate") expect(stdout).toContain("  --online ");
   }
   expect(commands.length).toBeGreaterThan(25);
-}, 120_000);
+}, 300_000);

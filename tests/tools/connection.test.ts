@@ -17,7 +17,7 @@ import { shareDatabase } from "../lib/database";
 import { findFreePort, listen } from "../lib/ports";
 import { sharedProject } from "../lib/test";
 
-const TIMEOUT_MS = 60_000;
+const TIMEOUT_MS = 300_000;
 const { run, folder: projectFolder } = sharedProject();
 const { database, test: databaseTest } = shareDatabase("empty", projectFolder);
 const login = "postgres://someone:secret@127.0.0.1";

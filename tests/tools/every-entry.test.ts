@@ -64,7 +64,7 @@ test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, a
     expect(still).toEqual({ statements: [], losses: [], left: [] });
     expect(compareCatalogs(after, full)).toEqual([]);
   });
-}, 120_000);
+}, 300_000);
 
 test("db:push renames what PostgreSQL has named after a table, and leaves what an earlier rename has not", async () => {
   await withDatabase("empty", async ({ address }) => {
@@ -95,7 +95,7 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     expect(renamed.statements).toHaveLength(4);
     expect([same, older]).toEqual([isCurrent, isCurrent]);
   });
-}, 60_000);
+}, 300_000);
 
 async function pull(sql: Sql): Promise<Snapshot> {
   const folder = mkdtempSync(join(root, "pulled.partial-"));

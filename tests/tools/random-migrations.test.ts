@@ -39,7 +39,7 @@ test(`every migration of ${PAIRS} random ones, from seed ${seed} on, can be take
   await Promise.all(workers);
 
   expect(seeds).toHaveLength(0);
-}, 120_000);
+}, 300_000);
 
 async function goUpAndDown(sql: Sql, seed: number): Promise<void> {
   const { before: model, after: changed, renames: answers } = makeChange(seed);

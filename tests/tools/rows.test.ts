@@ -40,7 +40,7 @@ test("a migration that fails on rows only is found before, and no other", async 
       fails.filter((text: string) => !foundHereOnly.includes(text)),
     );
   });
-}, 120_000);
+}, 300_000);
 
 const bystander = `test_bystander_${process.pid}`;
 
@@ -140,4 +140,4 @@ test("made rows satisfy what a table asks of them, or the table is named", async
     });
     expect(row).toEqual({ orgs: "2", members: "2", notes: "2" });
   });
-}, 60_000);
+}, 300_000);

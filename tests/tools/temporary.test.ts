@@ -37,4 +37,4 @@ test("a temporary server ends with the process that started it, also after kill 
     break;
   }
   rmSync(folder, { recursive: true });
-}, 60_000);
+}, 300_000);

@@ -636,7 +636,7 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
       ),
     );
   });
-}, 120_000);
+}, 300_000);
 
 test("a table that stays the same is read once in each snapshot, however much changes", async () => {
   const t = (columns: Record<string, pg.PgColumnBuilderBase>) =>
