@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { existsSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
@@ -73,7 +74,7 @@ async function runProcess(
   { folder, args, variables }: Job,
   stdin: string,
 ): Promise<Outcome> {
-  const child = spawn([process.execPath, "run", ...args], {
+  const child = spawn([process.execPath, ...programOf(folder, args)], {
     cwd: folder,
     env: variables,
     stdin: Buffer.from(stdin),
@@ -86,6 +87,16 @@ async function runProcess(
     child.exited,
   ]);
   return { exitCode, stdout, stderr };
+}
+
+/** Without `bun run`, which is a process of its own; one test has each command with it. */
+function programOf(folder: string, [command = "", ...flags]: string[]) {
+  const file = join(folder, "package.json");
+  const { scripts } = existsSync(file)
+    ? JSON.parse(readFileSync(file, "utf8"))
+    : { scripts: {} };
+  const [, ...program] = scripts?.[command]?.split(" ") ?? ["", "run", command];
+  return [...program, ...flags];
 }
 
 interface Worker {
