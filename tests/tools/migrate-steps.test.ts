@@ -6,6 +6,7 @@ import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { urlOf } from "../lib/command";
+import { until } from "../lib/database";
 import { listRecords, writeMigrations } from "../lib/migrations";
 import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
@@ -404,7 +405,8 @@ describe("a file that lets go of the migration lock", () => {
     writeMigrations(project, {
       "0000_a": `create procedure unlock() language plpgsql as $$
         begin perform pg_advisory_unlock_all(); commit; perform pg_advisory_lock(7); end $$;
-        call unlock(); create table a ();`,
+        create procedure make() language plpgsql as $$ begin create table a (); commit; end $$;
+        call unlock(); call make();`,
     });
     const holder = await sql.reserve();
     await holder`select pg_advisory_lock(7)`;
@@ -429,6 +431,31 @@ describe("a file that lets go of the migration lock", () => {
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
       { a: null },
     ]);
+  });
+
+  test("and fails stops where another was quicker", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, {
+      "0000_a": "select pg_advisory_unlock_all(); drop table users;",
+    });
+    const holder = await sql.reserve();
+    await holder`begin`;
+    await holder`lock table users`;
+    const running = run("db:migrate --lock-timeout 500");
+    await until(sql, "datname = current_database() and query like 'drop%'");
+    const other = await sql.reserve();
+    await other`select pg_advisory_lock(28273295023041637)`;
+
+    const { exitCode } = await running;
+    await holder`rollback`;
+    holder.release();
+    other.release();
+
+    expect(exitCode).toBe(75);
   });
 });
 
@@ -545,10 +572,18 @@ describe("a file", () => {
 
     const first = await run("db:migrate");
     const second = await run("db:migrate");
+    const records = await listRecords(sql);
+    await sql.unsafe(`
+      create function lose() returns trigger language plpgsql as 'begin return null; end';
+      create trigger lose before insert on drizzle.__drizzle_migrations for each row execute function lose()`);
+    writeMigrations(project, { "0004_e": "create table e ();" }, () => 3e12);
+    const lost = await run("db:migrate");
 
     expect(first.exitCode).toBe(0);
     expect(second.stdout).toStartWith("Nothing to migrate");
-    expect(await listRecords(sql)).toHaveLength(4);
+    expect(records).toHaveLength(4);
+    expect(lost.exitCode).toBe(1);
+    expect(lost.stderr).toContain("Error: applied without a record: 0004_e\n");
   });
 
   test("that only speaks of drizzle adds its own record alone", async ({
