@@ -70,21 +70,24 @@ describe("what cannot be in a transaction", () => {
   }) => {
     const write = (end: string) =>
       writeMigrations(project, {
-        "0000_a": `${users}\ncreate index concurrently users_email on users (email);\n${end}`,
+        "0000_a": `${users} set search_path = pg_catalog;
+create index concurrently users_email on public.users (email);\n${end}`,
       });
     write("alter table nobody add column x int;");
     const failed = await run("db:migrate");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
     const shown = await run("db:migrate --dry-run");
-    write("alter table users add column x int;");
+    write(
+      "create table public.kept as select current_setting('search_path') as path;",
+    );
     const fixed = await run("db:migrate");
 
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(
-      "0000_a.sql:3:1, statement 3 (SQLSTATE 42P01)",
+      "0000_a.sql:3:1, statement 4 (SQLSTATE 42P01)",
     );
     expect(failed.stderr).toContain(
-      "It was rolled back; its first 2 statements are committed.",
+      "It was rolled back; its first 3 statements are committed.",
     );
     expect(status).toMatchObject({
       migrations: [{ state: "partial", appliedAt: null }],
@@ -92,9 +95,12 @@ describe("what cannot be in a transaction", () => {
     });
     expect(shown).toMatchObject({
       stdout: "-- 0000_a\nalter table nobody add column x int;\n",
-      stderr: "Warning: 2 statements of 0000_a are committed\n",
+      stderr: "Warning: 3 statements of 0000_a are committed\n",
     });
     expect(fixed.exitCode).toBe(0);
+    expect(await sql`select path from kept`).toMatchObject([
+      { path: "pg_catalog" },
+    ]);
     expect(await listRecords(sql)).toHaveLength(1);
   });
 
@@ -260,7 +266,7 @@ describe("what cannot be in a transaction", () => {
       writeMigrations(project, {
         "0000_a": `${users}
         create procedure fill() language plpgsql as $$ begin
-          insert into users values (1); commit; perform 1 / 0; end $$;
+          insert into users values (1); commit; raise 'no' using errcode = 'lock_not_available'; end $$;
         call fill();${end}`,
       });
     write();
@@ -860,7 +866,8 @@ describe("a file", () => {
       });
       const holder = await sql.reserve();
       await holder.unsafe("begin; lock table big in row exclusive mode");
-      const building = sql`create index concurrently on big ((1))`.execute();
+      const building =
+        sql`create index concurrently big_i on big ((1))`.execute();
       let waiting = 0;
       while (waiting === 0) {
         await holder`select pg_stat_clear_snapshot()`;
@@ -872,10 +879,24 @@ describe("a file", () => {
       }
 
       const { exitCode, stderr } = await run("db:migrate", role?.variables);
+      writeMigrations(project, {
+        "0000_a": "create index if not exists a_i on a (i);",
+        "0001_b": "create index concurrently if not exists big_i on big ((1));",
+      });
+      const beside = run("db:migrate");
+      let locked = 0;
+      while (locked === 0)
+        locked = (
+          await holder`
+          select from pg_locks where relation = 'big'::regclass and not granted`
+        ).count;
+      const theirs = await holder`select 'big_i'::regclass::oid as oid`;
       await holder`rollback`;
       holder.release();
       await building;
 
+      expect((await beside).exitCode).toBe(0);
+      expect(await sql`select 'big_i'::regclass::oid as oid`).toEqual(theirs);
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
         "Error: the migrations left an invalid index: a_i\n",
