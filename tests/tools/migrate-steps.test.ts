@@ -5,6 +5,9 @@ import { writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { spawn } from "bun";
+import { openConnection } from "../../scripts/lib/connection";
+import { checkWhetherDone } from "../../scripts/migrations/resume";
+import { splitStatements } from "../../scripts/migrations/statements";
 import { urlOf } from "../lib/command";
 import { until } from "../lib/database";
 import { listRecords, writeMigrations } from "../lib/migrations";
@@ -189,6 +192,53 @@ create index concurrently users_email on public.users (email);\n${end}`,
       expect(again.exitCode).toBe(1);
       expect(again.stderr).toStartWith(`Error: 0000_a failed: ${message}\n`);
     }
+  });
+
+  test("is known by the catalog to be done, or not", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    await sql.unsafe(`
+      create table parts (i int) partition by list (i);
+      create table part partition of parts for values in (1);
+      create table t (i int); create index t_i on t (i); create index t_i_ccnew on t (i);
+      update pg_index set indisvalid = false where indexrelid = 't_i_ccnew'::regclass`);
+    const ask = async (text: string, hasFailed: boolean) => {
+      const [statement] = splitStatements(text);
+      if (!statement) throw new Error("no statement");
+      const resumed = { hasFailed, isEdited: false };
+      return await checkWhetherDone(sql, statement, resumed);
+    };
+    const { database } = address;
+    const found: Record<string, string> = {};
+    for (const text of [
+      "alter table parts detach partition part concurrently",
+      "alter table parts detach partition t concurrently",
+      "create index concurrently t_i on t (i)",
+      "create index concurrently t_i on t (i desc)",
+      "drop index concurrently t_i",
+      "drop index concurrently nobody",
+      `create database ${database}`,
+      "create database nobody",
+      `drop database ${database}`,
+      "drop database nobody",
+      "reindex table concurrently t",
+      "alter system set work_mem = '5MB'",
+    ])
+      found[text] =
+        `${await ask(text, false)}, after a failure ${await ask(text, true)}`;
+
+    const done = "done, after a failure run";
+    const run = "run, after a failure run";
+    expect(Object.values(found)).toEqual([
+      ...[run, done],
+      ...[done, run],
+      ...[run, done],
+      ...[done, run],
+      ...[run, done],
+      ...[run, run],
+    ]);
+    expect(await sql`select to_regclass('t_i_ccnew') as left`).toMatchObject([
+      { left: null },
+    ]);
   });
 
   test("waits for others without a limit where it drops what was left behind", async ({
