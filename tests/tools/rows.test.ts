@@ -110,7 +110,7 @@ test("made rows satisfy what a table asks of them, or the table is named", async
       create domain code as text check (value ~ '^[A-Z]$');
       create table orgs (id uuid primary key default gen_random_uuid(), slug varchar(3) unique not null, mood mood not null unique,
         check (slug = lower(slug) and length(slug) > 1));
-      create table members (org uuid references orgs, number int, role text not null check (role in ('owner', 'member')),
+      create table members (org uuid references orgs initially deferred, number int, role text not null check (role in ('owner', 'member')),
         boss int, primary key (org, number), foreign key (org, boss) references members, code code not null unique);
       create table notes (id bigint generated always as identity primary key, org uuid not null, number int not null,
         foreign key (org, number) references members, page uuid references orgs, word text,
