@@ -202,10 +202,10 @@ function arrange(
       continue;
     }
     const checked = CHECKED.exec(statement);
-    if (checked && isOnlineTable(checked[1])) {
+    const [, target = ""] = REFERENCED.exec(statement) ?? [];
+    const isLate = keyed.has(target.replace('"public".', ""));
+    if (checked && (isLate || isOnlineTable(checked[1]))) {
       const [, of, name] = checked;
-      const [, target = ""] = REFERENCED.exec(statement) ?? [];
-      const isLate = keyed.has(target.replace('"public".', ""));
       const into = isLate ? references : changes;
       into.push(statement.replace(/;$/, " NOT VALID;"));
       validations.push(`ALTER TABLE ${of} VALIDATE CONSTRAINT ${name};`);

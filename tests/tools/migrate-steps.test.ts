@@ -5,7 +5,11 @@ import { writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { spawn } from "bun";
+import { openConnection } from "../../scripts/lib/connection";
+import { checkWhetherDone } from "../../scripts/migrations/resume";
+import { splitStatements } from "../../scripts/migrations/statements";
 import { urlOf } from "../lib/command";
+import { until } from "../lib/database";
 import { listRecords, writeMigrations } from "../lib/migrations";
 import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
@@ -69,21 +73,24 @@ describe("what cannot be in a transaction", () => {
   }) => {
     const write = (end: string) =>
       writeMigrations(project, {
-        "0000_a": `${users}\ncreate index concurrently users_email on users (email);\n${end}`,
+        "0000_a": `${users} set search_path = pg_catalog;
+create index concurrently users_email on public.users (email);\n${end}`,
       });
     write("alter table nobody add column x int;");
     const failed = await run("db:migrate");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
     const shown = await run("db:migrate --dry-run");
-    write("alter table users add column x int;");
+    write(
+      "create table public.kept as select current_setting('search_path') as path;",
+    );
     const fixed = await run("db:migrate");
 
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(
-      "0000_a.sql:3:1, statement 3 (SQLSTATE 42P01)",
+      "0000_a.sql:3:1, statement 4 (SQLSTATE 42P01)",
     );
     expect(failed.stderr).toContain(
-      "It was rolled back; its first 2 statements are committed.",
+      "It was rolled back; its first 3 statements are committed.",
     );
     expect(status).toMatchObject({
       migrations: [{ state: "partial", appliedAt: null }],
@@ -91,9 +98,12 @@ describe("what cannot be in a transaction", () => {
     });
     expect(shown).toMatchObject({
       stdout: "-- 0000_a\nalter table nobody add column x int;\n",
-      stderr: "Warning: 2 statements of 0000_a are committed\n",
+      stderr: "Warning: 3 statements of 0000_a are committed\n",
     });
     expect(fixed.exitCode).toBe(0);
+    expect(await sql`select path from kept`).toMatchObject([
+      { path: "pg_catalog" },
+    ]);
     expect(await listRecords(sql)).toHaveLength(1);
   });
 
@@ -184,6 +194,53 @@ describe("what cannot be in a transaction", () => {
     }
   });
 
+  test("is known by the catalog to be done, or not", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    await sql.unsafe(`
+      create table parts (i int) partition by list (i);
+      create table part partition of parts for values in (1);
+      create table t (i int); create index t_i on t (i); create index t_i_ccnew on t (i);
+      update pg_index set indisvalid = false where indexrelid = 't_i_ccnew'::regclass`);
+    const ask = async (text: string, hasFailed: boolean) => {
+      const [statement] = splitStatements(text);
+      if (!statement) throw new Error("no statement");
+      const resumed = { hasFailed, isEdited: false };
+      return await checkWhetherDone(sql, statement, resumed);
+    };
+    const { database } = address;
+    const found: Record<string, string> = {};
+    for (const text of [
+      "alter table parts detach partition part concurrently",
+      "alter table parts detach partition t concurrently",
+      "create index concurrently t_i on t (i)",
+      "create index concurrently t_i on t (i desc)",
+      "drop index concurrently t_i",
+      "drop index concurrently nobody",
+      `create database ${database}`,
+      "create database nobody",
+      `drop database ${database}`,
+      "drop database nobody",
+      "reindex table concurrently t",
+      "alter system set work_mem = '5MB'",
+    ])
+      found[text] =
+        `${await ask(text, false)}, after a failure ${await ask(text, true)}`;
+
+    const done = "done, after a failure run";
+    const run = "run, after a failure run";
+    expect(Object.values(found)).toEqual([
+      ...[run, done],
+      ...[done, run],
+      ...[run, done],
+      ...[done, run],
+      ...[run, done],
+      ...[run, run],
+    ]);
+    expect(await sql`select to_regclass('t_i_ccnew') as left`).toMatchObject([
+      { left: null },
+    ]);
+  });
+
   test("waits for others without a limit where it drops what was left behind", async ({
     sql,
     project,
@@ -259,7 +316,7 @@ describe("what cannot be in a transaction", () => {
       writeMigrations(project, {
         "0000_a": `${users}
         create procedure fill() language plpgsql as $$ begin
-          insert into users values (1); commit; perform 1 / 0; end $$;
+          insert into users values (1); commit; raise 'no' using errcode = 'lock_not_available'; end $$;
         call fill();${end}`,
       });
     write();
@@ -404,7 +461,8 @@ describe("a file that lets go of the migration lock", () => {
     writeMigrations(project, {
       "0000_a": `create procedure unlock() language plpgsql as $$
         begin perform pg_advisory_unlock_all(); commit; perform pg_advisory_lock(7); end $$;
-        call unlock(); create table a ();`,
+        create procedure make() language plpgsql as $$ begin create table a (); commit; end $$;
+        call unlock(); call make();`,
     });
     const holder = await sql.reserve();
     await holder`select pg_advisory_lock(7)`;
@@ -429,6 +487,31 @@ describe("a file that lets go of the migration lock", () => {
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
       { a: null },
     ]);
+  });
+
+  test("and fails stops where another was quicker", async ({
+    sql,
+    project,
+    run,
+  }) => {
+    await sql.unsafe(users);
+    writeMigrations(project, {
+      "0000_a": "select pg_advisory_unlock_all(); drop table users;",
+    });
+    const holder = await sql.reserve();
+    await holder`begin`;
+    await holder`lock table users`;
+    const running = run("db:migrate --lock-timeout 500");
+    await until(sql, "datname = current_database() and query like 'drop%'");
+    const other = await sql.reserve();
+    await other`select pg_advisory_lock(28273295023041637)`;
+
+    const { exitCode } = await running;
+    await holder`rollback`;
+    holder.release();
+    other.release();
+
+    expect(exitCode).toBe(75);
   });
 });
 
@@ -545,10 +628,18 @@ describe("a file", () => {
 
     const first = await run("db:migrate");
     const second = await run("db:migrate");
+    const records = await listRecords(sql);
+    await sql.unsafe(`
+      create function lose() returns trigger language plpgsql as 'begin return null; end';
+      create trigger lose before insert on drizzle.__drizzle_migrations for each row execute function lose()`);
+    writeMigrations(project, { "0004_e": "create table e ();" }, () => 3e12);
+    const lost = await run("db:migrate");
 
     expect(first.exitCode).toBe(0);
     expect(second.stdout).toStartWith("Nothing to migrate");
-    expect(await listRecords(sql)).toHaveLength(4);
+    expect(records).toHaveLength(4);
+    expect(lost.exitCode).toBe(1);
+    expect(lost.stderr).toContain("Error: applied without a record: 0004_e\n");
   });
 
   test("that only speaks of drizzle adds its own record alone", async ({
@@ -825,7 +916,8 @@ describe("a file", () => {
       });
       const holder = await sql.reserve();
       await holder.unsafe("begin; lock table big in row exclusive mode");
-      const building = sql`create index concurrently on big ((1))`.execute();
+      const building =
+        sql`create index concurrently big_i on big ((1))`.execute();
       let waiting = 0;
       while (waiting === 0) {
         await holder`select pg_stat_clear_snapshot()`;
@@ -837,10 +929,24 @@ describe("a file", () => {
       }
 
       const { exitCode, stderr } = await run("db:migrate", role?.variables);
+      writeMigrations(project, {
+        "0000_a": "create index if not exists a_i on a (i);",
+        "0001_b": "create index concurrently if not exists big_i on big ((1));",
+      });
+      const beside = run("db:migrate");
+      let locked = 0;
+      while (locked === 0)
+        locked = (
+          await holder`
+          select from pg_locks where relation = 'big'::regclass and not granted`
+        ).count;
+      const theirs = await holder`select 'big_i'::regclass::oid as oid`;
       await holder`rollback`;
       holder.release();
       await building;
 
+      expect((await beside).exitCode).toBe(0);
+      expect(await sql`select 'big_i'::regclass::oid as oid`).toEqual(theirs);
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
         "Error: the migrations left an invalid index: a_i\n",

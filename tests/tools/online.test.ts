@@ -1,8 +1,12 @@
 // db:generate --online: what it writes, and what db:migrate makes of it while others write.
-import { expect } from "bun:test";
+import { expect, test as bunTest } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import * as pg from "drizzle-orm/pg-core";
+import { describeExports } from "../../scripts/schema/describe-schema";
+import { BREAKPOINT } from "../../scripts/schema/down-file";
 import { lintMigrations } from "../../scripts/schema/lint";
+import { writeOnline } from "../../scripts/schema/online";
 import { root } from "../../src/env";
 import { until } from "../lib/database";
 import { migrations, ownMigrations } from "../lib/migrations";
@@ -62,6 +66,129 @@ ALTER TABLE "users" ADD CONSTRAINT "users_image_key" UNIQUE USING INDEX "users_i
 ALTER TABLE "users" VALIDATE CONSTRAINT "users_name_check";
 ALTER TABLE "sessions" VALIDATE CONSTRAINT "sessions_active_tenant_id_tenants_id_fk";
 RESET synchronous_commit;`,
+    );
+  },
+);
+
+/** The lines that tell which form a change has. */
+const SHOWN =
+  /^(-- Not|ALTER (?!.*(_is_set";|SET NOT NULL;|AS IDENTITY .*;)$)|UPDATE|NEW|CREATE [UIS]|DROP [IV]|PERFORM setval|BEGIN;)/;
+
+bunTest(
+  "each change has the form that blocks least, and says where there is none",
+  async () => {
+    const long = "n".repeat(62);
+    const b = pg.pgTable("b", { seen: pg.integer(), born: pg.text() });
+    const nextB = pg.pgTable("b", {
+      looked: pg.bigint({ mode: "number" }),
+      born: pg.date(),
+    });
+    const [before, after] = await Promise.all([
+      describeExports(
+        {
+          a: pg.pgTable(
+            "a",
+            {
+              id: pg.integer().primaryKey().generatedAlwaysAsIdentity(),
+              code: pg.varchar({ length: 20 }).notNull(),
+              name: pg.varchar({ length: 9 }),
+              paid: pg.numeric({ precision: 8, scale: 2 }),
+              [long]: pg.integer(),
+            },
+            (t) => [pg.index("a_name").on(t.name)],
+          ),
+          b,
+          v: pg.pgView("v").as((query) => query.select().from(b)),
+        },
+        "",
+      ),
+      describeExports(
+        {
+          a: pg.pgTable(
+            "a",
+            {
+              id: pg
+                .bigint({ mode: "number" })
+                .primaryKey()
+                .generatedAlwaysAsIdentity(),
+              code: pg.varchar({ length: 9 }).notNull().unique("a_code"),
+              name: pg.varchar({ length: 20 }),
+              paid: pg.numeric({ precision: 10, scale: 4 }),
+              [long]: pg.bigint({ mode: "number" }),
+              place: pg.serial(),
+            },
+            (t) => [pg.index("a_name").on(t.name, t.code)],
+          ),
+          b: nextB,
+          v: pg.pgView("v").as((query) => query.select().from(nextB)),
+          c: pg.pgTable("c", {
+            code: pg
+              .varchar({ length: 9 })
+              .references(() => pg.pgTable("a", { code: pg.varchar() }).code),
+          }),
+        },
+        "",
+      ),
+    ]);
+
+    const text = await writeOnline(before, after, [
+      {
+        kind: "column",
+        schema: "public",
+        table: "b",
+        from: "seen",
+        to: "looked",
+      },
+    ]);
+    const outline = text
+      .replaceAll(BREAKPOINT.trim(), "")
+      .replaceAll(long.slice(4), "~")
+      .split("\n")
+      .map((line) => line.trim())
+      .filter((line) => SHOWN.test(line));
+
+    expect(outline.join("\n")).toBe(
+      `ALTER TABLE "b" RENAME COLUMN "seen" TO "looked";
+ALTER TABLE "a" ADD COLUMN "id_new" bigint;
+NEW."id_new" := NEW."id";
+UPDATE "a" SET "id_new" = "id"
+ALTER TABLE "a" ADD CONSTRAINT "id_new_is_set" CHECK ("id_new" IS NOT NULL) NOT VALID;
+CREATE UNIQUE INDEX CONCURRENTLY "a_pkey_new" ON "a" ("id_new");
+ALTER TABLE "a" DROP COLUMN "id";
+PERFORM setval(pg_get_serial_sequence('"a"', 'id'), count, is_called);
+ALTER TABLE "a" ADD COLUMN "code_new" varchar(9);
+NEW."code_new" := NEW."code";
+UPDATE "a" SET "code_new" = "code"
+ALTER TABLE "a" ADD CONSTRAINT "code_new_is_set" CHECK ("code_new" IS NOT NULL) NOT VALID;
+ALTER TABLE "a" DROP COLUMN "code";
+ALTER TABLE "a" ADD COLUMN "paid_new" numeric(10, 4);
+NEW."paid_new" := NEW."paid";
+UPDATE "a" SET "paid_new" = "paid"
+ALTER TABLE "a" DROP COLUMN "paid";
+ALTER TABLE "a" ADD COLUMN "~n_new" bigint;
+NEW."~n_new" := NEW."~nnnn";
+UPDATE "a" SET "~n_new" = "~nnnn"
+ALTER TABLE "a" DROP COLUMN "~nnnn";
+BEGIN;
+DROP VIEW "public"."v";
+ALTER INDEX "a_name" RENAME TO "a_name_old";
+ALTER TABLE "a" ALTER COLUMN "name" SET DATA TYPE varchar(20);
+-- Not online, for the view v reads it: it rewrites the table, and everybody waits.
+ALTER TABLE "b" ALTER COLUMN "looked" SET DATA TYPE bigint USING "looked"::bigint;
+-- Not online, for the cast may depend on the session: it rewrites the table, and everybody waits.
+ALTER TABLE "b" ALTER COLUMN "born" SET DATA TYPE date USING "born"::date;
+ALTER TABLE "a" ADD COLUMN "place" integer;
+CREATE SEQUENCE "a_place_seq" AS integer OWNED BY "a"."place";
+ALTER TABLE "a" ALTER COLUMN "place" SET DEFAULT nextval('"a_place_seq"');
+UPDATE "a" SET "place" = coalesce("place", nextval('"a_place_seq"'))
+ALTER TABLE "a" ADD CONSTRAINT "place_is_set" CHECK ("place" IS NOT NULL) NOT VALID;
+CREATE INDEX CONCURRENTLY "a_name" ON "a" USING btree ("name","code");
+CREATE UNIQUE INDEX CONCURRENTLY "a_code" ON "a" ("code");
+ALTER TABLE "a" ADD CONSTRAINT "a_code" UNIQUE USING INDEX "a_code";
+BEGIN;
+ALTER TABLE "c" ADD CONSTRAINT "c_code_a_code_fk" FOREIGN KEY ("code") REFERENCES "public"."a"("code") ON DELETE no action ON UPDATE no action NOT VALID;
+ALTER TABLE "c" VALIDATE CONSTRAINT "c_code_a_code_fk";
+DROP INDEX CONCURRENTLY IF EXISTS "a_name_old";`,
     );
   },
 );

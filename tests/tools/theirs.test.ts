@@ -35,6 +35,7 @@ test("leaves alone what others have made, and compares with what ours needs of i
     create extension "uuid-ossp" schema extensions;
     create type auth.level as enum ('low', 'high');
     create table auth.users (id uuid primary key default extensions.uuid_generate_v4(), level auth.level);
+    insert into auth.users default values;
     create table auth.sessions (id uuid references auth.users);
     create function auth.uid() returns uuid language sql as 'select null::uuid';
     create table jobs.job (id int primary key);
@@ -73,6 +74,7 @@ test("leaves alone what others have made, and compares with what ours needs of i
     "pending 0000_profiles",
     "pending 0001_events",
   ]);
+  expect(pending.stderr).toContain("Tried with rows of auth.users\n");
   expect(clean).toEqual({
     found: [],
     stderr: expect.stringContaining(
