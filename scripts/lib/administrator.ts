@@ -1,15 +1,21 @@
 // The first administrator of a deployment: a user with a random password, who
 // owns a tenant where there are tenants. It requires the tables users and
-// accounts; it uses sessions, tenants and tenant_members where they exist.
+// accounts; it uses sessions, and the tables of tenants that counted.ts names, where
+// they exist.
 import { and, eq, sql } from "drizzle-orm";
+import { getTableConfig, type PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
+import { tenancy } from "../../src/infrastructure/database/counted";
 import { accounts, users } from "../../src/infrastructure/database/schema";
+import { quoteIdentifier } from "./quote";
 import { failure, note } from "./report";
 import { type Transaction, transactLocked } from "./seed";
 
 /** better-auth's name for a sign-in with email and password. */
 const CREDENTIAL = "credential";
 const TENANT = { name: "Administration", slug: "administration" };
+
+type Tenancy = Required<typeof tenancy>;
 
 /** The administrator, and whether this run created it. */
 export interface Bootstrapped {
@@ -46,8 +52,8 @@ export async function bootstrapAdmin(
       throw failure(`there is no user ${email}`, {
         hint: `create it with \`bun run db:bootstrap:admin --email ${email}\``,
       });
-    const hasTenants = await findTenants(db);
-    if (known && hasTenants && !(await isOwner(db, known.id)))
+    const tenants = await findTenants(db);
+    if (known && tenants && !(await isOwner(db, tenants, known.id)))
       note(`Warning: ${email} does not own the tenant ${TENANT.name}`);
     if (known && !isReset) return { email, created: false };
 
@@ -76,7 +82,7 @@ export async function bootstrapAdmin(
       accountId: user.id,
       password: hash,
     });
-    if (!known && hasTenants) await makeOwner(db, user.id);
+    if (!known && tenants) await makeOwner(db, tenants, user.id);
     return { email, created: !known, password };
   });
 }
@@ -90,32 +96,49 @@ async function endSessions(db: Transaction, userId: string): Promise<void> {
     );
 }
 
-/** True where the tenant tables exist with the columns of the example schema. */
-async function findTenants(db: Transaction): Promise<boolean> {
-  const hasTenants =
-    (await hasColumns(db, "tenants", ["id", "name", "slug"])) &&
-    (await hasColumns(db, "tenant_members", ["tenant_id", "user_id", "role"]));
-  if (!hasTenants)
-    note(
-      "Left out: a tenant for the administrator, because there are no tables tenants and tenant_members",
-    );
-  return hasTenants;
+/** Returns the tables of tenants where they exist with the columns of the example. */
+async function findTenants(db: Transaction): Promise<Tenancy | undefined> {
+  const { tenant, member } = tenancy;
+  if (
+    tenant &&
+    member &&
+    (await hasColumns(db, nameTable(tenant), ["id", "name", "slug"])) &&
+    (await hasColumns(db, nameTable(member), ["tenant_id", "user_id", "role"]))
+  )
+    return { tenant, member };
+  note(
+    "Left out: a tenant for the administrator, because counted.ts names no tables of tenants (id, name, slug) and members (tenant_id, user_id, role) that exist",
+  );
+  return undefined;
 }
 
-async function makeOwner(db: Transaction, userId: string): Promise<void> {
+async function makeOwner(
+  db: Transaction,
+  { tenant, member }: Tenancy,
+  userId: string,
+): Promise<void> {
   await db.execute(sql`
-    insert into tenants (name, slug) values (${TENANT.name}, ${TENANT.slug})
+    insert into ${tenant} (name, slug) values (${TENANT.name}, ${TENANT.slug})
     on conflict do nothing`);
   await db.execute(sql`
-    insert into tenant_members (tenant_id, user_id, role)
-    select id, ${userId}, 'owner' from tenants where slug = ${TENANT.slug}`);
+    insert into ${member} (tenant_id, user_id, role)
+    select id, ${userId}, 'owner' from ${tenant} where slug = ${TENANT.slug}`);
 }
 
-async function isOwner(db: Transaction, userId: string): Promise<boolean> {
+async function isOwner(
+  db: Transaction,
+  { tenant, member }: Tenancy,
+  userId: string,
+): Promise<boolean> {
   const owners = await db.execute(sql`
-    select from tenant_members join tenants on tenants.id = tenant_id
+    select from ${member} join ${tenant} on ${tenant}.id = tenant_id
     where slug = ${TENANT.slug} and user_id = ${userId} and role = 'owner'`);
   return owners.length > 0;
+}
+
+function nameTable(table: PgTable): string {
+  const { schema, name } = getTableConfig(table);
+  return (schema ? [schema, name] : [name]).map(quoteIdentifier).join(".");
 }
 
 async function hasColumns(

@@ -105,6 +105,11 @@ test("the example tables are replaced as the README says", async ({
     "Counted: users 1, teams 2, memberships 1\n",
   );
   await succeed("db:bootstrap --email ada@example.com");
+  const owned = await sql`
+    select teams.name from teams join members on members.tenant_id = teams.id
+      join users on users.id = user_id
+    where email = 'ada@example.com' and role = 'owner'`;
+  expect([...owned]).toEqual([{ name: "Administration" }]);
   await succeed("db:bootstrap:admin --email ada@example.com --reset-password");
   await succeed("db:check");
   expect(await succeed("db:push")).toStartWith("Nothing to push: ");
@@ -117,6 +122,7 @@ test("the example tables are replaced as the README says", async ({
     await succeed(`db:rollback --to ${ownHead} --confirm ${name}`),
   ).toMatch(/Rolled back: 0001_drop_builds .*\n$/);
   expect(await sql`select name from tenants order by name`).toMatchObject([
+    { name: "Administration" },
     { name: "Development Team" },
     { name: "Ours" },
   ]);

@@ -14,6 +14,9 @@ import type { TestDatabase } from "../lib/database";
 import { test } from "../lib/test";
 import { findFreePort } from "../lib/ports";
 
+// Debian has it in a folder that is not on an ordinary user's PATH.
+const PATH = `${process.env.PATH}:/usr/sbin`;
+
 /** Runs `work` with the URL of a pgbouncer before the database. */
 async function withPgbouncer(
   { address }: TestDatabase,
@@ -52,7 +55,11 @@ ignore_startup_parameters = extra_float_digits
         config,
       ]
     : ["pgbouncer", config];
-  const pgbouncer = spawn(command, { stdout: "ignore", stderr: "ignore" });
+  const pgbouncer = spawn(command, {
+    env: { ...process.env, PATH },
+    stdout: "ignore",
+    stderr: "ignore",
+  });
   const pooled = { ...address, host: "127.0.0.1", port };
   try {
     while ((await probe(pooled)).state === "silent") await Bun.sleep(20);
@@ -64,7 +71,7 @@ ignore_startup_parameters = extra_float_digits
   }
 }
 
-if (!Bun.which("pgbouncer", { PATH: `${process.env.PATH}:/usr/sbin` }))
+if (!Bun.which("pgbouncer", { PATH }))
   console.warn("Left out: the pooler, for there is no pgbouncer");
 else {
   test(
