@@ -13,7 +13,7 @@ import { accept, leaveOutAccepted } from "./schema/accepted";
 import type { Watched } from "./migrations/check-database";
 import type { Migration } from "./migrations/journal";
 import { checkFolder } from "./schema/check-folder";
-import { describeBreaks, readDeployed, requireCommit } from "./schema/deployed";
+import { describeBreaks, readDeployed } from "./schema/deployed";
 import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
@@ -52,10 +52,6 @@ if (surplus.length > 0 || (tag && !values.accept))
   throw usageError(`unexpected argument "${surplus[0] ?? tag}"`);
 if (values.accept && (!tag || !values.reason))
   throw usageError("--accept requires a tag and --reason");
-
-if (values.offline && values.deployed)
-  throw usageError("--deployed needs a database, and --offline leaves it out");
-if (values.deployed !== undefined) requireCommit(values.deployed);
 
 if (values.offline) checkEnv();
 else readEnv();

@@ -7,7 +7,6 @@ import { $ } from "bun";
 import { root } from "../../src/env";
 import { loadProject, loadSchema, type Project } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
-import { usageError } from "../lib/options";
 import { note } from "../lib/report";
 import type { Migration } from "../migrations/journal";
 import { findDefaultBranch, git } from "./default-branch";
@@ -23,18 +22,6 @@ export interface Deployed {
   isAsked: boolean;
 }
 
-/** @throws with exit code 2 when git does not have the commit of a ref. */
-export function requireCommit(ref: string): void {
-  if (findCommit(ref)) return;
-  throw usageError(`git has no commit ${ref}`, {
-    hint: "fetch it, with `git fetch origin`, and name it as git does here, such as `--deployed origin/main`",
-  });
-}
-
-function findCommit(ref: string): string | undefined {
-  return git("rev-parse", "--verify", "--quiet", `${ref}^{commit}`);
-}
-
 /**
  * Reads the schema.ts of the deployed code, from its own tree in git.
  *
@@ -45,8 +32,12 @@ export async function readDeployed(
   asked: string | undefined,
 ): Promise<Deployed | undefined> {
   const ref = asked ?? findDefaultBranch();
-  const commit = ref && findCommit(ref);
-  if (!commit) return undefined;
+  const commit =
+    ref && git("rev-parse", "--verify", "--quiet", `${ref}^{commit}`);
+  if (!ref || !commit) {
+    if (asked) note(`Not compared: git has no ${asked}`);
+    return undefined;
+  }
   const head = git("rev-parse", "--abbrev-ref", "HEAD");
   if (!asked && (head === ref || `origin/${head}` === ref)) return undefined;
   const tree = mkdtempSync(join(tmpdir(), "deployed-"));
