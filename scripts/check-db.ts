@@ -53,6 +53,9 @@ if (surplus.length > 0 || (tag && !values.accept))
 if (values.accept && (!tag || !values.reason))
   throw usageError("--accept requires a tag and --reason");
 
+if (values.offline && values.deployed)
+  throw usageError("--deployed needs a database, and --offline leaves it out");
+
 if (values.offline) checkEnv();
 else readEnv();
 let problems = await checkFolder();

@@ -131,6 +131,7 @@ test(
     const warned = await run("db:check --json");
     const asked = await run("db:check --deployed main --rows 0");
     const unknown = await run("db:check --deployed nowhere");
+    const offline = await run("db:check --offline --deployed main");
     const [file] = listMigrations(project).filter((name) =>
       name.endsWith("_next.sql"),
     );
@@ -155,6 +156,7 @@ test(
     );
     expect(asked.exitCode).toBe(3);
     expect(unknown.stderr).toContain("Not compared: git has no nowhere\n");
+    expect(offline.exitCode).toBe(2);
     expect(accepted.stdout).not.toContain("breaks_deployed");
   },
 );
