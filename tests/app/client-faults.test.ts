@@ -374,8 +374,15 @@ test("a failed statement leaves nothing that others meet", async ({
   await db.execute("alter table items alter name type varchar");
   const changed = await rejection(prepared.execute());
   const again = await prepared.execute();
+  const missing = await rejection(
+    db
+      .select()
+      .from(items)
+      .where(eq(items.slug, undefined as never)),
+  );
   await closeDatabase();
 
+  expect(String((missing as Error).cause)).toContain("parameter is undefined");
   expect(after).toEqual(Array(10).fill(undefined));
   expect(codeOf(changed)).toBe("0A000");
   expect(again).toHaveLength(1);
