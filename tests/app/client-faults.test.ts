@@ -197,13 +197,13 @@ test("a silent server is an error within the limit, and the whole pool is usable
     { ...address, port: network.port },
     { poolSize: 3, statementMs: 500, connectMs: 1500 },
   );
-  const { db, closeDatabase } = client;
+  const { db, transactWithRetry, closeDatabase } = client;
   await useWholePool(client, 3);
   network.swallow(true);
 
   const start = Date.now();
   const asked = Array.from({ length: 3 }, () => db.execute("select 1"));
-  const opened = db.transaction((tx) => tx.execute("select 1"));
+  const opened = transactWithRetry((tx) => tx.execute("select 1"));
   const codes = await Promise.all(
     [...asked, opened].map(async (query) => codeOf(await rejection(query))),
   );
