@@ -203,9 +203,12 @@ test("a silent server is an error within the limit, and the whole pool is usable
 
   const start = Date.now();
   const asked = Array.from({ length: 3 }, () => db.execute("select 1"));
-  const opened = transactWithRetry((tx) => tx.execute("select 1"));
+  // More than there are connections: one has to open its own.
+  const opened = Array.from({ length: 4 }, () =>
+    transactWithRetry((tx) => tx.execute("select 1")),
+  );
   const codes = await Promise.all(
-    [...asked, opened].map(async (query) => codeOf(await rejection(query))),
+    [...asked, ...opened].map(async (query) => codeOf(await rejection(query))),
   );
   const waited = Date.now() - start;
   network.swallow(false);
