@@ -66,11 +66,15 @@ test("a transaction that loses its connection has written nothing, and goes on n
   await Promise.all(others);
   const written = await db.$count(items);
   const usable = await useWholePool(client, 3);
+  await database.sql`
+    select pg_terminate_backend(pid, 5000) from pg_stat_activity
+    where datname = current_database() and application_name = 'app'`;
+  const again = await useWholePool(client, 3);
   await client.closeDatabase();
 
   expect(codeOf(error)).toBe("CONNECTION_LOST");
   expect(written).toBe(0);
-  expect(usable).toBe(3);
+  expect([usable, again]).toEqual([3, 3]);
 });
 
 test("what was lost before COMMIT is repeated, and nothing else", async (database) => {
@@ -164,10 +168,25 @@ test("after COMMIT was sent the outcome is unknown, and is not repeated", async 
   );
   await closeDatabase();
   await proxy.close();
+  const rows = await server`select slug from items`;
+  await server.unsafe(`
+    create function die() returns trigger language plpgsql as
+      'begin perform pg_terminate_backend(pg_backend_pid()); return null; end';
+    create constraint trigger die after insert on items
+      deferrable initially deferred for each row execute function die()`);
+  const direct = openClient(address);
+  let lost = 0;
+  const ended = await rejection(
+    direct.transactWithRetry(async (tx) => {
+      lost += 1;
+      await tx.insert(items).values({ slug: "lost" });
+    }),
+  );
+  await direct.closeDatabase();
 
-  expect(codeOf(error)).toBe("COMMIT_UNKNOWN");
-  expect(tries).toBe(1);
-  expect(await server`select slug from items`).toHaveLength(1);
+  expect([error, ended].map(codeOf)).toEqual(Array(2).fill("COMMIT_UNKNOWN"));
+  expect([tries, lost]).toEqual([1, 1]);
+  expect(rows).toHaveLength(1);
 });
 
 test("a silent server is an error within the limit, and the whole pool is usable when it is back", async ({
@@ -178,15 +197,18 @@ test("a silent server is an error within the limit, and the whole pool is usable
     { ...address, port: network.port },
     { poolSize: 3, statementMs: 500, connectMs: 1500 },
   );
-  const { db, closeDatabase } = client;
+  const { db, transactWithRetry, closeDatabase } = client;
   await useWholePool(client, 3);
   network.swallow(true);
 
   const start = Date.now();
   const asked = Array.from({ length: 3 }, () => db.execute("select 1"));
-  const opened = db.transaction((tx) => tx.execute("select 1"));
+  // More than there are connections: one has to open its own.
+  const opened = Array.from({ length: 4 }, () =>
+    transactWithRetry((tx) => tx.execute("select 1")),
+  );
   const codes = await Promise.all(
-    [...asked, opened].map(async (query) => codeOf(await rejection(query))),
+    [...asked, ...opened].map(async (query) => codeOf(await rejection(query))),
   );
   const waited = Date.now() - start;
   network.swallow(false);
@@ -355,8 +377,15 @@ test("a failed statement leaves nothing that others meet", async ({
   await db.execute("alter table items alter name type varchar");
   const changed = await rejection(prepared.execute());
   const again = await prepared.execute();
+  const missing = await rejection(
+    db
+      .select()
+      .from(items)
+      .where(eq(items.slug, undefined as never)),
+  );
   await closeDatabase();
 
+  expect(String((missing as Error).cause)).toContain("parameter is undefined");
   expect(after).toEqual(Array(10).fill(undefined));
   expect(codeOf(changed)).toBe("0A000");
   expect(again).toHaveLength(1);

@@ -111,7 +111,20 @@ test(
     await rename(`${database.name}_gone`, replica.database);
     await askUntil("replica", read);
     await closeDatabase();
+    const copy = openClient(replica);
+    // Now it says that it is a standby; it receives nothing.
+    for (const text of [
+      "create schema behind",
+      "create function behind.pg_is_in_recovery() returns bool return true",
+      `alter database ${replica.database} set search_path = behind, pg_catalog, public`,
+    ])
+      await copy.db.execute(text);
+    await copy.closeDatabase();
+    const late = openClient(address, {}, [replica]);
+    const [row] = await late.db.select().from(items);
+    await late.closeDatabase();
 
+    expect(row?.name).toBe("primary");
     expect(names).toEqual(Array(50).fill("primary"));
     expect(waited).toBeLessThan(3000);
   },

@@ -4,6 +4,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import * as pg from "drizzle-orm/pg-core";
 import { describeExports } from "../../scripts/schema/describe-schema";
+import { printBackFill } from "../../scripts/schema/back-fill";
 import { BREAKPOINT } from "../../scripts/schema/down-file";
 import { lintMigrations } from "../../scripts/schema/lint";
 import { writeOnline } from "../../scripts/schema/online";
@@ -273,6 +274,35 @@ test(
     expect((await run("db:check --strict")).stdout).toContain(
       "Checked: 0 errors, 0 warnings",
     );
+  },
+);
+
+test(
+  "a back-fill goes past what is locked, and comes back to it",
+  "empty",
+  async ({ sql }) => {
+    await sql.unsafe(
+      "create table t (i int, j int); insert into t values (1), (2)",
+    );
+    const [holder, filler] = [await sql.reserve(), await sql.reserve()];
+    const fill = printBackFill("t", "j = i", "j is null");
+    await filler`set lock_timeout = 200`;
+    await holder`begin`;
+    await holder`update t set i = 1 where i = 1`;
+    let isOver = false;
+    const filling = filler.unsafe(fill).finally(() => (isOver = true));
+    let filled: object[] = [];
+    while (filled.length === 0 && !isOver)
+      filled = await holder`select i from t where j = i`;
+    await holder`commit`;
+    await filling;
+    const all = await holder`select from t where j = i`;
+    holder.release();
+    filler.release();
+
+    expect([...filled]).toEqual([{ i: 2 }]);
+    expect(all).toHaveLength(2);
+    expect(fill).toContain("RAISE 'rows of % stay locked by others'"); // after five seconds
   },
 );
 
