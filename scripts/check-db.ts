@@ -50,8 +50,10 @@ const rows = readWhole(values.rows, "--rows");
 const [tag, ...surplus] = positionals;
 if (surplus.length > 0 || (tag && !values.accept))
   throw usageError(`unexpected argument "${surplus[0] ?? tag}"`);
-if (values.accept && (!tag || !values.reason))
-  throw usageError("--accept requires a tag and --reason");
+if (values.accept ? !tag || !values.reason : values.reason !== undefined)
+  throw usageError("--accept, its tag and --reason go together", {
+    hint: 'write it such as `--accept lint 0012_merge --reason "before we had a gate"`',
+  });
 
 if (values.offline && values.deployed)
   throw usageError("--deployed needs a database, and --offline leaves it out");

@@ -54,7 +54,10 @@ const { values, positionals } = readOptions(
   { allowPositionals: true },
 );
 const [target, ...names] = positionals;
-if (!target) throw usageError("the folder of the application is missing");
+if (!target)
+  throw usageError("the folder of the application is missing", {
+    hint: "name it, such as `bun run copy ../their-app`",
+  });
 const application = resolve(target);
 const own = readPackage(application);
 const into = relative(application, resolve(application, values.into));

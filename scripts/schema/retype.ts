@@ -390,7 +390,7 @@ function printSwap(swap: Swap): string {
     ORDER BY contype <> 'f'
   LOOP
     IF part.name <> ALL (ARRAY[${known.map(quoteLiteral).join(", ")}]::name[])${isKnown} THEN
-      RAISE 'the constraint % of % has the column, and no snapshot has it', part.name, part.place;
+      RAISE 'the constraint % of % has the column, and no snapshot has it', part.name, part.place USING HINT = 'drop it, migrate, and make it again';
     END IF;
     IF part.kind = 'p' THEN
       key := part.name;
@@ -414,7 +414,7 @@ function printSwap(swap: Swap): string {
       AND NOT (classid = 'pg_attrdef'::regclass AND objid IN (SELECT oid FROM pg_attrdef WHERE adrelid = place AND adnum = old))
       AND NOT (classid = 'pg_constraint'::regclass AND objid IN (SELECT oid FROM pg_constraint WHERE contype = 'n'));
   IF others IS NOT NULL THEN
-    RAISE 'not in a snapshot, and would be lost with the column: %', others;
+    RAISE 'not in a snapshot, and would be lost with the column: %', others USING HINT = 'drop it, migrate, and make it again';
   END IF;`,
     `ALTER TABLE ${target} DROP COLUMN ${column};`,
     `EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', place, ${quoteLiteral(copied)}, ${quoteLiteral(old.name)});`,

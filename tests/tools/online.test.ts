@@ -331,6 +331,7 @@ test(
     expect(refused.stderr).toStartWith(
       `Error: ${next} failed: not in a snapshot, and would be lost with the column: index by_hand\n`,
     );
+    expect(refused.stderr).toContain("drop it, migrate, and make it again\n");
     expect(type?.data_type).toBe("integer");
     expect(again.exitCode).toBe(0);
     expect(read(file)).toContain("-- resumable\n");
