@@ -106,7 +106,9 @@ bunTest(
       const found: Record<string, string[]> = {};
       await using old = await openConnection(address, "tests");
       await sql.unsafe(made);
-      const run = await prepareQueries(old, exported);
+      // What failed before is not told.
+      const absent = pg.pgTable("absent", { id: pg.integer() });
+      const run = await prepareQueries(old, { ...exported, absent });
       for (const text of Object.keys(BREAKS)) {
         await sql.unsafe(text);
         const breaks = await run();
@@ -130,6 +132,7 @@ test(
     await commitAll.cwd(project.folder);
     change(image, "");
     await run("db:generate next");
+    const own = await run("db:check --json --rows 0 --strict");
     await commit(project.folder, "work");
     const warned = await run("db:check --json");
     const asked = await run("db:check --deployed main --rows 0");
@@ -149,6 +152,8 @@ test(
       JSON.parse(output).problems.filter(
         ({ code }: { code: string }) => code === "breaks_deployed",
       );
+    expect(broken(own.stdout)).toEqual([]);
+    expect(own.exitCode).toBe(3); // for warnings
     expect(broken(warned.stdout)).toMatchObject([
       { severity: "warning", file: `${migrations}/${file}` },
     ]);

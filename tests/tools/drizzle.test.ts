@@ -35,17 +35,30 @@ describe("db:push", () => {
         image,
         'image: text("image"),\n    extra: text("extra"),\n    phone: text("phone").notNull(),',
       );
+      change(
+        'repository: text("repository").notNull(),',
+        'repository: text("repository").notNull(),\n    extra: text("extra"),',
+      );
       const name = (await sql`select current_database() as name`)[0]?.name;
 
       const { exitCode, stderr } = await run(`db:push --confirm ${name}`);
+      change('\n    phone: text("phone").notNull(),', "");
+      // Fails at the second statement, once both have been tried twice.
+      await sql.unsafe(`
+        create sequence calls;
+        create function fail_later() returns event_trigger language plpgsql as
+          'begin if nextval(''calls'') > 5 then raise ''later''; end if; end';
+        create event trigger later on ddl_command_end when tag in ('ALTER TABLE') execute function fail_later()`);
+      const later = await run("db:push");
 
       const columns = await sql`
       select column_name from information_schema.columns
-      where table_name = 'users' and column_name in ('extra', 'phone')`;
+      where table_schema = 'public' and column_name in ('extra', 'phone')`;
       expect(exitCode).toBe(1);
       expect(stderr).toContain(
         'column "phone" of relation "users" contains null values',
       );
+      expect(later.stderr).toStartWith("Error: later\n");
       expect(columns).toHaveLength(0);
       expect(await sql`select from users`).toHaveLength(1);
     },

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
+import { isStamped, stampProduction } from "../../scripts/lib/protection";
 import {
   listRecords,
   migrations,
@@ -392,6 +393,7 @@ describe("db:migrate", () => {
 
   test("stamps the database as production with NODE_ENV=production", async ({
     database,
+    sql,
     run,
   }) => {
     await run("db:migrate", { NODE_ENV: "production" });
@@ -399,7 +401,17 @@ describe("db:migrate", () => {
     const status = JSON.parse((await run("db:status --json")).stdout);
     const seed = await run("db:seed");
     const push = await run(`db:push --confirm ${database.name}`);
+    // The stamp of another cluster's database, and of another one here.
+    const copies: boolean[] = [];
+    for (const column of ["system_identifier", "database_oid"]) {
+      await sql.unsafe(`update drizzle.__environment set ${column} = 1`);
+      copies.push(await isStamped(sql));
+      await sql`drop schema drizzle cascade`;
+      await stampProduction(sql);
+    }
 
+    expect(copies).toEqual([false, false]);
+    expect(await isStamped(sql)).toBe(true);
     expect(status.environment).toBe("production");
     expect(seed.exitCode).toBe(2);
     expect(seed.stderr).toContain("it is stamped production");
