@@ -104,6 +104,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
     expect(await sql`select path from kept`).toMatchObject([
       { path: "pg_catalog" },
     ]);
+    expect(
+      await sql`select from drizzle.__migration_log where ms is null`,
+    ).toHaveLength(0);
     expect(await listRecords(sql)).toHaveLength(1);
   });
 

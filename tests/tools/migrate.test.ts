@@ -5,7 +5,13 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { isStamped, stampProduction } from "../../scripts/lib/protection";
+import {
+  isProtected,
+  isStamped,
+  readProtection,
+  stampProduction,
+} from "../../scripts/lib/protection";
+import { readEnv } from "../../src/env";
 import {
   listRecords,
   migrations,
@@ -410,6 +416,10 @@ describe("db:migrate", () => {
       await stampProduction(sql);
     }
 
+    const address = { ...database.address, host: "db.example.com" };
+    const remote = await readProtection(sql, readEnv(), address);
+
+    expect(isProtected({ ...remote, isStamped: false })).toBe(true);
     expect(copies).toEqual([false, false]);
     expect(await isStamped(sql)).toBe(true);
     expect(status.environment).toBe("production");
