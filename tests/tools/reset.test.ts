@@ -30,19 +30,28 @@ test(
   "seeded",
   async (database) => {
     const { run, sql, name } = database;
-    await sql`delete from builds where number = 1`;
+    await sql.unsafe(`
+      delete from builds where number = 1;
+      alter database ${name} set work_mem = '5MB';
+      revoke temporary on database ${name} from public`);
 
     const reset = await run("db:reset");
     const fresh = await countBuilds(database);
     const undone = await run("db:reset --undo");
     const old = await countBuilds(database);
     const again = await run("db:reset --undo --json");
+    const later = openDatabase(database.address);
+    const [options] = await later`
+      select current_setting('work_mem') as setting,
+        has_database_privilege('pg_monitor', current_database(), 'temporary') as granted`;
+    await later.end();
 
     expect(reset).toEqual({
       exitCode: 0,
       stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
+    expect(options).toEqual({ setting: "5MB", granted: false });
     expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
     expect(undone.stdout).toStartWith(
       `Restored: ${name} from ${name}__previous\n`,
