@@ -1,6 +1,6 @@
 // db:backup and db:restore: what is proven, what is refused, and that the old
 // database is in place whatever happens. They need pg_dump as new as the server.
-import { describe, expect } from "bun:test";
+import { describe, expect, test as bunTest } from "bun:test";
 import {
   chmodSync,
   globSync,
@@ -12,9 +12,20 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
+import { spawnSync } from "bun";
 import type { Sql } from "postgres";
-import { findPostgresTools } from "../../scripts/server/client-programs";
+import {
+  listBackups,
+  namePartial,
+  openFolder,
+  publish,
+  verifyBackup,
+} from "../../scripts/backups/folder";
+import {
+  findPostgresTools,
+  type PostgresTool,
+} from "../../scripts/server/client-programs";
 import { readEnv } from "../../src/env";
 import {
   openDatabase,
@@ -40,6 +51,51 @@ interface Given extends TestDatabase {
   /** The archives that are there. */
   list(): string[];
 }
+
+bunTest(
+  "the folder keeps what is under way, and believes no manifest that was changed",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "backups-"));
+    const path = join(folder, "a.dump");
+    const partialOf = (pid: number) =>
+      namePartial(path).replace(/\d+$/, String(pid));
+    const ended = spawnSync([process.execPath, "--version"]).pid;
+    for (const pid of [process.ppid, process.pid, ended])
+      writeFileSync(partialOf(pid), "");
+    openFolder(folder);
+    const left = readdirSync(folder);
+    writeFileSync(namePartial(path), "data");
+    publish(path, {
+      file: "a.dump",
+      database: "app",
+      systemIdentifier: "1",
+      createdAt: "2026-01-01T00:00:00Z",
+      bytes: 4,
+      sha256: hash("data"),
+      head: null,
+      serverVersion: "18.4",
+      tables: {},
+      verified: true,
+      ms: 1,
+    });
+    const { mode } = statSync(`${path}.json`);
+    const verify = async () =>
+      (await verifyBackup({} as PostgresTool, path, false)).problem;
+    const whole = [listBackups(folder)[0]?.verified, await verify()];
+    writeFileSync(path, "DATA");
+    const other = await verify();
+    const manifest = readFileSync(`${path}.json`, "utf8");
+    writeFileSync(`${path}.json`, manifest.replace("18.4", "17.1"));
+    const changed = listBackups(folder)[0]?.verified;
+    rmSync(folder, { recursive: true });
+
+    expect(left).toEqual([basename(partialOf(process.ppid))]);
+    expect(mode & 0o777).toBe(0o600);
+    expect(whole).toEqual([true, undefined]);
+    expect(other).toBe("its checksum differs from the one in its manifest");
+    expect(changed).toBe(false);
+  },
+);
 
 const { missing, isInContainer } = await findPrograms();
 if (missing) console.warn(`Left out: backups, for ${missing}`);
