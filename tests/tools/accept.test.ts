@@ -31,6 +31,12 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
     `db:check --offline --accept snapshot_chain ${tag} --reason old`,
   );
   const after = await run("db:check --offline --json");
+  const list = project.read(`${migrations}/accepted.json`);
+  project.write(
+    `${migrations}/accepted.json`,
+    list.replace(`${tag}`, "0000_other"),
+  );
+  const elsewhere = await run("db:check --offline");
 
   expect(broken.exitCode).toBe(3);
   expect(broken.stdout).toContain(
@@ -44,7 +50,9 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
   );
   expect(accepted.exitCode).toBe(0);
   expect(after.exitCode).toBe(0);
-  expect(JSON.parse(project.read(`${migrations}/accepted.json`))).toEqual([
+  expect(other.stderr).toContain("drift cannot be accepted");
+  expect(elsewhere.exitCode).toBe(3);
+  expect(JSON.parse(list)).toEqual([
     { code: "snapshot_chain", tag, reason: "old" },
   ]);
 });

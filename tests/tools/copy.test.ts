@@ -1,5 +1,5 @@
 // bun run copy: into an empty application, and into those of other kinds.
-import { describe, expect } from "bun:test";
+import { describe, expect, test as bunTest } from "bun:test";
 import {
   mkdirSync,
   mkdtempSync,
@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { describeError } from "../../scripts/lib/report";
 import { root } from "../../src/env";
 import { run as runCommand } from "../lib/command";
 import { test } from "../lib/test";
@@ -177,6 +178,14 @@ describe("copy", () => {
     );
     expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
     expect(status.stderr).toContain("127.0.0.1:9");
+  });
+
+  bunTest("a hint names no command that is not there", () => {
+    const hint = "run `bun run db:nothing`; or `bun run db:migrate`";
+
+    expect(describeError(Object.assign(new Error(), { hint })).hint).toBe(
+      "`bun run db:migrate`",
+    );
   });
 
   test("what is missing in an application makes a command smaller", async () => {

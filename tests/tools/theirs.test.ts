@@ -29,8 +29,9 @@ async function check({ run }: Given, variables?: Record<string, string>) {
 }
 
 test("leaves alone what others have made, and compares with what ours needs of it", async (given) => {
-  const { sql, run, project } = given;
+  const { sql, run, project, name } = given;
   await sql.unsafe(`
+    alter database ${name} set work_mem = '5MB';
     create schema auth; create schema extensions; create schema jobs;
     create extension "uuid-ossp" schema extensions;
     create type auth.level as enum ('low', 'high');
@@ -53,7 +54,8 @@ test("leaves alone what others have made, and compares with what ours needs of i
       create trigger on_user after insert on auth.users for each row execute function on_user();`,
     "0001_events": `
       create table billing.events (at date not null) partition by range (at);
-      create table billing.bills (at date primary key)`,
+      create table billing.bills (at date primary key);
+      select 1 / (current_setting('work_mem') = '5MB')::int`,
     "0001_events.down": "drop table billing.events, billing.bills",
   });
   const pending = await check(given);
