@@ -188,7 +188,7 @@ function readNewest(base: Migration[]): Snapshot {
     `${nameFolder()} has migrations, but no snapshot to compare with`,
     {
       code: "SNAPSHOT_MISSING",
-      hint: `restore \`${nameFolder()}/meta\` from git: \`git log --all -- ${nameFolder()}/meta\` finds it`,
+      hint: `restore \`${nameFolder()}/meta\` from git: \`git log --all -- ${nameFolder()}/meta\` lists its commits`,
     },
   );
 }

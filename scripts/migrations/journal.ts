@@ -80,7 +80,7 @@ export function parseJournal(text: string, file: string): Journal {
 function invalidJournal(file: string, reason: string): Error {
   return failure(`${file} ${reason}`, {
     code: "JOURNAL_INVALID",
-    hint: `restore it from git: \`git log --all -- ${file}\` finds it; or make it with \`bun run db:generate\``,
+    hint: `restore it from git: \`git log --all -- ${file}\` lists its commits; or make it with \`bun run db:generate\``,
   });
 }
 
@@ -122,7 +122,7 @@ function readMigrationFile(file: string, tag: string) {
   } catch {
     throw failure(`${file} is missing, and the journal names it`, {
       code: "FILE_MISSING",
-      hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
+      hint: `restore it from git: \`git log --all -- ${file}\` lists its commits`,
       details: { tag, file },
     });
   }

@@ -51,16 +51,17 @@ export async function askRenames(
   answers: RenameAnswers,
 ): Promise<Rename[]> {
   const { renames, unused } = answerRenames(before, after, answers.renames);
+  const renamed = renames.reduce(applyRename, before);
+  const open = listAmbiguities(renamed, after);
   if (unused[0] !== undefined)
     throw refusal(
       `--rename ${unused[0]} matches nothing that was removed and added`,
       {
         code: "USAGE",
+        lines: listOpen(open),
         hint: "write `<old table>=<new table>`, `<table>.<old column>=<new column>` or `<enum>.<old value>=<new value>`",
       },
     );
-  const renamed = renames.reduce(applyRename, before);
-  const open = listAmbiguities(renamed, after);
   if (answers.isComplete || open.length === 0) return renames;
   const { asked } = answers;
   const question = JSON.stringify(open);
@@ -132,12 +133,16 @@ async function askDrizzleKit(
   }
 }
 
-function explainUnanswered(open: Ambiguity[]): Error {
-  const lines = open.map((place) => {
+/** Lists what is gone and what is new, a line for each place. */
+function listOpen(open: Ambiguity[]): string[] {
+  return open.map((place) => {
     const list = (names: string[]) =>
       names.map((name) => nameOld(place, name)).join(", ");
     return `  ${place.kind}: gone ${list(place.gone)}; new ${list(place.made)}`;
   });
+}
+
+function explainUnanswered(open: Ambiguity[]): Error {
   // Which of several is which cannot be known: a pair would be taken as advice.
   const flags = open.map(({ gone, made, ...place }) => {
     const [old = ""] = gone;
@@ -147,7 +152,7 @@ function explainUnanswered(open: Ambiguity[]): Error {
   });
   return refusal("cannot tell whether something was renamed", {
     code: "RENAME_UNANSWERED",
-    lines,
+    lines: listOpen(open),
     hint: `answer with flags such as \`${flags.join(" ")}\`, or \`--no-rename\` if nothing was renamed`,
     details: { ambiguous: open },
   });

@@ -136,7 +136,7 @@ function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
       const file = nameUpFile(tag);
       return problem(
         "file_missing",
-        `the journal names it: \`git log --all -- ${file}\` finds it`,
+        `the journal names it: \`git log --all -- ${file}\` lists its commits`,
         { tag, file },
       );
     });
@@ -238,7 +238,7 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
       const isNewest = index === entries.length - 1;
       const missing = problem(
         "snapshot_missing",
-        `it is not there: \`git log --all -- ${file}\` finds it`,
+        `it is not there: \`git log --all -- ${file}\` lists its commits`,
         place,
       );
       problems.push(isNewest ? missing : { ...missing, severity: "warning" });

@@ -159,7 +159,7 @@ export function readSnapshot(tag: string): Snapshot | undefined {
   const invalid = (reason: string) =>
     failure(`${file} cannot be read: ${reason}`, {
       code: "SNAPSHOT_INVALID",
-      hint: `restore it from git: \`git log --all -- ${file}\` finds it`,
+      hint: `restore it from git: \`git log --all -- ${file}\` lists its commits`,
       details: { tag, file },
     });
   let snapshot: Snapshot;

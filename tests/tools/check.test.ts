@@ -162,14 +162,15 @@ CREATE INDEX "users_name_idx" ON "users" ("name");
 CREATE TABLE "new" ("id" uuid PRIMARY KEY);
 CREATE INDEX "new_idx" ON "new" ("id");`,
       );
-      editJournal(given, (entries) =>
-        entries.push({
-          idx: 1,
-          version: "7",
-          when: 2e12,
-          tag: `${number(0)}_new`,
-        }),
-      );
+      // This makes squawk 2.66 panic: the other file is linted all the same.
+      project.write(`${migrations}/${number(0)}_crash.sql`, "WITH LOOP;");
+      editJournal(given, (entries) => {
+        const [version, when] = ["7", 2e12];
+        entries.push(
+          { idx: 1, version, when, tag: `${number(0)}_crash` },
+          { idx: 2, version, when: when + 1, tag: `${number(0)}_new` },
+        );
+      });
       change(fixture, image);
       const { exitCode, problems } = await check(given, "--offline");
 

@@ -92,6 +92,9 @@ describe("db:generate", () => {
           "Hint: answer with flags such as `--rename users.image=picture`, or `--no-rename` if nothing was renamed\n",
       });
       expect(wrong.exitCode).toBe(2);
+      expect(wrong.stderr).toContain(
+        "\n  column: gone users.image; new users.picture\n",
+      );
       expect(untouched).toEqual(ownFiles);
       expect(renamed.exitCode).toBe(0);
       expect(read(`${migrations}/${next}.sql`)).toBe(
