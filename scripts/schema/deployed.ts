@@ -32,8 +32,10 @@ export async function readDeployed(
   asked: string | undefined,
 ): Promise<Deployed | undefined> {
   const ref = asked ?? findDefaultBranch();
-  const commit =
-    ref && git("rev-parse", "--verify", "--quiet", `${ref}^{commit}`);
+  const find = (name: string) =>
+    git("rev-parse", "--verify", "--quiet", `${name}^{commit}`);
+  // A checkout of CI has the branches of others only as `origin/…`.
+  const commit = ref && (find(ref) ?? find(`origin/${ref}`));
   if (!ref || !commit) {
     if (asked) note(`Not compared: git has no ${asked}`);
     return undefined;

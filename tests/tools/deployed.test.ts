@@ -135,7 +135,10 @@ test(
     const own = await run("db:check --json --rows 0 --strict");
     await commit(project.folder, "work");
     const warned = await run("db:check --json");
-    const asked = await run("db:check --deployed main --rows 0");
+    await $`git update-ref refs/remotes/origin/released main`.cwd(
+      project.folder,
+    );
+    const asked = await run("db:check --deployed released --rows 0");
     const unknown = await run("db:check --deployed nowhere");
     const offline = await run("db:check --offline --deployed main");
     const [file] = listMigrations(project).filter((name) =>
@@ -160,7 +163,7 @@ test(
     expect(warned.exitCode).toBe(0);
     expect(asked.stdout).toContain("Error: breaks_deployed: ");
     expect(asked.stdout).toContain(
-      "users.image is gone, and the code of main uses it",
+      "users.image is gone, and the code of released uses it",
     );
     expect(asked.exitCode).toBe(3);
     expect(unknown.stderr).toContain("Not compared: git has no nowhere\n");
