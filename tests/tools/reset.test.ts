@@ -171,6 +171,12 @@ test(
     const status = JSON.parse((await run("db:status --json")).stdout);
     const older = await run(`db:reset --no-seed --confirm ${name}`);
     const undo = await run("db:reset --undo");
+    const previous = openDatabase({
+      ...database.address,
+      database: `${name}__previous`,
+    });
+    await previous`drop table drizzle.__environment`;
+    await previous.end();
     const undone = await run(`db:reset --undo --confirm ${name}`);
     const statusUndone = JSON.parse((await run("db:status --json")).stdout);
 
