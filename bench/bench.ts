@@ -74,9 +74,10 @@ if (flags.write) writeFileSync(page, text);
 
 async function describeMachine(): Promise<string> {
   await using sql = await openConnection(readEnv().direct, "bench");
-  const [row] = await sql`show server_version`;
+  const [row] = await sql`
+    select current_setting('server_version') as version, current_setting('fsync') as fsync`;
   const memory = Math.round(totalmem() / 1024 ** 3);
-  return `${new Date().toISOString().slice(0, 10)}, PostgreSQL ${row?.server_version}, Bun ${Bun.version}, ${type()} ${release()}, ${cpus().length} cores (${cpus()[0]?.model}), ${memory} GB`;
+  return `${new Date().toISOString().slice(0, 10)}, PostgreSQL ${row?.version} with fsync ${row?.fsync}, Bun ${Bun.version}, ${type()} ${release()}, ${cpus().length} cores (${cpus()[0]?.model}), ${memory} GB`;
 }
 
 /** Says which ratios of the page are now a third worse. */
