@@ -4,6 +4,7 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { spawnSync } from "bun";
 import { openConnection } from "../scripts/lib/connection";
 import { readEnv, root } from "../src/env";
 import { measureClients, measureWork } from "./client";
@@ -70,7 +71,10 @@ try {
   rmSync(parent, { recursive: true, force: true });
 }
 if (flags.compare) reportWorse(readFileSync(page, "utf8"));
-if (flags.write) writeFileSync(page, text);
+if (flags.write) {
+  writeFileSync(page, text);
+  spawnSync([process.execPath, "fmt", page]);
+}
 
 async function describeMachine(): Promise<string> {
   await using sql = await openConnection(readEnv().direct, "bench");

@@ -81,7 +81,16 @@ export async function withTrial<T>(
   const settings = await real<{ name: string; value: string }[]>`
     select name, setting as value from pg_settings
     where source in ('database', 'user', 'database user')
-      and name !~ '(timeout|^role|session_authorization|read_only|^log_)'`;
+      and name !~ '(timeout|^role|session_authorization|read_only|^log_)'
+    union all select name, current_setting(name, true)
+    from (
+      -- pg_settings leaves out those that only an application knows
+      select distinct split_part(entry, '=', 1) as name
+      from pg_db_role_setting, unnest(setconfig) as entry
+      where (setdatabase = 0 or setdatabase = (select oid from pg_database where datname = current_database()))
+        and (setrole = 0 or setrole = (select oid from pg_roles where rolname = session_user))
+    ) as own
+    where name like '%.%' and current_setting(name, true) is not null and name not in (select name from pg_settings)`;
   // Nothing in it has to survive a crash.
   settings.push({ name: "synchronous_commit", value: "off" });
   const path = await readPath(real);

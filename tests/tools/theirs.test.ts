@@ -31,7 +31,7 @@ async function check({ run }: Given, variables?: Record<string, string>) {
 test("leaves alone what others have made, and compares with what ours needs of it", async (given) => {
   const { sql, run, project, name } = given;
   await sql.unsafe(`
-    alter database ${name} set work_mem = '5MB';
+    alter database ${name} set work_mem = '5MB'; alter database ${name} set app.mode = 'x';
     create schema auth; create schema extensions; create schema jobs;
     create extension "uuid-ossp" schema extensions;
     create type auth.level as enum ('low', 'high');
@@ -55,7 +55,7 @@ test("leaves alone what others have made, and compares with what ours needs of i
     "0001_events": `
       create table billing.events (at date not null) partition by range (at);
       create table billing.bills (at date primary key);
-      select 1 / (current_setting('work_mem') = '5MB')::int`,
+      select 1 / (current_setting('work_mem') = '5MB' and current_setting('app.mode') = 'x')::int`,
     "0001_events.down": "drop table billing.events, billing.bills",
   });
   const pending = await check(given);
@@ -190,6 +190,26 @@ test("changes nothing on the server, whatever the migrations would do to it", as
     expect(await sql`select from kept`).toHaveLength(1);
   } finally {
     await sql.unsafe(`drop role if exists ${team}, ${ada}, ${made}`);
+  }
+});
+
+test("runs no down file that changes the server", async (given) => {
+  const { sql, project, name } = given;
+  const role = `${name}_kept`;
+  await sql.unsafe(`create role ${role}`);
+  writeMigrations(project, {
+    "0000_a": "create table a ()",
+    "0000_a.down": `drop table a; drop role ${role}`,
+  });
+  try {
+    const { found } = await check(given);
+
+    expect(found).toEqual(["pending 0000_a", "not_tried 0000_a"]);
+    expect(
+      await sql`select from pg_roles where rolname = ${role}`,
+    ).toHaveLength(1);
+  } finally {
+    await sql.unsafe(`drop role if exists ${role}`);
   }
 });
 
