@@ -5,7 +5,7 @@
 import { and, eq, sql } from "drizzle-orm";
 import { getTableConfig, type PgTable } from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
-import { tenancy } from "../../src/infrastructure/database/counted";
+import * as known from "../../src/infrastructure/database/counted";
 import { accounts, users } from "../../src/infrastructure/database/schema";
 import { quoteIdentifier } from "./quote";
 import { failure, note } from "./report";
@@ -15,7 +15,7 @@ import { type Transaction, transactLocked } from "./seed";
 const CREDENTIAL = "credential";
 const TENANT = { name: "Administration", slug: "administration" };
 
-type Tenancy = Required<typeof tenancy>;
+type Tenancy = Required<typeof known.tenancy>;
 
 /** The administrator, and whether this run created it. */
 export interface Bootstrapped {
@@ -98,7 +98,8 @@ async function endSessions(db: Transaction, userId: string): Promise<void> {
 
 /** Returns the tables of tenants where they exist with the columns of the example. */
 async function findTenants(db: Transaction): Promise<Tenancy | undefined> {
-  const { tenant, member } = tenancy;
+  // A clone from before has a counted.ts without it.
+  const { tenant, member } = known.tenancy ?? {};
   if (
     tenant &&
     member &&

@@ -61,7 +61,7 @@ type Query = { toSQL(): { sql: string; params: unknown[] } };
 
 /** Those with which numbers, texts, arrays and documents are found and counted. */
 const OPERATORS = ["=", "<", "+", "@>"];
-/** A time zone that nobody has, so that a lost one is seen. */
+/** An offset that is in no use, so that a value which loses its time zone differs. */
 const ZONE = "-09:31";
 
 const REPLACE =
