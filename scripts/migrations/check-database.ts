@@ -34,7 +34,7 @@ import {
   type Trial,
 } from "./take-over";
 import { choosePlace, type Place, readServer, withTrial } from "./trial";
-import { tryRows } from "./try-rows";
+import { ADDED_VALUE, tryRows } from "./try-rows";
 
 /** A server that is started for the check, and stopped when it is disposed of. */
 export type TemporaryServer = Pick<Place, "address"> & AsyncDisposable;
@@ -85,29 +85,38 @@ export async function checkDatabase(
     : chosen;
   const made = listMade(plan.migrations);
   const texts = plan.migrations.map(({ text }) => text);
-  const tried = await withTrial(
-    sql,
-    place,
-    "db:check",
-    made,
-    texts,
-    async (trial) => {
-      const leftOut = await replayMigrations(trial, applied, reaches, true);
-      const drift = isComparable
-        ? await findDrift(trial, plan, made, leftOut)
-        : [];
-      for (const { text } of plan.pending) await takeOver(trial, text);
-      await using watched = await watch?.(trial.address, plan.pending);
-      return [
-        ...leftOut.map(describeLeftOut("not_replayed")),
-        ...drift,
-        ...(await tryRows(trial, plan.pending, reaches, rows)),
-        ...(await tryPending(trial, plan, reaches)),
-        ...((await watched?.finish()) ?? []),
-      ];
-    },
-  );
-  return [...records, ...(await listInvalid(sql)), ...tried];
+  const onTrial = (
+    work: (trial: Trial, leftOut: LeftOut[]) => Promise<Problem[]>,
+  ) =>
+    withTrial(sql, place, "db:check", made, texts, async (trial) =>
+      work(trial, await replayMigrations(trial, applied, reaches, true)),
+    );
+  // No row can have an enum's new value before that is committed, which stays.
+  const isApart = plan.pending.some(({ text }) => ADDED_VALUE.test(text));
+  const takeAll = async (trial: Trial) => {
+    for (const { text } of plan.pending) await takeOver(trial, text);
+  };
+  const tried = await onTrial(async (trial, leftOut) => {
+    const drift = isComparable
+      ? await findDrift(trial, plan, made, leftOut)
+      : [];
+    await takeAll(trial);
+    await using watched = await watch?.(trial.address, plan.pending);
+    return [
+      ...leftOut.map(describeLeftOut("not_replayed")),
+      ...drift,
+      ...(isApart ? [] : await tryRows(trial, plan.pending, reaches, rows)),
+      ...(await tryPending(trial, plan, reaches)),
+      ...((await watched?.finish()) ?? []),
+    ];
+  });
+  const apart = !isApart
+    ? []
+    : await onTrial(async (trial) => {
+        await takeAll(trial);
+        return await tryRows(trial, plan.pending, reaches, rows);
+      });
+  return [...records, ...(await listInvalid(sql)), ...tried, ...apart];
 }
 
 /** True when a trial would have to change the real server. */

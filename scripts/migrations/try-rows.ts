@@ -34,9 +34,12 @@ interface Reference {
   targets: string[];
 }
 
+/** The words that add a value to an enum; rows can have it only when it is committed. */
+export const ADDED_VALUE = /\badd\s+value\s+(if\s+not\s+exists\s+)?(?=')/i;
+
 /**
  * Tries pending migrations with rows, in a scratch database in which the applied
- * migrations have run. It rolls back what it does there.
+ * migrations have run. It rolls back what it does there, but for new values of enums.
  *
  * @param reaches how far their statements reach; a statement that reaches beyond
  * the database is left out.
@@ -55,6 +58,7 @@ export async function tryRows(
   const all = pending.flatMap((migration) =>
     listSteps(migration, reaches.get(migration) ?? []),
   );
+  await addValues(scratch, all);
   before ??= await readCatalog(scratch);
   const reached = await runEmpty(scratch, all);
   if (!reached) return []; // it also fails without rows, which db:check reports
@@ -68,7 +72,7 @@ export async function tryRows(
     `begin isolation level repeatable read read only; set local statement_timeout = ${QUERY_MS}`,
   );
   try {
-    const suspected: string[] = [];
+    const suspected: { object: string; table: string }[] = [];
     const answered: string[] = [];
     for (const { object, table, query, expression } of conditions) {
       const rows = query
@@ -76,14 +80,20 @@ export async function tryRows(
         : await findFailing(real, table, expression ?? "null");
       if (!rows) continue; // for example, it uses a column that does not exist yet
       answered.push(object);
-      if (rows.length > 0) suspected.push(table);
+      if (rows.length > 0) suspected.push({ object, table });
       const sample = samples.find((one) => one.table === table);
       for (const row of rows) sample?.rows.add(row);
     }
     // Rows must not leave the server.
     if (trial.isScratchServer) {
-      if (suspected.length > 0 && !changesRows(steps))
-        return [describeElsewhere(pending, suspected)];
+      const early =
+        suspected.length > 0 &&
+        (await runEmpty(scratch, listBeforeChange(steps)));
+      const certain = suspected.filter(
+        ({ object }) =>
+          early && early.catalog.get(object)?.sql === empty.get(object)?.sql,
+      );
+      if (certain.length > 0) return [describeElsewhere(pending, certain)];
       const filled: string[] = [];
       for (const { table } of samples)
         if ((await findRows(real, `select ctid from ${table} limit 1`))[0])
@@ -177,12 +187,8 @@ async function tryMadeRows(
       ({ number, migration }) =>
         number === first.number && migration === first.migration,
     ) &&
-    !changesRows(
-      steps.slice(
-        0,
-        steps.findIndex(({ statement }) => statement === first.statement),
-      ),
-    ) &&
+    steps.findIndex(({ statement }) => statement === first.statement) <=
+      listBeforeChange(steps).length &&
     !answered.some((object) => name && mentions(object, name));
   if (isCertain)
     return [describeFailure(first, "on any row, also on made ones")];
@@ -247,6 +253,17 @@ interface FailedStep extends Step {
   };
 }
 
+/** Commits the values that are added to enums that exist before the migrations. */
+async function addValues(sql: Sql, steps: Step[]): Promise<void> {
+  for (const { statement, text } of steps)
+    if (isAddedValue(statement))
+      // It is tried again in its place, where it may find what it needs.
+      await sql.unsafe(text).catch(() => {});
+}
+
+const isAddedValue = ({ text }: Statement) =>
+  /^alter\s+type\s/i.test(text) && ADDED_VALUE.test(text);
+
 /** Lists the statements of a migration that can run inside a transaction. */
 function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
   const far = reaches
@@ -260,7 +277,9 @@ function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
       ? statement.text.replace(/\s+concurrently\b/i, "")
       : isResumable
         ? statement.text.replace(/\bcommit\s*;/gi, "null;")
-        : statement.text;
+        : isAddedValue(statement)
+          ? statement.text.replace(ADDED_VALUE, "add value if not exists ")
+          : statement.text;
     return [{ migration, statement, number: index + 1, text }];
   });
 }
@@ -749,13 +768,14 @@ async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
     );
 }
 
-/** True when the migrations may fix rows before a constraint refuses them. */
-function changesRows(steps: Step[]): boolean {
-  return steps.some(({ statement }) =>
+/** Lists the statements before the first that may fix rows. */
+function listBeforeChange(steps: Step[]): Step[] {
+  const change = steps.findIndex(({ statement }) =>
     /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DO|SELECT|WITH|CALL)$/.test(
       readWords(statement.tokens, 1)[0] ?? "",
     ),
   );
+  return change === -1 ? steps : steps.slice(0, change);
 }
 
 function describeFailure(
@@ -771,11 +791,15 @@ function describeFailure(
   );
 }
 
-function describeElsewhere(pending: Migration[], tables: string[]): Problem {
+function describeElsewhere(
+  pending: Migration[],
+  suspected: { table: string }[],
+): Problem {
   const [first] = pending;
+  const tables = new Set(suspected.map(({ table }) => table));
   return problem(
     "fails_on_rows",
-    `rows of ${[...new Set(tables)].join(", ")} do not fit what the migrations create: fix them first`,
+    `rows of ${[...tables].join(", ")} do not fit what the migrations create: fix them first`,
     { tag: first?.tag, file: first?.file },
   );
 }
