@@ -152,6 +152,17 @@ async function look<T>(
   }
 }
 
+/** Changes the manifest of an archive, so that it is believed. */
+function rewrite(path: string, changes: Record<string, unknown>): void {
+  const file = `${path}.json`;
+  const { digest, ...manifest } = JSON.parse(readFileSync(file, "utf8"));
+  Object.assign(manifest, changes);
+  writeFileSync(
+    file,
+    JSON.stringify({ ...manifest, digest: hash(JSON.stringify(manifest)) }),
+  );
+}
+
 const countBuilds = (given: Given) =>
   look(given, async (sql) => (await sql`select from builds`).length);
 
@@ -175,6 +186,8 @@ suite("db:backup", () => {
     const listed = await run("db:backup --list");
     const verified = await run(`db:backup --verify ${file}`);
     const drilled = await run(`db:backup --drill ${path} --json`);
+    const written = readdirSync(folder);
+    const manifest = readFileSync(`${path}.json`, "utf8");
 
     const { tables, ...rest } = JSON.parse(first.stdout);
     expect(rest).toEqual({
@@ -187,9 +200,9 @@ suite("db:backup", () => {
       ms: expect.any(Number),
     });
     expect(tables).toMatchObject({ users: 1, builds: 3, sessions: 0 });
-    for (const written of readdirSync(folder))
-      expect(statSync(join(folder, written)).mode & 0o777).toBe(0o600);
-    expect(JSON.parse(readFileSync(`${path}.json`, "utf8"))).toMatchObject({
+    for (const one of written)
+      expect(statSync(join(folder, one)).mode & 0o777).toBe(0o600);
+    expect(JSON.parse(manifest)).toMatchObject({
       database: name,
       tables,
     });
@@ -205,6 +218,17 @@ suite("db:backup", () => {
       verified: true,
       tables,
     });
+    rewrite(path, { tables: { ...tables, users: 2 } });
+    const [bad, restored] = [
+      await run(`db:backup --drill ${path}`),
+      await run(`db:restore ${path}`),
+    ];
+    expect([bad.exitCode, bad.stdout]).toEqual([
+      3,
+      `Bad: ${path}: users has 1 rows, not 2\n`,
+    ]);
+    expect(restored.exitCode).toBe(1);
+    expect(restored.stderr).toContain("\n  users has 1 rows, not 2\n");
     expect(await listDatabases(given)).toEqual([""]);
   });
 
@@ -215,24 +239,28 @@ suite("db:backup", () => {
       writeFileSync(join(folder, "other.dump"), "by hand");
       await run("db:backup");
       const [, elsewhere = ""] = list();
-      const path = join(folder, `${elsewhere}.json`);
-      const { digest, ...manifest } = JSON.parse(readFileSync(path, "utf8"));
-      manifest.systemIdentifier = "another";
-      writeFileSync(
-        path,
-        JSON.stringify({ ...manifest, digest: hash(JSON.stringify(manifest)) }),
-      );
+      rewrite(join(folder, elsewhere), { systemIdentifier: "another" });
       await run("db:backup");
       await run("db:backup");
       const [, , oldest] = list();
       const kept = await run("db:backup --keep 2");
+      const left = list();
+      const [, , proven = "", doubtful = ""] = left;
+      const future = (year: number) => `${year}-01-01T00:00:00Z`;
+      rewrite(join(folder, doubtful), {
+        createdAt: future(2099),
+        verified: false,
+      });
+      rewrite(join(folder, proven), { createdAt: future(2098) });
+      await run("db:backup --keep 1");
       const none = await run("db:backup --keep 0");
 
-      expect(digest).toHaveLength(64);
       expect(kept.stdout).toEndWith(`Deleted: ${oldest}\n`);
-      expect(list()).toHaveLength(4);
-      expect(list()).toContain("other.dump");
-      expect(list()).toContain(elsewhere);
+      // The newest one, the newest that is verified, and the one just made.
+      expect(list()).toEqual([...left, expect.any(String)]);
+      expect(left).toHaveLength(4);
+      expect(left).toContain("other.dump");
+      expect(left).toContain(elsewhere);
       expect(none.exitCode).toBe(2);
     },
   );
