@@ -4,7 +4,12 @@
 import { connect as dial, type Socket } from "node:net";
 import { connect as startTls, type ConnectionOptions } from "node:tls";
 import { tlsOptions } from "./database-tls";
-import { type DatabaseAddress, type Host, hostsOf } from "./database-url";
+import {
+  connectSeconds,
+  type DatabaseAddress,
+  type Host,
+  hostsOf,
+} from "./database-url";
 
 /** The role of a server in replication. */
 export interface Role {
@@ -45,16 +50,9 @@ export interface Way extends Host {
   tls: ConnectionOptions | false;
 }
 
-const DEFAULT_SECONDS = 10;
 const KEEPALIVE_SECONDS = 30;
 /** How long a driver has to say why a connection ended. In milliseconds. */
 const REASON_MS = 200;
-
-/** Returns how many seconds each host has to connect and log in. */
-export function connectSeconds({ settings }: DatabaseAddress): number {
-  const seconds = Number(settings?.connect_timeout ?? 0);
-  return seconds > 0 ? seconds : DEFAULT_SECONDS;
-}
 
 /**
  * Opens a session on the first suitable host, in the order of the address or, with

@@ -117,6 +117,8 @@ export interface DatabaseAddress extends Host {
   guard?: { dataDir: string; isChosen: boolean };
 }
 
+const DEFAULT_SECONDS = 10;
+
 // postgres://user:password@host:port,host:port/database?name=value&name=value
 const URI =
   /^postgres(?:ql)?:\/\/(?:([^:@/?#]*)(?::([^@/?#]*))?@)?([^@/?#]*)(?:\/([^@/?#]*))?(?:\?([^#]*))?$/;
@@ -310,6 +312,12 @@ export function readHosts(
 /** Returns all servers of an address, in their order. */
 export function hostsOf({ host, port, otherHosts = [] }: DatabaseAddress) {
   return [{ host, port }, ...otherHosts];
+}
+
+/** Returns how many seconds each host has to connect and log in. */
+export function connectSeconds({ settings }: DatabaseAddress): number {
+  const seconds = Number(settings?.connect_timeout ?? 0);
+  return seconds > 0 ? seconds : DEFAULT_SECONDS;
 }
 
 /** True when every host is this machine: loopback or a Unix socket. */

@@ -3,17 +3,9 @@
 // an established connection is lost.
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import postgres, { type Sql } from "postgres";
-import {
-  connectSeconds,
-  openSession,
-  openSocket,
-  ROLE,
-  type Role,
-  type Wanted,
-  type Way,
-} from "../../src/database-socket";
-import type { DatabaseAddress } from "../../src/database-url";
+import type { Notice, Options, Sql } from "postgres";
+import type { Role, Wanted, Way } from "../../src/database-socket";
+import { connectSeconds, type DatabaseAddress } from "../../src/database-url";
 import { explainConnectionError, nameServer } from "./explain-connection";
 import { requireOwnServer } from "./own-server";
 import { note } from "./report";
@@ -99,21 +91,37 @@ export async function openConnection(
     }
 }
 
+/** Loaded at the first connection: it takes longer than the rest of a command's help. */
+let driver: Awaited<ReturnType<typeof loadDriver>> | undefined;
+
+async function loadDriver() {
+  const [{ openSession, openSocket, ROLE }, { default: postgres }] =
+    await Promise.all([
+      import("../../src/database-socket"),
+      import("postgres"),
+    ]);
+  return { openSession, openSocket, ROLE, postgres };
+}
+
+type Driver = NonNullable<typeof driver>;
+
 /** Connects like `openConnection`; throws the driver's own error. */
 export async function reach(
   address: DatabaseAddress,
   name: string,
   wanted: Wanted,
 ): Promise<Connection> {
-  const driver = {
-    logIn: (socket: Socket) => logIn(address, name, socket),
+  const loaded = (driver ??= await loadDriver());
+  const { openSession } = loaded;
+  const login = {
+    logIn: (socket: Socket) => logIn(loaded, address, name, socket),
     close: ({ sql }: { sql: Sql; role: Role }) => sql.end({ timeout: 5 }),
   };
   const known = reachedAddress(address);
-  const { session, way } = await openSession(known, driver, wanted).catch(
+  const { session, way } = await openSession(known, login, wanted).catch(
     (error: Error & { code?: string }) => {
       if (known === address || error.code !== "UNSUITABLE") throw error;
-      return openSession(address, driver, wanted);
+      return openSession(address, login, wanted);
     },
   );
   reached.set(nameServer(address), way);
@@ -128,10 +136,15 @@ function isBeingSwapped(error: unknown): boolean {
   return code === "3D000" && detail !== "";
 }
 
-async function logIn(address: DatabaseAddress, name: string, socket: Socket) {
-  const sql = makeClient(address, name, async () => socket);
+async function logIn(
+  loaded: Driver,
+  address: DatabaseAddress,
+  name: string,
+  socket: Socket,
+) {
+  const sql = makeClient(loaded, address, name, async () => socket);
   try {
-    const [role] = await sql.unsafe<Role[]>(ROLE);
+    const [role] = await sql.unsafe<Role[]>(loaded.ROLE);
     if (!role) throw new Error("the server answered nothing");
     return { sql, role };
   } catch (error) {
@@ -148,11 +161,14 @@ async function logIn(address: DatabaseAddress, name: string, socket: Socket) {
  */
 export function connect(address: DatabaseAddress, name: string): Sql {
   const way = reached.get(nameServer(address));
-  if (!way) throw new Error(`${nameServer(address)} was not reached before`);
-  return makeClient(address, name, () => openSocket(way, address));
+  if (!way || !driver)
+    throw new Error(`${nameServer(address)} was not reached before`);
+  const { openSocket } = driver;
+  return makeClient(driver, address, name, () => openSocket(way, address));
 }
 
 function makeClient(
+  { postgres }: Driver,
   address: DatabaseAddress,
   name: string,
   open: () => Promise<Socket>,
@@ -180,7 +196,7 @@ function makeClient(
     max_lifetime: null,
     keep_alive: null,
     connection: { application_name: name, ...address.parameters },
-    onnotice: (notice: postgres.Notice) => listeners.get(sql)?.(notice),
+    onnotice: (notice: Notice) => listeners.get(sql)?.(notice),
     // postgres.js calls this again to reconnect.
     socket: async () => {
       try {
@@ -198,17 +214,17 @@ function makeClient(
         throw error;
       }
     },
-  } as unknown as postgres.Options<{}>);
+  } as unknown as Options<{}>);
   return sql;
 }
 
 /** The listener for the notices of each connection; without one they are ignored. */
-const listeners = new WeakMap<Sql, (notice: postgres.Notice) => void>();
+const listeners = new WeakMap<Sql, (notice: Notice) => void>();
 
 /** Calls `listener` with each notice of the server, until disposed. */
 export function onNotice(
   sql: Sql,
-  listener: (notice: postgres.Notice) => void,
+  listener: (notice: Notice) => void,
 ): Disposable {
   listeners.set(sql, listener);
   return { [Symbol.dispose]: () => void listeners.delete(sql) };

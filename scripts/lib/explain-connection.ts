@@ -1,6 +1,7 @@
 // Says why a connection failed, and how to fix it.
-import { connectSeconds, type Refusal } from "../../src/database-socket";
+import type { Refusal } from "../../src/database-socket";
 import {
+  connectSeconds,
   type DatabaseAddress,
   type Host,
   hostsOf,

@@ -1,7 +1,6 @@
 // Detects a transaction pooler between a command and the server.
 import type { Sql } from "postgres";
-import type { DatabaseAddress } from "../../src/database-url";
-import { connectSeconds } from "../../src/database-socket";
+import { connectSeconds, type DatabaseAddress } from "../../src/database-url";
 import { connect, reachedAddress } from "./connection";
 import { explainConnectionError, nameServer } from "./explain-connection";
 import { refusal } from "./report";

@@ -4,9 +4,13 @@
 import { existsSync, globSync } from "node:fs";
 import { join } from "node:path";
 import { spawnSync } from "bun";
-import { connectSeconds, type Wanted } from "../../src/database-socket";
+import type { Wanted } from "../../src/database-socket";
 import { findSystemAuthorities } from "../../src/database-tls";
-import { type DatabaseAddress, isLocal } from "../../src/database-url";
+import {
+  connectSeconds,
+  type DatabaseAddress,
+  isLocal,
+} from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { openConnection, reachedAddress } from "../lib/connection";
 import { failure, note, refusal } from "../lib/report";
