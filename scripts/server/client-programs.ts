@@ -13,7 +13,7 @@ import {
 } from "../../src/database-url";
 import type { Env } from "../../src/env";
 import { openConnection, reachedAddress } from "../lib/connection";
-import { failure, note, refusal } from "../lib/report";
+import { note, refusal } from "../lib/report";
 import { composeCommand } from "./compose";
 
 /** A client program: its command line, to add arguments to, and its environment. */
@@ -52,9 +52,8 @@ const FOLDERS = [
  * @param wanted which of several servers. The programs connect to the one that
  * this process has reached.
  * @returns the programs, and the server's version, such as `18.4`.
- * @throws when the server cannot be reached, or when there are no such programs,
- * with what to install; with exit code 2 when a parameter of the address is
- * unknown to them.
+ * @throws when the server cannot be reached; with exit code 2 when there are no such
+ * programs, with what to install, or when they do not know a parameter of the address.
  */
 export async function findPostgresTools<P extends Program>(
   programs: P[],
@@ -92,7 +91,8 @@ export async function findPostgresTools<P extends Program>(
     if (version === undefined) return [`${program} is not installed`];
     return version < major ? [`${program} is version ${version}`] : [];
   });
-  throw failure(`${own.join(", ")}, and the server is PostgreSQL ${major}`, {
+  throw refusal(`${own.join(", ")}, and the server is PostgreSQL ${major}`, {
+    code: "CONFIGURATION",
     hint: `install PostgreSQL's client programs, version ${major} or newer, and put them on the PATH: from apt.postgresql.org \`apt-get install postgresql-client-${major}\`, with Homebrew \`brew install postgresql@${major}\``,
   });
 }

@@ -686,7 +686,7 @@ if (!isInContainer) {
       );
       if (isElsewhere) expect(exitCode).toBe(0);
       else {
-        expect(exitCode).toBe(1);
+        expect(exitCode).toBe(2);
         expect(stderr).toMatch(
           /^Error: pg_dump is version 9(, .*)?, and the server is PostgreSQL \d+\nHint: install /,
         );
