@@ -95,11 +95,15 @@ export async function loadSchema(
   folder = root,
 ): Promise<Record<string, unknown>> {
   const schema: Record<string, unknown> = {};
+  const known = new Set<unknown>();
   for (const file of listSchemaFiles(folder)) {
     const exported = await import(pathToFileURL(file).href);
-    for (const [name, value] of Object.entries(exported))
+    for (const [name, value] of Object.entries(exported)) {
+      if (known.has(value)) continue; // exported again, under another name or by a barrel
+      known.add(value);
       schema[name in schema ? `${name} of ${relative(folder, file)}` : name] =
         value;
+    }
   }
   return schema;
 }
