@@ -60,9 +60,10 @@ export async function readDeployed(
     const { casing } = loadProject(folder);
     return { ref, exported, casing, isAsked: asked !== undefined };
   } catch (error) {
-    note(
-      `Not compared: the schema of ${ref} cannot be loaded: ${(error as Error).message.split("\n")[0]}`,
-    );
+    // The shell's own message has only the exit code.
+    const { message, stderr } = error as Error & { stderr?: Buffer };
+    const [reason] = (String(stderr ?? "").trim() || message).split("\n");
+    note(`Not compared: the schema of ${ref} cannot be loaded: ${reason}`);
     return undefined;
   } finally {
     rmSync(tree, { recursive: true, force: true });
