@@ -4,6 +4,7 @@
 // Only that run decides, because the migration may fix the rows first. Rows do not
 // leave the server: elsewhere the migration runs with made ones.
 import type { Sql } from "postgres";
+import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { note } from "../lib/report";
@@ -755,12 +756,17 @@ async function copyTable(
   );
 }
 
-/** Copies how far sequences have counted, or new rows would get used numbers. */
+/** Copies how far sequences have counted, or new rows would get used numbers. Those of
+ * the records stay: the scratch database has records of its own, and a rollback
+ * does not take this back. */
 async function copyCounts(real: Sql, scratch: Sql): Promise<void> {
+  const records = quoteLiteral(readProject().records.sql);
   const rows = await real.unsafe<{ name: string; last: string }[]>(`
     select * from (select format('%I.%I', nspname, relname) as name,
         case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last
-      from pg_sequence join pg_class on pg_class.oid = seqrelid join pg_namespace on pg_namespace.oid = relnamespace) as counts
+      from pg_sequence join pg_class on pg_class.oid = seqrelid join pg_namespace on pg_namespace.oid = relnamespace
+      where not exists (select from pg_depend where objid = seqrelid
+        and refobjid in (to_regclass(${records}), to_regclass('drizzle.__migration_log')))) as counts
     where last is not null`);
   for (const { name, last } of rows)
     await scratch.unsafe(
