@@ -1,16 +1,21 @@
 // db:check: every code is provoked once, and a good folder is silent.
 import { describe, expect } from "bun:test";
-import { rmSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { readMigrations } from "../../scripts/migrations/journal";
+import type { Outcome } from "../lib/command";
+import { testBeside } from "../lib/database";
 import { commit } from "../lib/git";
-import { migrations, ownHead, ownMigrations } from "../lib/migrations";
-import { fixture, image } from "../lib/schema-file";
+import { migrations, ownHead } from "../lib/migrations";
+import { copyProject, type Project } from "../lib/project";
+import { fixture, image, schemaFile } from "../lib/schema-file";
 import { type Given, test } from "../lib/test";
 
 const journal = `${migrations}/meta/_journal.json`;
-const number = (after: number) =>
-  String(ownMigrations.length + after).padStart(4, "0");
-const next = `${number(0)}_next`;
+const nowhere = {
+  DATABASE_URL: "postgres://nobody@127.0.0.1:1/none",
+  DATABASE_URL_UNPOOLED: "postgres://nobody@127.0.0.1:1/none",
+};
 
 interface Problem {
   code: string;
@@ -21,9 +26,8 @@ interface Problem {
   message: string;
 }
 
-/** Runs it with `--json`; its exit code and what it found. */
-async function check({ run }: Given, flags: string) {
-  const { exitCode, stdout } = await run(`db:check --json ${flags}`.trim());
+/** Reads the output of `db:check --json`. */
+function readFound({ exitCode, stdout }: Outcome) {
   const { problems, ...rest } = JSON.parse(stdout) as { problems: Problem[] };
   expect(rest).toEqual({});
   return { exitCode, problems };
@@ -35,12 +39,28 @@ const brief = (problems: Problem[]) =>
   );
 
 function editJournal(
-  { read, project }: Given,
+  { read, write }: Project,
   edit: (entries: Record<string, unknown>[]) => void,
 ): void {
   const { entries, ...rest } = JSON.parse(read(journal));
   edit(entries);
-  project.write(journal, JSON.stringify({ ...rest, entries }, null, 2));
+  write(journal, JSON.stringify({ ...rest, entries }, null, 2));
+}
+
+/** Adds a migration as `db:generate --custom` does, after the newest one. */
+function add(project: Project, tag: string, up: string, down: string): void {
+  const nameSnapshot = (tag: unknown) =>
+    `${migrations}/meta/${String(tag).slice(0, 4)}_snapshot.json`;
+  editJournal(project, (entries) => {
+    const newest = entries.at(-1);
+    const { id, ...same } = JSON.parse(project.read(nameSnapshot(newest?.tag)));
+    const snapshot = { ...same, id: crypto.randomUUID(), prevId: id };
+    project.write(nameSnapshot(tag), JSON.stringify(snapshot));
+    const [idx, when] = [Number(newest?.idx) + 1, Number(newest?.when) + 1000];
+    entries.push({ ...newest, idx, when, tag });
+  });
+  project.write(`${migrations}/${tag}.sql`, up);
+  project.write(`${migrations}/${tag}.down.sql`, down);
 }
 
 async function listScratch({ sql, database }: Given) {
@@ -49,10 +69,19 @@ async function listScratch({ sql, database }: Given) {
 }
 
 describe("without a database", () => {
-  test("is silent on this project, also --strict", "empty", async (given) => {
-    const { exitCode, stdout, stderr } = await given.run(
+  const testFolder = (
+    sentence: string,
+    body: (project: Project) => Promise<void>,
+  ) =>
+    testBeside(sentence, async () => {
+      using project = copyProject();
+      await body(project);
+    });
+
+  testFolder("is silent on this project, also --strict", async ({ run }) => {
+    const { exitCode, stdout, stderr } = await run(
       "db:check --offline --strict",
-      { DATABASE_URL: "postgres://nobody@127.0.0.1:1/none" },
+      nowhere,
     );
 
     expect({ exitCode, stdout }).toEqual({
@@ -64,36 +93,34 @@ describe("without a database", () => {
     );
   });
 
-  test(
+  testFolder(
     "finds what is wrong with the journal, the files and the snapshots",
-    "empty",
-    async (given) => {
-      const { run, change, project } = given;
-      change(image, fixture);
-      await run("db:generate next");
-      change(fixture, image);
-      await run("db:generate last");
-      const last = `${number(1)}_last`;
-      const gone = `${number(2)}_gone`;
-      editJournal(given, (entries) => {
+    async (project) => {
+      const { run, read, write, folder } = project;
+      const [next, last, gone] = ["0001_next", "0002_last", "0003_gone"];
+      add(project, next, "create table next ()", "drop table next");
+      add(project, last, "create table last ()", "drop table last");
+      editJournal(project, (entries) => {
         const newest = entries.at(-1);
         if (newest) newest.when = 5;
         entries.push({ idx: 9, version: "7", when: 5, tag: gone });
       });
-      project.write(`${migrations}/9999_orphan.sql`, "select 1");
-      rmSync(join(project.folder, `${migrations}/${next}.down.sql`));
-      const snapshot = `${migrations}/meta/${number(1)}_snapshot.json`;
-      project.write(
+      write(`${migrations}/9999_orphan.sql`, "select 1");
+      rmSync(join(folder, `${migrations}/${next}.down.sql`));
+      rmSync(join(folder, `${migrations}/meta/0000_snapshot.json`));
+      const snapshot = `${migrations}/meta/0002_snapshot.json`;
+      write(
         snapshot,
-        given.read(snapshot).replace(/"prevId": ".*"/, '"prevId": "other"'),
+        read(snapshot).replace(/"prevId":".*"/, '"prevId":"other"'),
       );
 
-      const { exitCode, problems } = await check(given, "--offline");
+      const { exitCode, problems } = readFound(
+        await run("db:check --json --offline", nowhere),
+      );
 
       expect(exitCode).toBe(3);
       const line = (tag: string) =>
-        given
-          .read(journal)
+        read(journal)
           .split("\n")
           .findIndex((l) => l.includes(tag)) + 1;
       expect(brief(problems)).toEqual([
@@ -104,6 +131,7 @@ describe("without a database", () => {
         "error file_orphan",
         `warning down_missing ${next}`,
         `warning down_missing ${gone}`,
+        `warning snapshot_missing ${ownHead}`,
         `error snapshot_chain ${last}`,
         `error snapshot_missing ${gone}`,
       ]);
@@ -111,49 +139,47 @@ describe("without a database", () => {
     },
   );
 
-  test(
-    "finds a journal that cannot be read, and an older snapshot that is gone",
-    "empty",
-    async (given) => {
-      const { run, change, project, read } = given;
-      change(image, fixture);
-      await run("db:generate next");
-      rmSync(
-        join(
-          project.folder,
-          `${migrations}/meta/${ownHead.slice(0, 4)}_snapshot.json`,
-        ),
-      );
-      const missing = await check(given, "--offline");
-      project.write(journal, `<<<<<<< HEAD\n${read(journal)}`);
-      const conflict = await check(given, "");
+  testFolder(
+    "fails where the database cannot be reached, after what it found; and does not try where the journal cannot be read",
+    async ({ run, read, write }) => {
+      write(`${migrations}/9999_orphan.sql`, "select 1");
+      const unreachable = await run("db:check --json", nowhere);
+      write(journal, `<<<<<<< HEAD\n${read(journal)}`);
+      const conflict = readFound(await run("db:check --json", nowhere));
 
-      expect(missing.exitCode).toBe(0);
-      expect(brief(missing.problems)).toEqual([
-        `warning snapshot_missing ${ownHead}`,
-      ]);
+      const { problems, error } = JSON.parse(unreachable.stdout);
+      expect(unreachable.exitCode).toBe(1);
+      expect(brief(problems)).toEqual(["error file_orphan"]);
+      expect(error.code).toBeString();
       expect(conflict.exitCode).toBe(3);
       expect(brief(conflict.problems)[0]).toBe("error journal_invalid");
     },
   );
 
-  test(
+  testFolder(
     "compares with the default branch: edits, removals, and the lint of what is new",
-    "empty",
-    async (given) => {
-      const { run, change, project, read } = given;
-      change(image, fixture);
-      await run("db:generate next");
-      project.write("docs/SCHEMA.md", "old");
-      await commit(project.folder, "main");
-      const clean = await check(given, "--offline");
+    async (project) => {
+      const { run, read, write, replace, folder } = project;
+      const [next, crash, last] = ["0001_next", "0001_crash", "0002_last"];
+      add(project, next, "create table next ()", "drop table next");
+      write("docs/SCHEMA.md", "old");
+      await commit(folder, "main");
       const own = `${migrations}/${ownHead}.sql`;
-      project.write(own, `-- a comment is no edit\n${read(own)}`);
-      const commented = await check(given, "--offline");
-      project.write(own, `${read(own)}\nselect 1;`);
-      editJournal(given, (entries) => entries.pop());
-      project.write(
-        `${migrations}/${number(0)}_new.sql`,
+      write(own, `-- a comment is no edit\n${read(own)}`);
+      const commented = readFound(
+        await run("db:check --json --offline", nowhere),
+      );
+      write(own, `${read(own)}\nselect 1;`);
+      editJournal(project, (entries) => entries.pop());
+      // squawk ends at this file: the other is linted all the same.
+      add(project, crash, "", "");
+      writeFileSync(
+        join(folder, `${migrations}/${crash}.sql`),
+        Buffer.from("select 'é'", "latin1"),
+      );
+      add(
+        project,
+        last,
         `-- squawk-ignore ban-drop-column -- nobody reads it
 ALTER TABLE "users" DROP COLUMN "image";
 -- squawk-ignore ban-drop-column
@@ -161,43 +187,35 @@ ALTER TABLE "users" DROP COLUMN "name";
 CREATE INDEX "users_name_idx" ON "users" ("name");
 CREATE TABLE "new" ("id" uuid PRIMARY KEY);
 CREATE INDEX "new_idx" ON "new" ("id");`,
+        "",
       );
-      // This makes squawk 2.66 panic: the other file is linted all the same.
-      project.write(`${migrations}/${number(0)}_crash.sql`, "WITH LOOP;");
-      editJournal(given, (entries) => {
-        const [version, when] = ["7", 2e12];
-        entries.push(
-          { idx: 1, version, when, tag: `${number(0)}_crash` },
-          { idx: 2, version, when: when + 1, tag: `${number(0)}_new` },
-        );
-      });
-      change(fixture, image);
-      const { exitCode, problems } = await check(given, "--offline");
+      replace(schemaFile, image, fixture);
+      const changed = await run("db:check --json --offline", nowhere);
 
-      expect(brief(clean.problems)).toEqual(["warning diagram_stale"]);
+      const { exitCode, problems } = readFound(changed);
+      expect(commented.exitCode).toBe(0);
       expect(brief(commented.problems)).toEqual(["warning diagram_stale"]);
       expect(exitCode).toBe(3);
-      expect(
-        brief(problems).filter((p) => !/orphan|down|snapshot/.test(p)),
-      ).toEqual([
+      expect(changed.stderr).toStartWith(
+        `Not linted: ${migrations}/${crash}.sql: squawk failed: `,
+      );
+      expect(brief(problems).filter((p) => !/orphan/.test(p))).toEqual([
         `error modified ${ownHead}`,
         `error missing ${next}`,
         "error schema_not_generated",
         "warning diagram_stale",
-        `warning lint ${number(0)}_new 5`,
-        `warning lint ${number(0)}_new 3`,
+        `warning lint ${last} 5`,
+        `warning lint ${last} 3`,
       ]);
     },
   );
 
-  test(
+  testFolder(
     "draws the diagram, and again only when it is stale",
-    "empty",
-    async (given) => {
-      const { run, change, read } = given;
+    async ({ run, replace, read }) => {
       const drawn = await run("db:diagram");
       const again = await run("db:diagram");
-      change(image, fixture);
+      replace(schemaFile, image, fixture);
       await run("db:diagram");
 
       expect(drawn.stdout).toBe("Wrote: docs/SCHEMA.md\n");
@@ -214,15 +232,41 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
 
 describe("with a database", () => {
   test(
-    "is silent where it has the schema of the migrations, also by default privileges",
+    "is silent where it has the schema of the migrations, also by default privileges, and in another spelling",
     "empty",
     async (given) => {
-      await given.sql.unsafe(`
+      const { run, project, sql } = given;
+      await sql.unsafe(`
         alter default privileges revoke all on functions from public;
         alter default privileges in schema public grant select on tables to pg_monitor`);
-      await given.run("db:migrate");
-      const { exitCode, stdout } = await given.run("db:check --strict");
+      add(
+        project,
+        "0001_shirts",
+        `create table shirts (size varchar(9) check (size in ('s', 'm')), name varchar(9) default upper('x'));
+create index shirts_idx on shirts (name) where size in ('s', 'm');
+create view small as select name from shirts where size in ('s', 'm');`,
+        "drop table shirts cascade;",
+      );
+      await run("db:migrate");
+      const readSpelling = async () => {
+        const [row] = await sql`
+          select pg_get_constraintdef(oid) as checked, pg_get_indexdef('shirts_idx'::regclass) as index,
+            pg_get_viewdef('small'::regclass) as view
+          from pg_constraint where conname = 'shirts_size_check'`;
+        return row;
+      };
+      const made = await readSpelling();
+      // As a dump does.
+      await sql.unsafe(`
+        alter table shirts drop constraint shirts_size_check;
+        alter table shirts add constraint shirts_size_check ${made?.checked};
+        drop index shirts_idx; ${made?.index};
+        create or replace view small as ${made?.view}`);
+      const respelled = await readSpelling();
 
+      const { exitCode, stdout } = await run("db:check --strict");
+
+      expect(respelled?.checked).not.toBe(made?.checked);
       expect({ exitCode, stdout }).toEqual({
         exitCode: 0,
         stdout: "Checked: 0 errors, 0 warnings\n",
@@ -231,8 +275,25 @@ describe("with a database", () => {
     },
   );
 
-  test("sees everything that was made by hand", "migrated", async (given) => {
-    await given.sql.unsafe(`
+  test(
+    "sees everything that was made by hand, which migration is out of order, and what a down file leaves behind",
+    "migrated",
+    async (given) => {
+      const { run, project, sql } = given;
+      const [next, third] = ["0001_next", "0002_third"];
+      add(
+        project,
+        next,
+        "create table a (); create table b ();",
+        "drop table a;",
+      );
+      add(project, third, "create table third ();", "drop table third;");
+      const applied = readMigrations(join(project.folder, migrations)).at(-1);
+      await sql.unsafe(applied?.text ?? "");
+      await sql`
+        insert into drizzle.__drizzle_migrations (hash, created_at)
+        values (${applied?.hash ?? ""}, ${applied?.when ?? 0})`;
+      await sql.unsafe(`
       create function by_hand() returns int language sql as 'select 1';
       create function touch() returns trigger language plpgsql as 'begin return new; end';
       create trigger touched before update on users for each row execute function touch();
@@ -247,89 +308,57 @@ describe("with a database", () => {
       create sequence numbers;
       create type mood as enum ('good', 'bad')`);
 
-    const { exitCode, problems } = await check(given, "");
+      const { exitCode, problems } = readFound(await run("db:check --json"));
 
-    expect(exitCode).toBe(3);
-    expect(problems.map(({ code }) => code)).toEqual(
-      problems.map(() => "drift"),
-    );
-    expect(problems.map(({ message }) => message.split(";")[0])).toEqual([
-      "surplus: ALTER TABLE public.users ADD COLUMN extra text",
-      "different: column public.users.name: ALTER TABLE public.users ADD COLUMN name text, not ALTER TABLE public.users ADD COLUMN name text NOT NULL",
-      expect.stringMatching(
-        /^missing: ALTER TABLE public.builds ADD CONSTRAINT builds_status_check CHECK /,
-      ),
-      "surplus: ALTER TABLE public.users ALTER COLUMN extra SET DEFAULT 'x'::text",
-      "surplus: CREATE OR REPLACE FUNCTION public.by_hand() RETURNS integer LANGUAGE sql AS $function$select 1$function$",
-      expect.stringMatching(
-        /^surplus: CREATE OR REPLACE FUNCTION public.touch\(\)/,
-      ),
-      "surplus: GRANT SELECT ON TABLE public.users TO pg_monitor",
-      "surplus: CREATE INDEX by_hand_idx ON public.users USING btree (name)",
-      expect.stringMatching(/^surplus: CREATE POLICY own ON public.users/),
-      "surplus: ALTER TABLE public.users ENABLE ROW LEVEL SECURITY",
-      expect.stringMatching(/^surplus: CREATE SEQUENCE public.numbers/),
-      "surplus: CREATE TRIGGER touched BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.touch()",
-      "surplus: CREATE TYPE public.mood AS ENUM ('good', 'bad')",
-      expect.stringMatching(
-        /^surplus: CREATE VIEW public.people AS SELECT (users\.)?id FROM public\.users/,
-      ),
-    ]);
-    expect(await listScratch(given)).toHaveLength(0);
-  });
-
-  test(
-    "takes no other spelling for drift: a dump spells conditions anew",
-    "empty",
-    async (given) => {
-      const { run, project, sql } = given;
-      await run("db:generate next --custom");
-      project.write(
-        `${migrations}/${next}.sql`,
-        `create table shirts (size varchar(9) check (size in ('s', 'm')), name varchar(9) default upper('x'));
-create index shirts_idx on shirts (name) where size in ('s', 'm');
-create view small as select name from shirts where size in ('s', 'm');`,
+      expect(exitCode).toBe(3);
+      const drift = problems.filter(({ code }) => code === "drift");
+      expect(drift.map(({ message }) => message.split(";")[0])).toEqual([
+        "surplus: ALTER TABLE public.users ADD COLUMN extra text",
+        "different: column public.users.name: ALTER TABLE public.users ADD COLUMN name text, not ALTER TABLE public.users ADD COLUMN name text NOT NULL",
+        expect.stringMatching(
+          /^missing: ALTER TABLE public.builds ADD CONSTRAINT builds_status_check CHECK /,
+        ),
+        "surplus: ALTER TABLE public.users ALTER COLUMN extra SET DEFAULT 'x'::text",
+        "surplus: CREATE OR REPLACE FUNCTION public.by_hand() RETURNS integer LANGUAGE sql AS $function$select 1$function$",
+        expect.stringMatching(
+          /^surplus: CREATE OR REPLACE FUNCTION public.touch\(\)/,
+        ),
+        "surplus: GRANT SELECT ON TABLE public.users TO pg_monitor",
+        "surplus: CREATE INDEX by_hand_idx ON public.users USING btree (name)",
+        expect.stringMatching(/^surplus: CREATE POLICY own ON public.users/),
+        "surplus: ALTER TABLE public.users ENABLE ROW LEVEL SECURITY",
+        expect.stringMatching(/^surplus: CREATE SEQUENCE public.numbers/),
+        "surplus: CREATE TRIGGER touched BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.touch()",
+        "surplus: CREATE TYPE public.mood AS ENUM ('good', 'bad')",
+        expect.stringMatching(
+          /^surplus: CREATE VIEW public.people AS SELECT (users\.)?id FROM public\.users/,
+        ),
+      ]);
+      expect(brief(problems)).toEqual([
+        `warning pending ${next}`,
+        `warning out_of_order ${next}`,
+        ...drift.map(() => "error drift"),
+        `error down_mismatch ${next}`,
+      ]);
+      expect(problems.at(-1)?.message).toStartWith(
+        "after the down file: surplus: CREATE TABLE public.b ()",
       );
-      project.write(
-        `${migrations}/${next}.down.sql`,
-        "drop table shirts cascade;",
-      );
-      await run("db:migrate");
-      const [checked] = await sql`
-        select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'shirts_size_check'`;
-      const [index] =
-        await sql`select pg_get_indexdef('shirts_idx'::regclass) as text`;
-      const [view] =
-        await sql`select pg_get_viewdef('small'::regclass) as text`;
-      await sql.unsafe(`
-        alter table shirts drop constraint shirts_size_check;
-        alter table shirts add constraint shirts_size_check ${checked?.text};
-        drop index shirts_idx; ${index?.text};
-        create or replace view small as ${view?.text}`);
-      const [respelled] = await sql`
-        select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'shirts_size_check'`;
-
-      const { exitCode, problems } = await check(given, "--strict");
-
-      expect(respelled?.text).not.toBe(checked?.text);
-      expect({ exitCode, problems }).toEqual({ exitCode: 0, problems: [] });
+      expect(await listScratch(given)).toHaveLength(0);
     },
   );
 
   test(
     "finds what db:migrate:status finds, and invalid indexes",
     "migrated",
-    async (given) => {
-      const { run, project, sql, read, change } = given;
-      change(image, fixture);
-      await run("db:generate next");
-      await run("db:generate third --custom");
-      const third = `${number(1)}_third`;
-      project.write(
-        `${migrations}/${third}.sql`,
+    async ({ run, project, sql, read }) => {
+      const [next, third] = ["0001_next", "0002_third"];
+      add(project, next, "create table next ();", "drop table next;");
+      add(
+        project,
+        third,
         "create table third (); commit; select 1 / 0;",
+        "drop table third;",
       );
-      project.write(`${migrations}/${third}.down.sql`, "drop table third;");
       const own = `${migrations}/${ownHead}.sql`;
       project.write(own, `${read(own)}\nselect 1;`);
       await sql`
@@ -338,9 +367,8 @@ create view small as select name from shirts where size in ('s', 'm');`,
       await sql`create unique index concurrently broken on users (name)`.catch(
         () => {},
       );
-      await run("db:migrate");
 
-      const { exitCode, problems } = await check(given, "");
+      const { exitCode, problems } = readFound(await run("db:check --json"));
 
       expect(exitCode).toBe(3);
       expect(brief(problems)).toEqual([
@@ -355,84 +383,28 @@ create view small as select name from shirts where size in ('s', 'm');`,
   );
 
   test(
-    "says what a down file leaves behind, and which migration is out of order",
-    "migrated",
-    async (given) => {
-      const { run, project, change } = given;
-      await run("db:generate next --custom");
-      project.write(
-        `${migrations}/${next}.sql`,
-        "create table a (); create table b ();",
-      );
-      project.write(`${migrations}/${next}.down.sql`, "drop table a;");
-      change(image, fixture);
-      await run("db:generate third");
-      const third = `${number(1)}_third`;
-      editJournal(given, (entries) => entries.reverse());
-      await run(`db:migrate --to ${third}`);
-      editJournal(given, (entries) => entries.reverse());
-
-      const { problems } = await check(given, "");
-
-      expect(brief(problems)).toEqual([
-        `warning pending ${next}`,
-        `warning out_of_order ${next}`,
-        `error down_mismatch ${next}`,
-      ]);
-      expect(problems.at(-1)?.message).toStartWith(
-        "after the down file: surplus: CREATE TABLE public.b ()",
-      );
-    },
-  );
-
-  test(
     "finds what a called function leaves, in a table that is not named",
     "migrated",
-    async (given) => {
-      const { run, project } = given;
-      const write = async (name: string, up: string, down: string) => {
-        await run(`db:generate ${name} --custom`);
-        const [file] = new Bun.Glob(`${migrations}/*_${name}.sql`).scanSync(
-          project.folder,
-        );
-        project.write(file ?? "", up);
-        project.write((file ?? "").replace(".sql", ".down.sql"), down);
-      };
-      await write(
-        "make",
+    async ({ run, project }) => {
+      add(
+        project,
+        "0001_make",
         "create function widen() returns void language plpgsql as 'begin execute ''alter table users add column width int''; end';",
         "drop function widen();",
       );
-      await write(
-        "guarded",
+      add(
+        project,
+        "0002_guarded",
         "do $$ begin create table a (b int); exception when duplicate_table then null; end $$;",
         "drop table a;",
       );
-      await write("call", "select widen();", "select 1;");
+      add(project, "0003_call", "select widen();", "select 1;");
 
-      const { problems } = await check(given, "");
+      const { problems } = readFound(await run("db:check --json"));
 
       expect(problems.at(-1)?.message).toStartWith(
         "after the down file: surplus: ALTER TABLE public.users ADD COLUMN width integer",
       );
-    },
-  );
-
-  test(
-    "fails where the database cannot be reached, after what it found",
-    "empty",
-    async (given) => {
-      const { project, run } = given;
-      project.write(`${migrations}/9999_orphan.sql`, "select 1");
-      const { exitCode, stdout } = await run("db:check --json", {
-        DATABASE_URL: "postgres://nobody@127.0.0.1:1/none",
-        DATABASE_URL_UNPOOLED: "postgres://nobody@127.0.0.1:1/none",
-      });
-
-      const { problems, error } = JSON.parse(stdout);
-      expect(exitCode).toBe(1);
-      expect(brief(problems)).toEqual(["error file_orphan"]);
-      expect(error.code).toBeString();
     },
   );
 });
