@@ -1,47 +1,80 @@
 // db:push and db:pull, without a terminal, on a copy of the project.
 import { describe, expect } from "bun:test";
-import { fixture, image, schemaFile } from "../lib/schema-file";
+import { image, schemaFile } from "../lib/schema-file";
 import { test } from "../lib/test";
 
 describe("db:push", () => {
   test(
-    "makes the schema, so that it can be seeded, and finds nothing the second time",
+    "makes the schema, also what drizzle-kit does not see, and brings it up to date; finds nothing the second time, and refuses NODE_ENV=production",
     "empty",
-    async ({ run, database }) => {
+    async ({ run, change, sql, database }) => {
+      change(
+        'index("builds_created_by_idx").on(table.createdBy)',
+        `index("builds_created_by_idx").on(table.createdBy).where(sql\`number > 5\`),
+    uniqueIndex("builds_mixed_key").on(table.tenantId, sql\`lower(\${table.name})\`).where(sql\`number > 0\`)`,
+      );
+      change(
+        "export const users =",
+        'export const people = pgView("people", { number: integer("number") }).as(sql`select 1 as number`);\nexport const users =',
+      );
+      change("import {\n", "import {\n  pgView,\n");
+      const refused = await run(`db:push --confirm ${database.name}`, {
+        NODE_ENV: "production",
+      });
+      const untouched = await sql`
+        select from pg_tables where schemaname = 'public'`;
       const pushed = await run("db:push");
+      change("number > 5", "number > 6");
+      change("number > 0", "number > 1");
+      change("'canceled'", "'canceled', 'other'");
+      change("select 1 as number", "select 2 as number");
+      const changed = await run("db:push");
       const again = await run("db:push");
       const seeded = await run("db:seed");
       const tested = await run("db:test");
 
-      expect(pushed.exitCode).toBe(0);
+      expect(refused.exitCode).toBe(2);
+      expect(untouched).toHaveLength(0);
+      expect(pushed).toMatchObject({ exitCode: 0, stderr: "" });
       expect(pushed.stdout).toEndWith(
-        `Pushed: schema.ts to ${database.name} (22 statements)\n`,
+        `Pushed: schema.ts to ${database.name} (24 statements)\n`,
       );
+      expect(changed.exitCode).toBe(0);
       expect(again).toEqual({
         exitCode: 0,
         stdout: `Nothing to push: ${database.name} is current\n`,
         stderr: "",
       });
+      const [row] = await sql`
+        select pg_get_indexdef('builds_created_by_idx'::regclass) as index,
+          pg_get_indexdef('builds_mixed_key'::regclass) as mixed,
+          pg_get_viewdef('people'::regclass) as view`;
+      expect(row?.index).toEndWith("WHERE (number > 6)");
+      expect(row?.mixed).toEndWith("WHERE (number > 1)");
+      expect(row?.view).toContain("SELECT 2 AS number");
       expect(seeded.exitCode).toBe(0);
       expect(tested.exitCode).toBe(0);
     },
   );
 
   test(
-    "applies all or nothing, and never empties a table",
+    "needs confirmation of a loss, which it names, and shows it with --dry-run; then applies all or nothing, and never empties a table",
     "seeded",
-    async ({ run, change, sql }) => {
+    async ({ run, change, sql, database }) => {
+      change('repository: text("repository").notNull(),', "");
+      const dry = await run("db:push --dry-run");
+      const refused = await run("db:push");
+      const before = await sql`select repository from builds`;
+      const confirmed = await run(`db:push --confirm ${database.name}`);
       change(
         image,
         'image: text("image"),\n    extra: text("extra"),\n    phone: text("phone").notNull(),',
       );
       change(
-        'repository: text("repository").notNull(),',
-        'repository: text("repository").notNull(),\n    extra: text("extra"),',
+        'number: integer("number").notNull(),',
+        'number: integer("number").notNull(),\n    extra: text("extra"),',
       );
-      const name = (await sql`select current_database() as name`)[0]?.name;
-
-      const { exitCode, stderr } = await run(`db:push --confirm ${name}`);
+      const full = await run(`db:push --confirm ${database.name}`);
       change('\n    phone: text("phone").notNull(),', "");
       // Fails at the second statement, once both have been tried twice.
       await sql.unsafe(`
@@ -51,30 +84,6 @@ describe("db:push", () => {
         create event trigger later on ddl_command_end when tag in ('ALTER TABLE') execute function fail_later()`);
       const later = await run("db:push");
 
-      const columns = await sql`
-      select column_name from information_schema.columns
-      where table_schema = 'public' and column_name in ('extra', 'phone')`;
-      expect(exitCode).toBe(1);
-      expect(stderr).toContain(
-        'column "phone" of relation "users" contains null values',
-      );
-      expect(later.stderr).toStartWith("Error: later\n");
-      expect(columns).toHaveLength(0);
-      expect(await sql`select from users`).toHaveLength(1);
-    },
-  );
-
-  test(
-    "needs confirmation of a loss, which it names, and shows it with --dry-run",
-    "seeded",
-    async ({ run, change, sql, database }) => {
-      change('repository: text("repository").notNull(),', "");
-
-      const dry = await run("db:push --dry-run");
-      const refused = await run("db:push");
-      const before = await sql`select repository from builds`;
-      const confirmed = await run(`db:push --confirm ${database.name}`);
-
       expect(dry).toMatchObject({
         exitCode: 0,
         stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
@@ -83,7 +92,23 @@ describe("db:push", () => {
       expect(refused.stderr).toContain("Data would be lost: ");
       expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
       expect(before).toHaveLength(3);
-      expect(confirmed.exitCode).toBe(0);
+      expect(confirmed).toMatchObject({
+        exitCode: 0,
+        stderr: expect.stringMatching(
+          /^Data would be lost: .*\nHint: also write the migration, with `bun run db:generate`\n$/,
+        ),
+      });
+      expect(full.exitCode).toBe(1);
+      expect(full.stderr).toContain(
+        'column "phone" of relation "users" contains null values',
+      );
+      expect(later.stderr).toStartWith("Error: later\n");
+      expect(
+        await sql`
+          select column_name from information_schema.columns
+          where table_schema = 'public' and column_name in ('extra', 'phone', 'repository')`,
+      ).toHaveLength(0);
+      expect(await sql`select from users`).toHaveLength(1);
     },
   );
 
@@ -106,73 +131,6 @@ describe("db:push", () => {
       expect(await sql`select portrait from users`).toMatchObject([
         { portrait: "a.png" },
       ]);
-    },
-  );
-
-  test(
-    "sees what drizzle-kit does not: checks, conditions and views; and then nothing",
-    "empty",
-    async ({ run, change, sql }) => {
-      change(
-        'index("builds_created_by_idx").on(table.createdBy)',
-        `index("builds_created_by_idx").on(table.createdBy).where(sql\`number > 5\`),
-    uniqueIndex("builds_mixed_key").on(table.tenantId, sql\`lower(\${table.name})\`).where(sql\`number > 0\`)`,
-      );
-      change(
-        "export const users =",
-        'export const people = pgView("people", { number: integer("number") }).as(sql`select 1 as number`);\nexport const users =',
-      );
-      change("import {\n", "import {\n  pgView,\n");
-      const first = await run("db:push");
-      const nothing = await run("db:push");
-      change("number > 5", "number > 6");
-      change("number > 0", "number > 1");
-      change("'canceled'", "'canceled', 'other'");
-      change("select 1 as number", "select 2 as number");
-      const changed = await run("db:push");
-      const again = await run("db:push");
-
-      expect(first.stderr).toBe("");
-      expect(nothing.stdout).toStartWith("Nothing to push: ");
-      expect(changed.exitCode).toBe(0);
-      expect(again.stdout).toStartWith("Nothing to push: ");
-      const [row] = await sql`
-        select pg_get_indexdef('builds_created_by_idx'::regclass) as index,
-          pg_get_indexdef('builds_mixed_key'::regclass) as mixed,
-          pg_get_viewdef('people'::regclass) as view`;
-      expect(row?.index).toEndWith("WHERE (number > 6)");
-      expect(row?.mixed).toEndWith("WHERE (number > 1)");
-      expect(row?.view).toContain("SELECT 2 AS number");
-    },
-  );
-
-  test(
-    "says that a migration has to follow where migrations were recorded",
-    "migrated",
-    async ({ run, change }) => {
-      change(image, fixture);
-
-      const { exitCode, stderr } = await run("db:push");
-
-      expect({ exitCode, stderr }).toEqual({
-        exitCode: 0,
-        stderr: "Hint: also write the migration, with `bun run db:generate`\n",
-      });
-    },
-  );
-
-  test(
-    "is refused with NODE_ENV=production, whatever is confirmed",
-    "empty",
-    async ({ run, database, sql }) => {
-      const { exitCode } = await run(`db:push --confirm ${database.name}`, {
-        NODE_ENV: "production",
-      });
-
-      expect(exitCode).toBe(2);
-      expect(
-        await sql`select from pg_tables where schemaname = 'public'`,
-      ).toHaveLength(0);
     },
   );
 });
