@@ -28,8 +28,32 @@ async function check({ run }: Given, variables?: Record<string, string>) {
   return { found, stderr };
 }
 
-test("leaves alone what others have made, and compares with what ours needs of it", async (given) => {
+/** A migration that needs a row in `tenants`. */
+const needsRows = `
+  insert into members values (7);
+  alter table members add column name text;
+  do $$ begin if not exists (select from members) then raise 'none'; end if; end $$;`;
+
+test("leaves alone what others have made, and compares with what ours needs of it, also where a migration needed rows", async (given) => {
   const { sql, run, project, name } = given;
+  const files = {
+    "0000_profiles": `
+      create schema billing;
+      create table profiles (
+        id uuid primary key references auth.users, email email,
+        key uuid default extensions.uuid_generate_v4());
+      create policy own on profiles using (auth.uid() = id);
+      create function on_user() returns trigger language plpgsql as 'begin return new; end';
+      create trigger on_user after insert on auth.users for each row execute function on_user();`,
+    "0001_events": `
+      create table billing.events (at date not null) partition by range (at);
+      create table billing.bills (at date primary key);
+      create table tenants (id int primary key);
+      create table members (tenant int not null references tenants);
+      select 1 / (current_setting('work_mem') = '5MB' and current_setting('app.mode') = 'x')::int`,
+    "0001_events.down":
+      "drop table billing.events, billing.bills, members, tenants",
+  };
   await sql.unsafe(`
     alter database ${name} set work_mem = '5MB'; alter database ${name} set app.mode = 'x';
     create schema auth; create schema extensions; create schema jobs;
@@ -43,27 +67,15 @@ test("leaves alone what others have made, and compares with what ours needs of i
     create domain public.email as text check (value like '%@%');
     alter default privileges in schema public grant select on tables to pg_monitor;
     alter default privileges in schema auth grant select on tables to pg_monitor`);
-  writeMigrations(project, {
-    "0000_profiles": `
-      create schema billing;
-      create table profiles (
-        id uuid primary key references auth.users, email email,
-        key uuid default extensions.uuid_generate_v4());
-      create policy own on profiles using (auth.uid() = id);
-      create function on_user() returns trigger language plpgsql as 'begin return new; end';
-      create trigger on_user after insert on auth.users for each row execute function on_user();`,
-    "0001_events": `
-      create table billing.events (at date not null) partition by range (at);
-      create table billing.bills (at date primary key);
-      select 1 / (current_setting('work_mem') = '5MB' and current_setting('app.mode') = 'x')::int`,
-    "0001_events.down": "drop table billing.events, billing.bills",
-  });
+  writeMigrations(project, files);
   const pending = await check(given);
   await run("db:migrate");
+  writeMigrations(project, { ...files, "0002_rows": needsRows });
   await sql.unsafe(`
+    insert into tenants values (7);
     create table billing.events_2026 partition of billing.events
       for values from ('2026-01-01') to ('2027-01-01')`);
-  const clean = await check(given);
+  await run("db:migrate");
   await sql.unsafe("drop schema drizzle cascade");
   const recorded = await run("db:baseline");
   await sql.unsafe(`
@@ -71,59 +83,28 @@ test("leaves alone what others have made, and compares with what ours needs of i
     create table auth.mine (); create table billing.by_hand ();
     alter table profiles alter key set default extensions.uuid_generate_v1()`);
   const drifted = await check(given);
-
-  expect(pending.found).toEqual([
-    "pending 0000_profiles",
-    "pending 0001_events",
-  ]);
-  expect(pending.stderr).toContain("Tried with rows of auth.users\n");
-  expect(clean).toEqual({
-    found: [],
-    stderr: expect.stringContaining(
-      "Left alone: 3 schemas in which nothing is ours: ",
-    ),
-  });
-  expect(recorded.exitCode).toBe(0);
-  expect(drifted.found).toEqual([
-    "drift different: default of public.profiles.key: ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v1(), not ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v4()",
-    "drift surplus: CREATE TABLE billing.by_hand ()",
-    expect.stringMatching(/^drift missing: CREATE TRIGGER on_user /),
-  ]);
-});
-
-test("compares what is left of a migration that needed rows, and records none that cannot be compared", async (given) => {
-  const { sql, run, project } = given;
-  writeMigrations(project, {
-    "0000_base": `
-      create table tenants (id int primary key);
-      create table members (tenant int not null references tenants)`,
-    "0001_rows": `
-      insert into members values (7);
-      alter table members add column name text;
-      do $$ begin if not exists (select from members) then raise 'none'; end if; end $$;`,
-  });
-  await run("db:migrate --to 0000_base");
-  await sql.unsafe("insert into tenants values (7)");
-  const pending = await check(given);
-  await run("db:migrate");
-  await sql.unsafe("create table by_hand ()");
-  const applied = await check(given);
-  await sql.unsafe("drop schema drizzle cascade; drop table by_hand");
+  await sql.unsafe("drop schema drizzle cascade");
   writeMigrations(project, {
     "0000_unknown": "create table t (a unknown_type)",
   });
   const refused = await run("db:baseline");
 
   expect(pending.found).toEqual([
-    "pending 0001_rows",
-    "not_tried 0001_rows 2",
-    "not_tried 0001_rows 4",
+    "pending 0000_profiles",
+    "pending 0001_events",
   ]);
-  expect(applied.found).toEqual([
-    "not_replayed 0001_rows 2",
-    "not_replayed 0001_rows 4",
-    "drift surplus: CREATE TABLE public.by_hand ()",
+  expect(pending.stderr).toContain("Tried with rows of auth.users\n");
+  expect(recorded.exitCode).toBe(0);
+  expect(drifted.found).toEqual([
+    "not_replayed 0002_rows 2",
+    "not_replayed 0002_rows 4",
+    "drift different: default of public.profiles.key: ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v1(), not ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v4()",
+    "drift surplus: CREATE TABLE billing.by_hand ()",
+    expect.stringMatching(/^drift missing: CREATE TRIGGER on_user /),
   ]);
+  expect(drifted.stderr).toContain(
+    "Left alone: 3 schemas in which nothing is ours: ",
+  );
   expect(refused.exitCode).toBe(1);
   expect(refused.stderr).toContain('type "unknown_type" does not exist');
 });
@@ -193,21 +174,43 @@ test("changes nothing on the server, whatever the migrations would do to it", as
   }
 });
 
-test("runs no down file that changes the server", async (given) => {
-  const { sql, project, name } = given;
+test("runs no down file that changes the server, and leaves out what needs rows; annotates findings in GitHub Actions, and adds them to the summary", async (given) => {
+  const { sql, run, project, name } = given;
   const role = `${name}_kept`;
-  await sql.unsafe(`create role ${role}`);
+  const summary = join(project.folder, "summary.md");
   writeMigrations(project, {
-    "0000_a": "create table a ()",
-    "0000_a.down": `drop table a; drop role ${role}`,
+    "0000_base": `
+      create table tenants (id int primary key);
+      create table members (tenant int not null references tenants)`,
+    "0001_a": "create table a ()",
+    "0001_a.down": `drop table a; drop role ${role}`,
+    "0002_rows": needsRows,
   });
+  await run("db:migrate --to 0000_base");
+  await sql.unsafe(`insert into tenants values (7); create role ${role}`);
   try {
-    const { found } = await check(given);
+    const { found, stderr } = await check(given, {
+      GITHUB_ACTIONS: "true",
+      GITHUB_WORKSPACE: join(project.folder, ".."),
+      GITHUB_STEP_SUMMARY: summary,
+    });
 
-    expect(found).toEqual(["pending 0000_a", "not_tried 0000_a"]);
+    expect(found).toEqual([
+      "pending 0001_a",
+      "pending 0002_rows",
+      "not_tried 0001_a",
+      "not_tried 0002_rows 2",
+      "not_tried 0002_rows 4",
+    ]);
     expect(
       await sql`select from pg_roles where rolname = ${role}`,
     ).toHaveLength(1);
+    expect(stderr).toMatch(
+      /^::warning file=[^,]+\/0001_a\.sql,title=pending::not applied/m,
+    );
+    expect(readFileSync(summary, "utf8")).toMatch(
+      /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0001_a\.sql` \|/,
+    );
   } finally {
     await sql.unsafe(`drop role if exists ${role}`);
   }
@@ -239,47 +242,6 @@ test("works for a plain owner, beside extensions that it may not make", async (g
     expect(refused.exitCode).toBe(2);
     expect(refused.stderr).toContain(`ALTER ROLE "${name}" CREATEDB`);
   });
-});
-
-test(
-  "db:push leaves row security that a migration has by hand",
-  "migrated",
-  async (given) => {
-    const { sql, run, name } = given;
-    await sql.unsafe(`
-    create policy own on users using (true); alter table users enable row level security;
-    create schema jobs; create table jobs.job (id int)`);
-    const pushed = await run(`db:push --confirm ${name}`);
-
-    expect(pushed.stdout).toMatch(/^Nothing to push: /);
-    expect(pushed.stderr).toContain(
-      "1 schema in which nothing is ours: jobs\n",
-    );
-    expect(pushed.stderr).toContain(
-      "policy own on public.users, row security of",
-    );
-    expect(
-      await sql`
-    select from pg_policy join pg_class on pg_class.oid = polrelid where relrowsecurity`,
-    ).toHaveLength(1);
-  },
-);
-
-test("annotates findings in GitHub Actions, and adds them to the summary", async (given) => {
-  const summary = join(given.project.folder, "summary.md");
-  writeMigrations(given.project, { "0000_one": "create table one ()" });
-  const { stderr } = await given.run("db:check", {
-    GITHUB_ACTIONS: "true",
-    GITHUB_WORKSPACE: join(given.project.folder, ".."),
-    GITHUB_STEP_SUMMARY: summary,
-  });
-
-  expect(stderr).toMatch(
-    /^::warning file=[^,]+\/0000_one\.sql,title=pending::not applied/m,
-  );
-  expect(readFileSync(summary, "utf8")).toMatch(
-    /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0000_one\.sql` \|/,
-  );
 });
 
 bunTest("follows how far statements reach", () => {
