@@ -6,12 +6,17 @@ import { readMigrations } from "../../scripts/migrations/journal";
 import type { Outcome } from "../lib/command";
 import { testBeside } from "../lib/database";
 import { commit } from "../lib/git";
-import { migrations, ownHead } from "../lib/migrations";
+import {
+  addMigration,
+  editJournal,
+  journal,
+  migrations,
+  ownHead,
+} from "../lib/migrations";
 import { copyProject, type Project } from "../lib/project";
 import { fixture, image, schemaFile } from "../lib/schema-file";
 import { type Given, test } from "../lib/test";
 
-const journal = `${migrations}/meta/_journal.json`;
 const nowhere = {
   DATABASE_URL: "postgres://nobody@127.0.0.1:1/none",
   DATABASE_URL_UNPOOLED: "postgres://nobody@127.0.0.1:1/none",
@@ -37,31 +42,6 @@ const brief = (problems: Problem[]) =>
   problems.map(({ code, severity, tag, line }) =>
     [severity, code, tag, line].filter(Boolean).join(" "),
   );
-
-function editJournal(
-  { read, write }: Project,
-  edit: (entries: Record<string, unknown>[]) => void,
-): void {
-  const { entries, ...rest } = JSON.parse(read(journal));
-  edit(entries);
-  write(journal, JSON.stringify({ ...rest, entries }, null, 2));
-}
-
-/** Adds a migration as `db:generate --custom` does, after the newest one. */
-function add(project: Project, tag: string, up: string, down: string): void {
-  const nameSnapshot = (tag: unknown) =>
-    `${migrations}/meta/${String(tag).slice(0, 4)}_snapshot.json`;
-  editJournal(project, (entries) => {
-    const newest = entries.at(-1);
-    const { id, ...same } = JSON.parse(project.read(nameSnapshot(newest?.tag)));
-    const snapshot = { ...same, id: crypto.randomUUID(), prevId: id };
-    project.write(nameSnapshot(tag), JSON.stringify(snapshot));
-    const [idx, when] = [Number(newest?.idx) + 1, Number(newest?.when) + 1000];
-    entries.push({ ...newest, idx, when, tag });
-  });
-  project.write(`${migrations}/${tag}.sql`, up);
-  project.write(`${migrations}/${tag}.down.sql`, down);
-}
 
 async function listScratch({ sql, database }: Given) {
   return await sql`
@@ -98,8 +78,8 @@ describe("without a database", () => {
     async (project) => {
       const { run, read, write, folder } = project;
       const [next, last, gone] = ["0001_next", "0002_last", "0003_gone"];
-      add(project, next, "create table next ()", "drop table next");
-      add(project, last, "create table last ()", "drop table last");
+      addMigration(project, next, "create table next ()", "drop table next");
+      addMigration(project, last, "create table last ()", "drop table last");
       editJournal(project, (entries) => {
         const newest = entries.at(-1);
         if (newest) newest.when = 5;
@@ -161,7 +141,7 @@ describe("without a database", () => {
     async (project) => {
       const { run, read, write, replace, folder } = project;
       const [next, crash, last] = ["0001_next", "0001_crash", "0002_last"];
-      add(project, next, "create table next ()", "drop table next");
+      addMigration(project, next, "create table next ()", "drop table next");
       write("docs/SCHEMA.md", "old");
       await commit(folder, "main");
       const own = `${migrations}/${ownHead}.sql`;
@@ -172,12 +152,12 @@ describe("without a database", () => {
       write(own, `${read(own)}\nselect 1;`);
       editJournal(project, (entries) => entries.pop());
       // squawk ends at this file: the other is linted all the same.
-      add(project, crash, "", "");
+      addMigration(project, crash, "", "");
       writeFileSync(
         join(folder, `${migrations}/${crash}.sql`),
         Buffer.from("select 'é'", "latin1"),
       );
-      add(
+      addMigration(
         project,
         last,
         `-- squawk-ignore ban-drop-column -- nobody reads it
@@ -239,7 +219,7 @@ describe("with a database", () => {
       await sql.unsafe(`
         alter default privileges revoke all on functions from public;
         alter default privileges in schema public grant select on tables to pg_monitor`);
-      add(
+      addMigration(
         project,
         "0001_shirts",
         `create table shirts (size varchar(9) check (size in ('s', 'm')), name varchar(9) default upper('x'));
@@ -281,13 +261,18 @@ create view small as select name from shirts where size in ('s', 'm');`,
     async (given) => {
       const { run, project, sql } = given;
       const [next, third] = ["0001_next", "0002_third"];
-      add(
+      addMigration(
         project,
         next,
         "create table a (); create table b ();",
         "drop table a;",
       );
-      add(project, third, "create table third ();", "drop table third;");
+      addMigration(
+        project,
+        third,
+        "create table third ();",
+        "drop table third;",
+      );
       const applied = readMigrations(join(project.folder, migrations)).at(-1);
       await sql.unsafe(applied?.text ?? "");
       await sql`
@@ -352,8 +337,8 @@ create view small as select name from shirts where size in ('s', 'm');`,
     "migrated",
     async ({ run, project, sql, read }) => {
       const [next, third] = ["0001_next", "0002_third"];
-      add(project, next, "create table next ();", "drop table next;");
-      add(
+      addMigration(project, next, "create table next ();", "drop table next;");
+      addMigration(
         project,
         third,
         "create table third (); commit; select 1 / 0;",
@@ -386,19 +371,19 @@ create view small as select name from shirts where size in ('s', 'm');`,
     "finds what a called function leaves, in a table that is not named",
     "migrated",
     async ({ run, project }) => {
-      add(
+      addMigration(
         project,
         "0001_make",
         "create function widen() returns void language plpgsql as 'begin execute ''alter table users add column width int''; end';",
         "drop function widen();",
       );
-      add(
+      addMigration(
         project,
         "0002_guarded",
         "do $$ begin create table a (b int); exception when duplicate_table then null; end $$;",
         "drop table a;",
       );
-      add(project, "0003_call", "select widen();", "select 1;");
+      addMigration(project, "0003_call", "select widen();", "select 1;");
 
       const { problems } = readFound(await run("db:check --json"));
 
