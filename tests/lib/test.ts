@@ -20,6 +20,29 @@ export interface Given extends TestDatabase {
   change(from: string, to: string): void;
 }
 
+/** An address at which no server answers. */
+const nowhere = "postgres://nobody@127.0.0.1:1/none";
+
+/** Registers a test that gets a project of its own, and no database. */
+export function testProject(
+  sentence: string,
+  body: (project: Project) => Promise<void>,
+): void {
+  testBeside(sentence, async () => {
+    using project = copyProject();
+    const own = {
+      DATABASE_URL: nowhere,
+      DATABASE_URL_UNPOOLED: nowhere,
+      DB_ENGINE: "external",
+    };
+    await body({
+      ...project,
+      run: (command, variables, stdin) =>
+        project.run(command, { ...own, ...variables }, stdin),
+    });
+  });
+}
+
 type Body = (given: Given) => Promise<void>;
 
 let shared: Project | undefined;

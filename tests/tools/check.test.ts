@@ -4,7 +4,6 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readMigrations } from "../../scripts/migrations/journal";
 import type { Outcome } from "../lib/command";
-import { testBeside } from "../lib/database";
 import { commit } from "../lib/git";
 import {
   addMigration,
@@ -13,14 +12,8 @@ import {
   migrations,
   ownHead,
 } from "../lib/migrations";
-import { copyProject, type Project } from "../lib/project";
 import { fixture, image, schemaFile } from "../lib/schema-file";
-import { type Given, test } from "../lib/test";
-
-const nowhere = {
-  DATABASE_URL: "postgres://nobody@127.0.0.1:1/none",
-  DATABASE_URL_UNPOOLED: "postgres://nobody@127.0.0.1:1/none",
-};
+import { type Given, test, testProject } from "../lib/test";
 
 interface Problem {
   code: string;
@@ -49,19 +42,9 @@ async function listScratch({ sql, database }: Given) {
 }
 
 describe("without a database", () => {
-  const testFolder = (
-    sentence: string,
-    body: (project: Project) => Promise<void>,
-  ) =>
-    testBeside(sentence, async () => {
-      using project = copyProject();
-      await body(project);
-    });
-
-  testFolder("is silent on this project, also --strict", async ({ run }) => {
+  testProject("is silent on this project, also --strict", async ({ run }) => {
     const { exitCode, stdout, stderr } = await run(
       "db:check --offline --strict",
-      nowhere,
     );
 
     expect({ exitCode, stdout }).toEqual({
@@ -73,7 +56,7 @@ describe("without a database", () => {
     );
   });
 
-  testFolder(
+  testProject(
     "finds what is wrong with the journal, the files and the snapshots",
     async (project) => {
       const { run, read, write, folder } = project;
@@ -95,7 +78,7 @@ describe("without a database", () => {
       );
 
       const { exitCode, problems } = readFound(
-        await run("db:check --json --offline", nowhere),
+        await run("db:check --json --offline"),
       );
 
       expect(exitCode).toBe(3);
@@ -119,13 +102,13 @@ describe("without a database", () => {
     },
   );
 
-  testFolder(
+  testProject(
     "fails where the database cannot be reached, after what it found; and does not try where the journal cannot be read",
     async ({ run, read, write }) => {
       write(`${migrations}/9999_orphan.sql`, "select 1");
-      const unreachable = await run("db:check --json", nowhere);
+      const unreachable = await run("db:check --json");
       write(journal, `<<<<<<< HEAD\n${read(journal)}`);
-      const conflict = readFound(await run("db:check --json", nowhere));
+      const conflict = readFound(await run("db:check --json"));
 
       const { problems, error } = JSON.parse(unreachable.stdout);
       expect(unreachable.exitCode).toBe(1);
@@ -136,7 +119,7 @@ describe("without a database", () => {
     },
   );
 
-  testFolder(
+  testProject(
     "compares with the default branch: edits, removals, and the lint of what is new",
     async (project) => {
       const { run, read, write, replace, folder } = project;
@@ -146,9 +129,7 @@ describe("without a database", () => {
       await commit(folder, "main");
       const own = `${migrations}/${ownHead}.sql`;
       write(own, `-- a comment is no edit\n${read(own)}`);
-      const commented = readFound(
-        await run("db:check --json --offline", nowhere),
-      );
+      const commented = readFound(await run("db:check --json --offline"));
       write(own, `${read(own)}\nselect 1;`);
       editJournal(project, (entries) => entries.pop());
       // squawk ends at this file: the other is linted all the same.
@@ -170,7 +151,7 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
         "",
       );
       replace(schemaFile, image, fixture);
-      const changed = await run("db:check --json --offline", nowhere);
+      const changed = await run("db:check --json --offline");
 
       const { exitCode, problems } = readFound(changed);
       expect(commented.exitCode).toBe(0);
@@ -190,7 +171,7 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
     },
   );
 
-  testFolder(
+  testProject(
     "draws the diagram, and again only when it is stale",
     async ({ run, replace, read }) => {
       const drawn = await run("db:diagram");

@@ -2,29 +2,41 @@
 import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
 import { commit } from "../lib/git";
-import { migrations, ownHead, ownMigrations } from "../lib/migrations";
-import { fixture, image, listMigrations } from "../lib/schema-file";
-import { type Given, test } from "../lib/test";
+import {
+  editJournal,
+  journal,
+  migrations,
+  ownMigrations,
+} from "../lib/migrations";
+import { copyProject, type Project } from "../lib/project";
+import { fixture, image, listMigrations, schemaFile } from "../lib/schema-file";
+import { test, testProject } from "../lib/test";
 
 const ownFiles = ownMigrations
   .flatMap(({ tag }) => [`${tag}.down.sql`, `${tag}.sql`])
   .sort();
-const number = (after: number) =>
-  String(ownMigrations.length + after).padStart(4, "0");
-const next = `${number(0)}_next`;
-const journal = `${migrations}/meta/_journal.json`;
+const next = "0001_next";
 
-const readJournal = ({ read }: Given) =>
-  JSON.parse(read(journal)) as { entries: { tag: string; when: number }[] };
+const readEntries = ({ read }: Project) =>
+  (JSON.parse(read(journal)) as { entries: { tag: string; when: number }[] })
+    .entries;
 
 describe("db:generate", () => {
-  test(
-    "writes the migration of a change and its reverse, and nothing where there is none",
-    "empty",
-    async ({ run, change, project, read }) => {
+  testProject(
+    "writes the migration of a change and its reverse, stamped a second later than every other, and nothing where there is none or schema.ts cannot be loaded",
+    async (project) => {
+      const { run, replace, read } = project;
+      const when = Date.now() + 1e9; // whatever the clock says
+      editJournal(project, (entries) => {
+        for (const entry of entries) entry.when = when;
+      });
       const unchanged = await run("db:generate");
-      change(image, fixture);
+      replace(schemaFile, image, `${fixture} nonsense nonsense`);
+      const broken = await run("db:generate");
+      const untouched = listMigrations(project);
+      replace(schemaFile, " nonsense nonsense", "");
       const generated = await run("db:generate next");
       const again = await run("db:generate --json");
 
@@ -33,6 +45,14 @@ describe("db:generate", () => {
         stdout: "Nothing to generate: schema.ts matches the newest migration\n",
         stderr: "",
       });
+      expect(broken).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr: expect.stringMatching(
+          /^Error: src\/infrastructure\/database\/schema\.ts:\d+ cannot be loaded: /,
+        ),
+      });
+      expect(untouched).toEqual(ownFiles);
       expect(generated).toEqual({
         exitCode: 0,
         stdout: `Generated: ${migrations}/${next}.sql\nGenerated: ${migrations}/${next}.down.sql\n`,
@@ -44,6 +64,10 @@ describe("db:generate", () => {
       expect(read(`${migrations}/${next}.down.sql`)).toBe(
         'ALTER TABLE "users" DROP COLUMN "fixture";\n',
       );
+      expect(readEntries(project).at(-1)).toMatchObject({
+        tag: next,
+        when: when + 1000,
+      });
       expect(JSON.parse(again.stdout).tag).toBeNull();
       expect(listMigrations(project)).toEqual([
         ...ownFiles,
@@ -54,25 +78,9 @@ describe("db:generate", () => {
   );
 
   test(
-    "fails where schema.ts cannot be loaded, and writes nothing",
-    "empty",
-    async ({ run, change, project }) => {
-      change(image, `${fixture} nonsense nonsense`);
-
-      const { exitCode, stdout, stderr } = await run("db:generate");
-
-      expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: "" });
-      expect(stderr).toMatch(
-        /^Error: src\/infrastructure\/database\/schema\.ts:\d+ cannot be loaded: /,
-      );
-      expect(listMigrations(project)).toEqual(ownFiles);
-    },
-  );
-
-  test(
-    "takes the answer whether something was renamed from flags, and from nowhere else",
+    "takes the answer whether something was renamed from flags, and from nowhere else; says what a drop does to a live database",
     "migrated",
-    async ({ run, change, project, read }) => {
+    async ({ run, change, project, read, sql }) => {
       change(image, 'picture: text("picture"),');
       const open = await run("db:generate next");
       const wrong = await run("db:generate next --rename users.imag=picture");
@@ -82,6 +90,14 @@ describe("db:generate", () => {
       );
       change('picture: text("picture"),', 'photo: text("photo"),');
       const anew = await run("db:generate anew --no-rename");
+      const checked = await run("db:check --offline");
+      const first = await readCatalog(sql);
+      const applied = await run("db:migrate");
+      const up = await readCatalog(sql);
+      const undone = await run("db:rollback --steps 2");
+      const down = await readCatalog(sql);
+      const reapplied = await run("db:migrate");
+      const again = await readCatalog(sql);
 
       expect(open).toEqual({
         exitCode: 2,
@@ -103,16 +119,21 @@ describe("db:generate", () => {
       expect(read(`${migrations}/${next}.down.sql`)).toBe(
         'ALTER TABLE "users" RENAME COLUMN "picture" TO "image";\n',
       );
-      expect(anew.exitCode).toBe(0);
-      expect(read(`${migrations}/${number(1)}_anew.down.sql`)).toBe(
+      expect(anew).toMatchObject({
+        exitCode: 0,
+        stderr: `Lint: ${migrations}/0002_anew.sql:1 ban-drop-column: Dropping a column may break existing clients.\n`,
+      });
+      expect(read(`${migrations}/0002_anew.down.sql`)).toBe(
         'ALTER TABLE "users" DROP COLUMN "photo";--> statement-breakpoint\n' +
           "-- The column comes back empty: its values are gone.\n" +
           'ALTER TABLE "users" ADD COLUMN "picture" text;\n',
       );
-      expect((await run("db:check")).stdout).toContain("Checked: 0 errors");
-      expect((await run("db:migrate")).exitCode).toBe(0);
-      expect((await run("db:rollback --steps 2")).exitCode).toBe(0);
-      expect((await run("db:migrate")).exitCode).toBe(0);
+      expect(checked.stdout).toContain("Checked: 0 errors");
+      expect(
+        [applied, undone, reapplied].map(({ exitCode }) => exitCode),
+      ).toEqual([0, 0, 0]);
+      expect(compareCatalogs(first, down)).toEqual([]);
+      expect(compareCatalogs(up, again)).toEqual([]);
     },
   );
 
@@ -155,291 +176,213 @@ describe("db:generate", () => {
   );
 
   test(
-    "stamps a migration a second later than every other, whatever the clock says",
-    "empty",
-    async (given) => {
-      const { run, change, project } = given;
-      const { entries, ...rest } = readJournal(given);
-      const when = Date.now() + 1e9;
-      const late = entries.map((entry) => ({ ...entry, when }));
-      project.write(journal, JSON.stringify({ ...rest, entries: late }));
-      change(image, fixture);
-      await run("db:generate next");
-
-      expect(readJournal(given).entries.at(-1)).toMatchObject({
-        tag: next,
-        when: when + 1000,
-      });
-    },
-  );
-
-  test(
-    "says what a new migration does to a live database, on stderr",
-    "empty",
-    async ({ run, change }) => {
-      change(image, "");
-      const { exitCode, stderr } = await run("db:generate next");
-
-      expect(exitCode).toBe(0);
-      expect(stderr).toBe(
-        `Lint: ${migrations}/${next}.sql:1 ban-drop-column: Dropping a column may break existing clients.\n`,
-      );
-    },
-  );
-
-  test(
-    "makes an empty one for SQL of your own, and names the file that undoes it",
-    "empty",
+    "makes an empty one for SQL of your own, and writes the down files that are missing, and what they leave undone",
+    "migrated",
     async ({ run, read, change, project }) => {
+      const own = `${migrations}/${next}.down.sql`;
+      const [after, down] = [
+        `${migrations}/0002_after.sql`,
+        `${migrations}/0002_after.down.sql`,
+      ];
       const custom = await run("db:generate next --custom");
-      const down = await run("db:generate --down");
-      const files = listMigrations(project);
       await run("db:migrate");
-      project.write(`${migrations}/${next}.down.sql`, "-- nothing\n");
+      project.write(own, "-- nothing\n");
       const empty = await run("db:rollback");
+      rmSync(join(project.folder, own));
       change(image, fixture);
-      const after = await run("db:generate after");
+      const generated = await run("db:generate after");
+      project.write(after, `${read(after)}\nUPDATE users SET fixture = 'x';`);
+      rmSync(join(project.folder, down));
+      const one = await run("db:generate --down 0002_after");
+      const none = await run("db:generate --down");
 
       expect(custom).toEqual({
         exitCode: 0,
         stdout: `Generated: ${migrations}/${next}.sql\n`,
-        stderr: `Hint: write the SQL that undoes it into ${migrations}/${next}.down.sql\n`,
+        stderr: `Hint: write the SQL that undoes it into ${own}\n`,
       });
       expect(read(`${migrations}/${next}.sql`)).toStartWith("-- Custom SQL");
-      expect(down.stdout).toStartWith("Nothing to generate: ");
-      expect(files).not.toContain(`${next}.down.sql`);
       expect(empty).toMatchObject({ exitCode: 1, stdout: "" });
       expect(empty.stderr).toContain("has no statement in it");
-      expect(after.exitCode).toBe(0);
-    },
-  );
-
-  test(
-    "writes the down files that are missing, and what they leave undone",
-    "empty",
-    async ({ run, change, project, read }) => {
-      change(image, fixture);
-      await run("db:generate next");
-      const down = `${migrations}/${next}.down.sql`;
-      project.write(
-        `${migrations}/${next}.sql`,
-        `${read(`${migrations}/${next}.sql`)}\nUPDATE users SET fixture = 'x';`,
-      );
-      rmSync(join(project.folder, down));
-      const one = await run(`db:generate --down ${next}`);
-      const none = await run("db:generate --down");
-
+      expect(generated.exitCode).toBe(0);
       expect(one.stdout).toBe(`Generated: ${down}\n`);
-      expect(none.stdout).toStartWith("Nothing to generate: ");
       expect(read(down)).toBe(
         "-- Not undone here, for snapshots do not know of it:\n" +
           "--   UPDATE users SET fixture = 'x'\n" +
           'ALTER TABLE "users" DROP COLUMN "fixture";\n',
       );
+      expect(none.stdout).toStartWith("Nothing to generate: ");
+      expect(listMigrations(project)).not.toContain(`${next}.down.sql`);
     },
   );
-});
 
-describe("db:generate, beside files that it did not write", () => {
-  test(
-    "writes over none of them",
-    "empty",
-    async ({ run, change, project, read }) => {
-      change(image, fixture);
-      const own = read(journal);
-      const snapshot = read(`${migrations}/meta/0000_snapshot.json`);
-      rmSync(join(project.folder, journal));
-      const withoutJournal = await run("db:generate next");
-      project.write(journal, own);
-      project.write(`${migrations}/${next}.sql`, "-- mine\n");
-      const withFile = await run("db:generate next --json");
+  testProject("writes over no file that it did not write", async (project) => {
+    const { run, replace, read, write, folder } = project;
+    replace(schemaFile, image, fixture);
+    const own = read(journal);
+    const snapshot = read(`${migrations}/meta/0000_snapshot.json`);
+    rmSync(join(folder, journal));
+    const withoutJournal = await run("db:generate next");
+    write(journal, own);
+    write(`${migrations}/${next}.sql`, "-- mine\n");
+    const withFile = await run("db:generate next --json");
 
-      expect(withoutJournal).toMatchObject({ exitCode: 2, stdout: "" });
-      expect(withoutJournal.stderr).toContain(
-        `${migrations}/meta/0000_snapshot.json already exists`,
-      );
-      expect(withFile.exitCode).toBe(2);
-      expect(JSON.parse(withFile.stdout).error.code).toBe("FILE_EXISTS");
-      expect(read(`${migrations}/meta/0000_snapshot.json`)).toBe(snapshot);
-      expect(read(`${migrations}/${next}.sql`)).toBe("-- mine\n");
-      expect(read(journal)).toBe(own);
-    },
-  );
+    expect(withoutJournal).toMatchObject({ exitCode: 2, stdout: "" });
+    expect(withoutJournal.stderr).toContain(
+      `${migrations}/meta/0000_snapshot.json already exists`,
+    );
+    expect(withFile.exitCode).toBe(2);
+    expect(JSON.parse(withFile.stdout).error.code).toBe("FILE_EXISTS");
+    expect(read(`${migrations}/meta/0000_snapshot.json`)).toBe(snapshot);
+    expect(read(`${migrations}/${next}.sql`)).toBe("-- mine\n");
+    expect(read(journal)).toBe(own);
+  });
 });
 
 describe("after a merge", () => {
-  /** Two branches that each made a migration of the same parent. */
-  async function merge(given: Given, isRenumbered: boolean): Promise<void> {
-    const { run, change, project, read } = given;
-    const before = read(journal);
-    change(image, fixture);
-    await run("db:generate theirs");
-    const theirs = readJournal(given).entries.at(-1);
-    const snapshot = read(`${migrations}/meta/${number(0)}_snapshot.json`);
-    change(fixture, image);
-    change(
-      'logo: text("logo"),',
-      'logo: text("logo"),\n    motto: text("motto"),',
-    );
-    project.write(journal, before);
-    rmSync(
-      join(project.folder, `${migrations}/meta/${number(0)}_snapshot.json`),
-    );
-    await run("db:generate ours");
-    await commit(project.folder, "ours"); // git is where the snapshot of ours will be
-    const { entries, ...rest } = readJournal(given);
-    const ours = entries.at(-1);
-    change(image, fixture);
+  const logo = 'logo: text("logo"),';
+  const motto = 'logo: text("logo"),\n    motto: text("motto"),';
+  const second = `${fixture}\n    second: text("second"),`;
+  const toMotto = 'ALTER TABLE "tenants" ADD COLUMN "motto" text;';
 
-    const tag = isRenumbered ? `${number(1)}_ours` : ours?.tag;
-    if (isRenumbered) {
-      const own = `${migrations}/meta/${number(0)}_snapshot.json`;
-      project.write(`${migrations}/meta/${number(1)}_snapshot.json`, read(own));
-      for (const end of [".sql", ".down.sql"]) {
-        project.write(
-          `${migrations}/${tag}${end}`,
-          read(`${migrations}/${ours?.tag}${end}`),
-        );
-        rmSync(join(project.folder, `${migrations}/${ours?.tag}${end}`));
-      }
-    }
-    project.write(`${migrations}/meta/${number(0)}_snapshot.json`, snapshot);
-    const merged = [
-      ...entries.slice(0, -1),
-      theirs,
-      { ...ours, tag, idx: ownMigrations.length + (isRenumbered ? 1 : 0) },
-    ];
-    project.write(journal, JSON.stringify({ ...rest, entries: merged }));
+  /** A generated migration. */
+  interface Generated {
+    entry: Record<string, unknown>;
+    up: string;
+    down: string;
+    snapshot: string;
+  }
+  let branches: Promise<Record<"ours" | "theirs", Generated>> | undefined;
+
+  /** Returns two migrations that were made of the same parent; both are generated once. */
+  async function generateBranches() {
+    const generate = async (name: string, from: string, to: string) => {
+      using project = copyProject();
+      project.replace(schemaFile, from, to);
+      await project.run(`db:generate ${name}`);
+      return {
+        entry: { ...readEntries(project).at(-1) },
+        up: project.read(`${migrations}/0001_${name}.sql`),
+        down: project.read(`${migrations}/0001_${name}.down.sql`),
+        snapshot: project.read(`${migrations}/meta/0001_snapshot.json`),
+      };
+    };
+    const theirs = await generate("theirs", image, fixture);
+    return { theirs, ours: await generate("ours", logo, motto) };
   }
 
-  for (const isRenumbered of [true, false])
-    test(
-      `names the two of one parent, and makes the newer again${isRenumbered ? "" : ", where they have one number"}`,
-      "empty",
-      async (given) => {
-        const { run, project, read } = given;
-        await merge(given, isRenumbered);
+  /** Writes the files of a migration, and adds it to the journal. */
+  function put(project: Project, tag: string, generated: Generated): void {
+    const { entry, up, down, snapshot } = generated;
+    const number = tag.slice(0, 4);
+    project.write(`${migrations}/${tag}.sql`, up);
+    project.write(`${migrations}/${tag}.down.sql`, down);
+    project.write(`${migrations}/meta/${number}_snapshot.json`, snapshot);
+    editJournal(project, (entries) =>
+      entries.push({ ...entry, tag, idx: Number(number) }),
+    );
+  }
+
+  /** Leaves a project as git does when a branch with `theirs` is merged. */
+  async function merge(project: Project, ourTag: string): Promise<void> {
+    const { ours, theirs } = await (branches ??= generateBranches());
+    put(project, ourTag, ours);
+    await commit(project.folder, "ours"); // git is where the snapshot of ours will be
+    put(project, "0001_theirs", theirs);
+    editJournal(project, (entries) => {
+      const [last, other] = [entries.pop(), entries.pop()];
+      entries.push({ ...last }, { ...other });
+    });
+    project.replace(schemaFile, image, fixture);
+    project.replace(schemaFile, logo, motto);
+  }
+
+  for (const ourTag of ["0002_ours", "0001_ours"])
+    testProject(
+      `names the two of one parent, and makes the newer again, ${ourTag}`,
+      async (project) => {
+        const { run, read } = project;
+        await merge(project, ourTag);
         const refused = await run("db:generate more");
         const checked = await run("db:check --offline --json");
         const rebased = await run("db:generate --rebase");
-        const ours = `${number(1)}_ours`;
+        const clean = await run("db:check --offline --strict");
 
-        const newer = isRenumbered ? ours : `${number(0)}_ours`;
         expect(refused.exitCode).toBe(2);
         expect(refused.stderr).toStartWith(
-          `Error: ${number(0)}_theirs and ${newer} were both generated from the same migration\n`,
+          `Error: 0001_theirs and ${ourTag} were both generated from the same migration\n`,
         );
         expect(checked.stdout).toContain('"code":"snapshot_chain"');
-        expect(rebased.stderr).toBe("");
+        expect(rebased.stderr).toBe(
+          `Warning: cannot tell whether ${ourTag} is applied: nothing listens on 127.0.0.1:1\n`,
+        );
         expect(rebased.stdout).toStartWith(
-          `Generated: ${migrations}/${ours}.sql\n`,
+          `Generated: ${migrations}/0002_ours.sql\n`,
         );
-        expect(read(`${migrations}/${ours}.sql`)).toBe(
-          'ALTER TABLE "tenants" ADD COLUMN "motto" text;',
-        );
+        expect(read(`${migrations}/0002_ours.sql`)).toBe(toMotto);
         expect(listMigrations(project)).toHaveLength(ownFiles.length + 4);
-        const clean = await run("db:check --offline --strict");
         expect(clean.stdout).toBe("Checked: 0 errors, 0 warnings\n");
       },
     );
 
   test(
-    "makes the older again where the newer is on the default branch",
+    "makes no migration again that is applied, and the older where the newer is on the default branch",
     "empty",
-    async (given) => {
-      const { run, read, project } = given;
-      await merge(given, true);
-      const ours = `${migrations}/${number(1)}_ours.sql`;
-      const theirs = `${migrations}/${number(0)}_theirs.sql`;
+    async ({ run, read, project, sql }) => {
+      await merge(project, "0002_ours");
+      const theirs = `${migrations}/0001_theirs.sql`;
+      await run("db:migrate");
+      const files = listMigrations(project);
+      const applied = await run("db:generate --rebase");
+      const untouched = listMigrations(project);
+      await sql.unsafe(
+        "drop schema drizzle cascade; drop schema public cascade; create schema public",
+      );
       // The default branch has `ours`, which stands last in the journal.
       const text = read(theirs);
       rmSync(join(project.folder, theirs));
       await commit(project.folder, "main");
       project.write(theirs, text);
-      const { exitCode, stdout } = await run("db:generate --rebase");
+      const rebased = await run("db:generate --rebase");
 
-      expect(exitCode).toBe(0);
-      expect(stdout).toContain(`Removed: ${theirs}, generated without `);
-      expect(read(ours)).toContain('"motto"');
-      expect(read(`${migrations}/${number(2)}_theirs.sql`)).toBe(
+      expect(applied.exitCode).toBe(2);
+      expect(applied.stderr).toContain("0002_ours is applied on ");
+      expect(untouched).toEqual(files);
+      expect(rebased).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(rebased.stdout).toContain(
+        `Removed: ${theirs}, generated without `,
+      );
+      expect(read(`${migrations}/0002_ours.sql`)).toContain('"motto"');
+      expect(read(`${migrations}/0003_theirs.sql`)).toBe(
         'ALTER TABLE "users" ADD COLUMN "fixture" text;',
       );
     },
   );
 
-  test(
+  testProject(
     "makes it again on top of all that the other branch has, and loses no edit",
-    "empty",
-    async (given) => {
-      const { run, read, change, project } = given;
-      const before = read(journal);
-      change(
-        'logo: text("logo"),',
-        'logo: text("logo"),\n    motto: text("motto"),',
-      );
-      await run("db:generate ours");
-      const { entries } = readJournal(given);
-      const ours = {
-        ...entries.at(-1),
-        tag: `${number(2)}_ours`,
-        idx: ownMigrations.length + 2,
-      };
-      for (const end of [".sql", ".down.sql"])
-        project.write(
-          `${migrations}/${ours.tag}${end}`,
-          read(`${migrations}/${number(0)}_ours${end}`),
-        );
-      project.write(
-        `${migrations}/meta/${number(2)}_snapshot.json`,
-        read(`${migrations}/meta/${number(0)}_snapshot.json`),
-      );
-      for (const end of [".sql", ".down.sql"])
-        rmSync(join(project.folder, `${migrations}/${number(0)}_ours${end}`));
-      rmSync(
-        join(project.folder, `${migrations}/meta/${number(0)}_snapshot.json`),
-      );
-      change('    motto: text("motto"),', "");
-      project.write(journal, before);
-      change(image, fixture);
-      await run("db:generate one");
-      change(fixture, `${fixture}\n    second: text("second"),`);
+    async (project) => {
+      const { run, read, replace, write } = project;
+      const { ours, theirs } = await (branches ??= generateBranches());
+      put(project, "0001_theirs", theirs);
+      replace(schemaFile, image, second);
       await run("db:generate two");
-      change(
-        'logo: text("logo"),',
-        'logo: text("logo"),\n    motto: text("motto"),',
-      );
-      const theirs = JSON.parse(read(journal));
-      theirs.entries.push(ours);
-      project.write(journal, JSON.stringify(theirs));
-      const down = `${migrations}/${ours.tag}.down.sql`;
-      const generated = read(down);
-      project.write(down, `-- reviewed\n${generated}`);
+      put(project, "0003_ours", ours);
+      replace(schemaFile, logo, motto);
+      const down = `${migrations}/0003_ours.down.sql`;
+      write(down, `-- reviewed\n${ours.down}`);
       const refused = await run("db:generate --rebase");
       const kept = read(down);
-      project.write(down, generated);
+      write(down, ours.down);
       const rebased = await run("db:generate --rebase");
       const checked = await run("db:check --strict --offline");
 
       expect(refused.exitCode).toBe(2);
-      expect(refused.stderr).toStartWith(`Error: ${down} was edited by hand`);
+      expect(refused.stderr).toContain(`Error: ${down} was edited by hand`);
       expect(kept).toStartWith("-- reviewed");
       expect(rebased.exitCode).toBe(0);
-      expect(read(`${migrations}/${number(2)}_ours.sql`)).toBe(
-        'ALTER TABLE "tenants" ADD COLUMN "motto" text;',
-      );
+      expect(read(`${migrations}/0003_ours.sql`)).toBe(toMotto);
       expect(checked.stdout).toBe("Checked: 0 errors, 0 warnings\n");
     },
   );
-
-  test("makes no migration again that is applied", "empty", async (given) => {
-    const { run, project } = given;
-    await merge(given, true);
-    await run("db:migrate");
-    const files = listMigrations(project);
-    const { exitCode, stderr } = await run("db:generate --rebase");
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toContain(`${number(1)}_ours is applied on `);
-    expect(listMigrations(project)).toEqual(files);
-  });
 });
