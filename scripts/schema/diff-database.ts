@@ -518,13 +518,20 @@ async function inTrial<T>(
     const left = await readCounts(sql);
     const tables = await sql<{ name: string }[]>`
       select oid::text as name from pg_class where relkind in ('r', 'p')`;
+    const isKept = (count: Count) =>
+      left.some(
+        ({ oid, name, last, owner, column }) =>
+          oid === count.oid ||
+          (name === count.name && last !== null) ||
+          // An identity in the place of a serial counts on, and so the reverse.
+          (owner !== null && owner === count.owner && column === count.column),
+      );
     const counts = counted
-      .filter(({ oid, name, owner }) => {
-        const isOwned = !owner || tables.some((table) => table.name === owner);
-        return (
-          isOwned && !left.some((one) => one.oid === oid || one.name === name)
-        );
-      })
+      .filter(({ last }) => last !== null)
+      .filter(
+        ({ owner }) => !owner || tables.some(({ name }) => name === owner),
+      )
+      .filter((count) => !isKept(count))
       .map(
         ({ name, last }) => `drops the count of ${name}, which is at ${last}`,
       );
@@ -534,16 +541,22 @@ async function inTrial<T>(
   }
 }
 
-/** Reads how far each used sequence has counted. */
-async function readCounts(sql: Sql) {
-  return await sql<
-    { oid: string; name: string; owner: string | null; last: string }[]
-  >`
-    select * from (
-      select seqrelid::text as oid, seqrelid::regclass::text as name,
-        case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
-        (select refobjid::text from pg_depend where objid = seqrelid and classid = 'pg_class'::regclass
-          and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')) as owner
-      from pg_sequence) as counts
-    where last is not null`;
+interface Count {
+  oid: string;
+  name: string;
+  /** The oid and the column of the table that it belongs to. */
+  owner: string | null;
+  column: number | null;
+  /** Null for a sequence that was not used. */
+  last: string | null;
+}
+
+/** Reads how far each sequence has counted. */
+async function readCounts(sql: Sql): Promise<Count[]> {
+  return await sql<Count[]>`
+    select seqrelid::text as oid, seqrelid::regclass::text as name,
+      case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
+      refobjid::text as owner, refobjsubid as column
+    from pg_sequence left join pg_depend on objid = seqrelid and classid = 'pg_class'::regclass
+      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')`;
 }

@@ -72,6 +72,7 @@ export async function printDown(
     { ...after, id: "", prevId: "" },
   );
   const forward = await diffRenamed(before, after, readRenames(text));
+  const written = splitStatements(forward.join(BREAKPOINT));
   const said = listEffects(forward.join("\n"));
   const isSaid = (statement: string) =>
     [...listEffects(statement)].every((effect) => said.has(effect));
@@ -79,6 +80,7 @@ export async function printDown(
     .filter(
       ({ tokens, text: statement }) =>
         !own.has(statement) &&
+        !written.some((one) => one.text === statement) &&
         (isCustom ||
           !isOfSnapshots(readWords(tokens, 3)) ||
           !isSaid(statement)),

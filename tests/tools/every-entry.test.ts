@@ -66,14 +66,22 @@ test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, a
   });
 }, 300_000);
 
-test("db:push renames what PostgreSQL has named after a table, and leaves what an earlier rename has not", async () => {
+test("db:push renames what PostgreSQL has named after a table, and leaves what an earlier rename has not, and loses no count", async () => {
   await withDatabase("empty", async ({ address }) => {
     await using sql = await openConnection(address, "tests");
-    const columns = {
+    const serial = {
       id: pg.serial().primaryKey(),
       number: pg.integer().notNull().generatedAlwaysAsIdentity(),
     };
-    const diff = async (table: string, renames: string[]) =>
+    const turned = {
+      id: pg.integer().primaryKey().generatedAlwaysAsIdentity(),
+      number: pg.serial().notNull(),
+    };
+    const diff = async (
+      table: string,
+      renames: string[],
+      columns: Record<string, pg.PgColumnBuilderBase> = serial,
+    ) =>
       await diffSchema(
         sql,
         address,
@@ -91,9 +99,12 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     const same = await diff("teams", []);
     await sql.unsafe("alter table teams rename to crews");
     const older = await diff("crews", []);
+    await sql.unsafe("insert into crews default values");
+    const { losses } = await diff("crews", [], turned);
 
     expect(renamed.statements).toHaveLength(4);
     expect([same, older]).toEqual([isCurrent, isCurrent]);
+    expect(losses).toEqual([]);
   });
 }, 300_000);
 
