@@ -143,7 +143,7 @@ function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
   const orphan = (file: string) =>
     problem(
       "file_orphan",
-      `the journal does not name it: \`rm ${file}\`, or add its entry`,
+      `the journal does not name it, so no command uses it: add its entry, or \`rm ${file}\``,
       { file },
     );
   const files = readdirSync(join(root, folder));
