@@ -126,12 +126,16 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
   const before = { ...process.env };
   const { log, info } = console;
   const restore = provideDefineConfig();
+  const { exit } = process;
   const cwd = process.cwd();
   // Its credentials are not used: a t3 application need not have all its variables.
   const quiet = { DOTENV_CONFIG_QUIET: "true", SKIP_ENV_VALIDATION: "1" };
   Object.assign(process.env, readVariables(dirname(file)), quiet);
   console.log = console.info = () => {};
   process.chdir(dirname(file)); // as drizzle-kit is run
+  process.exit = () => {
+    throw new Error("it ends the process");
+  };
   try {
     const exported = createRequire(import.meta.url)(file);
     return exported.default ?? exported;
@@ -144,6 +148,7 @@ function loadConfig(file: string, name: string): Record<string, unknown> {
     );
   } finally {
     Object.assign(console, { log, info });
+    process.exit = exit;
     restore();
     process.chdir(cwd);
     for (const variable of Object.keys(process.env))

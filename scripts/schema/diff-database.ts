@@ -148,11 +148,21 @@ async function makeObject(trial: Trial, statement: string): Promise<void> {
   await runTaking(trial, statement).catch((error: Error) => {
     throw failure(`${nameSchema()} cannot be created: ${error.message}`, {
       lines: [`  ${statement}`],
-      hint: /^role /.test(error.message)
-        ? "create the role first, in `bun run db:shell`"
-        : undefined,
+      hint: adviseOn(error.message),
     });
   });
+}
+
+/** Returns what to do when schema.ts needs what neither it nor the database has. */
+function adviseOn(message: string): string | undefined {
+  if (message.startsWith("role "))
+    return "create the role first, in `bun run db:shell`";
+  const [, name] = /^type "(.*)" does not exist$/.exec(message) ?? [];
+  if (name)
+    return `export the enum \`${name}\` from schema.ts; where an extension has this type, create it first, in \`bun run db:shell\``;
+  return /^(operator class|function|access method) /.test(message)
+    ? "where an extension has it, create the extension first, in `bun run db:shell`"
+    : undefined;
 }
 
 /**

@@ -87,6 +87,12 @@ describe("db:push", () => {
           'begin if nextval(''calls'') > 5 then raise ''later''; end if; end';
         create event trigger later on ddl_command_end when tag in ('ALTER TABLE') execute function fail_later()`);
       const later = await run("db:push");
+      change(
+        'number: integer("number").notNull(),',
+        'number: integer("number").notNull(),\n    state: pgEnum("build_state", ["on"])("state"),',
+      );
+      change("  pgTable,\n", "  pgEnum,\n  pgTable,\n");
+      const unknown = await run("db:push");
 
       expect(dry).toMatchObject({
         exitCode: 0,
@@ -111,6 +117,12 @@ describe("db:push", () => {
         'column "phone" of relation "users" contains null values',
       );
       expect(later.stderr).toContain("\nError: later\n");
+      expect(unknown.stderr).toContain(
+        'cannot be created: type "build_state" does not exist',
+      );
+      expect(unknown.stderr).toContain(
+        "Hint: export the enum `build_state` from schema.ts; ",
+      );
       expect(
         await sql`
           select column_name from information_schema.columns

@@ -141,6 +141,9 @@ describe("drizzle.config.ts", () => {
     expect(refuse('throw new Error("SOME_URL is missing")')).toBe(
       "drizzle.config.ts cannot be loaded: SOME_URL is missing",
     );
+    expect(refuse("process.exit(1)")).toBe(
+      "drizzle.config.ts cannot be loaded: it ends the process",
+    );
     expect(() => loadProject(parent)).toThrow(
       `there is no drizzle.config.ts in ${parent}`,
     );
