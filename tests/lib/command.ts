@@ -68,7 +68,7 @@ export async function run(
 
 /** Commands that a worker can run: the others pass their input or output to other
  * programs, or start a server. */
-const WORKABLE = /^db:(?!setup|shell|studio|logs)/;
+const WORKABLE = /^copy\b|^db:(?!setup|shell|studio|logs)/;
 
 async function runProcess(
   { folder, args, variables }: Job,

@@ -14,6 +14,7 @@ import { dirname, join } from "node:path";
 import { describeError } from "../../scripts/lib/report";
 import { root } from "../../src/env";
 import { run as runCommand } from "../lib/command";
+import { testBeside } from "../lib/database";
 import { test } from "../lib/test";
 
 /** An application in a folder of its own, with these files. */
@@ -119,66 +120,71 @@ describe("copy", () => {
     expect(row).toEqual({ count: 0, other: null });
   });
 
-  test("copies what the commands import and nothing else, and overwrites nothing", async () => {
-    const own = {
-      "package.json":
-        '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate"\n    }\n}\n',
-    };
-    using application = makeApplication({
-      ...own,
-      "pnpm-lock.yaml": "",
-      "src/env.ts": "export {};",
-    });
-    const before = application.list();
+  testBeside(
+    "copies what the commands import and nothing else, and overwrites nothing",
+    async () => {
+      const own = {
+        "package.json":
+          '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate"\n    }\n}\n',
+      };
+      using application = makeApplication({
+        ...own,
+        "pnpm-lock.yaml": "",
+        "src/env.ts": "export {};",
+      });
+      const before = application.list();
 
-    const refused = await application.copy();
-    const tried = await application.copy("--into db --dry-run");
-    const untouched = application.list();
-    const copied = await application.copy("--into db");
-    const again = await application.copy("--into db");
-    const status = await runCommand(
-      "db/scripts/status-migrations.ts",
-      { DATABASE_URL: "postgres://a:b@127.0.0.1:9/c" },
-      application.folder,
-    );
+      const refused = await application.copy();
+      const tried = await application.copy("--into db --dry-run");
+      const untouched = application.list();
+      const copied = await application.copy("--into db");
+      const again = await application.copy("--into db");
+      const status = await runCommand(
+        "db/scripts/status-migrations.ts",
+        { DATABASE_URL: "postgres://a:b@127.0.0.1:9/c" },
+        application.folder,
+      );
 
-    expect(refused).toEqual({
-      exitCode: 2,
-      stdout: "",
-      stderr: [
-        `Error: ${application.folder} has files of these names with other content`,
-        "  src/env.ts",
-        "Hint: put the files into a separate folder: add `--into <folder>`, such as `--into db`",
-        "",
-      ].join("\n"),
-    });
-    expect(tried.stdout).toStartWith("Would copy: db/scripts/");
-    expect(untouched).toEqual(before);
-    expect(copied.exitCode).toBe(0);
-    expect(copied.stdout).toContain(
-      [
-        "Kept: db:migrate, drizzle-kit migrate; this one is `node --import tsx db/scripts/migrate.ts`",
-        "Added: db:migrate:status, node --import tsx db/scripts/status-migrations.ts",
-        "Packages to add: pnpm add dotenv@",
-      ].join("\n"),
-    );
-    expect(copied.stderr).toBe(
-      `Warning: there is no drizzle.config.ts in ${application.folder}\n`,
-    );
-    const files = application.list().filter((file) => file.endsWith(".ts"));
-    expect(files).toContain("db/scripts/migrations/apply.ts");
-    expect(
-      files.filter((file) =>
-        /\/(schema|server|backups|seeds|infrastructure)\//.test(file),
-      ),
-    ).toEqual([]);
-    expect(application.read("db/package.json")).toBe('{ "type": "module" }\n');
-    expect(application.read("package.json")).toStartWith(
-      '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
-    );
-    expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
-    expect(status.stderr).toContain("127.0.0.1:9");
-  });
+      expect(refused).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: [
+          `Error: ${application.folder} has files of these names with other content`,
+          "  src/env.ts",
+          "Hint: put the files into a separate folder: add `--into <folder>`, such as `--into db`",
+          "",
+        ].join("\n"),
+      });
+      expect(tried.stdout).toStartWith("Would copy: db/scripts/");
+      expect(untouched).toEqual(before);
+      expect(copied.exitCode).toBe(0);
+      expect(copied.stdout).toContain(
+        [
+          "Kept: db:migrate, drizzle-kit migrate; this one is `node --import tsx db/scripts/migrate.ts`",
+          "Added: db:migrate:status, node --import tsx db/scripts/status-migrations.ts",
+          "Packages to add: pnpm add dotenv@",
+        ].join("\n"),
+      );
+      expect(copied.stderr).toBe(
+        `Warning: there is no drizzle.config.ts in ${application.folder}\n`,
+      );
+      const files = application.list().filter((file) => file.endsWith(".ts"));
+      expect(files).toContain("db/scripts/migrations/apply.ts");
+      expect(
+        files.filter((file) =>
+          /\/(schema|server|backups|seeds|infrastructure)\//.test(file),
+        ),
+      ).toEqual([]);
+      expect(application.read("db/package.json")).toBe(
+        '{ "type": "module" }\n',
+      );
+      expect(application.read("package.json")).toStartWith(
+        '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
+      );
+      expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
+      expect(status.stderr).toContain("127.0.0.1:9");
+    },
+  );
 
   bunTest("a hint names no command that is not there", () => {
     const hint = "run `bun run db:nothing`; or `bun run db:migrate`";
@@ -188,55 +194,58 @@ describe("copy", () => {
     );
   });
 
-  test("what is missing in an application makes a command smaller", async () => {
-    const tags = [...Array(7).keys()].map((idx) => `000${idx}_a`);
-    const entries = tags.map((tag, idx) => ({ tag, idx, when: idx + 1 }));
-    using application = makeApplication(
-      {
-        "package.json": "{}",
-        "bun.lock": "",
-        "drizzle.config.ts":
-          'export default { dialect: "postgresql", schema: "./lib/tables", breakpoints: false };',
-        ".env": "DATABASE_URL=postgres://a:b@127.0.0.1:9/c\n",
-        "drizzle/meta/_journal.json": JSON.stringify({ entries }),
-        ...Object.fromEntries(
-          tags.map((tag) => [`drizzle/${tag}.sql`, "select 1"]),
+  testBeside(
+    "what is missing in an application makes a command smaller",
+    async () => {
+      const tags = [...Array(7).keys()].map((idx) => `000${idx}_a`);
+      const entries = tags.map((tag, idx) => ({ tag, idx, when: idx + 1 }));
+      using application = makeApplication(
+        {
+          "package.json": "{}",
+          "bun.lock": "",
+          "drizzle.config.ts":
+            'export default { dialect: "postgresql", schema: "./lib/tables", breakpoints: false };',
+          ".env": "DATABASE_URL=postgres://a:b@127.0.0.1:9/c\n",
+          "drizzle/meta/_journal.json": JSON.stringify({ entries }),
+          ...Object.fromEntries(
+            tags.map((tag) => [`drizzle/${tag}.sql`, "select 1"]),
+          ),
+          ...tables,
+        },
+        ["postgres", "dotenv", "drizzle-orm"],
+      );
+      const { PATH = "" } = process.env;
+      const run = (command: string) =>
+        runCommand(command, { PATH }, application.folder);
+
+      await application.copy("db:generate db:check");
+      const generated = await run("db:generate");
+      const checked = await run("db:check --offline --json");
+
+      expect(generated).toMatchObject({
+        exitCode: 2,
+        stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
+      });
+      expect(checked.stderr).toContain(
+        "Not compared: schema.ts (drizzle-kit is not installed",
+      );
+      expect(
+        JSON.parse(checked.stdout).problems.map(
+          (found: Record<string, string>) => [
+            found.code,
+            found.severity,
+            found.file,
+          ],
         ),
-        ...tables,
-      },
-      ["postgres", "dotenv", "drizzle-orm"],
-    );
-    const { PATH = "" } = process.env;
-    const run = (command: string) =>
-      runCommand(command, { PATH }, application.folder);
+      ).toEqual([
+        ["down_missing", "warning", "drizzle"],
+        ["snapshot_missing", "error", "drizzle/meta/0006_snapshot.json"],
+        ["snapshot_missing", "warning", "drizzle/meta"],
+      ]);
+    },
+  );
 
-    await application.copy("db:generate db:check");
-    const generated = await run("db:generate");
-    const checked = await run("db:check --offline --json");
-
-    expect(generated).toMatchObject({
-      exitCode: 2,
-      stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
-    });
-    expect(checked.stderr).toContain(
-      "Not compared: schema.ts (drizzle-kit is not installed",
-    );
-    expect(
-      JSON.parse(checked.stdout).problems.map(
-        (found: Record<string, string>) => [
-          found.code,
-          found.severity,
-          found.file,
-        ],
-      ),
-    ).toEqual([
-      ["down_missing", "warning", "drizzle"],
-      ["snapshot_missing", "error", "drizzle/meta/0006_snapshot.json"],
-      ["snapshot_missing", "warning", "drizzle/meta"],
-    ]);
-  });
-
-  test("refuses a command or a folder that there is not", async () => {
+  testBeside("refuses a command or a folder that there is not", async () => {
     const command = await runCommand("copy . db:nothing");
     const folder = await runCommand("copy /nowhere");
     const none = await runCommand("copy");

@@ -92,8 +92,8 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
       );
     const isCurrent = { statements: [], losses: [], left: [] };
 
-    const made = await diff("tenants", []);
-    await run(sql, made.statements.join(BREAKPOINT));
+    await sql.unsafe(`create table tenants (
+      id serial primary key, number int not null generated always as identity)`);
     const renamed = await diff("teams", ["tenants=teams"]);
     await run(sql, renamed.statements.join(BREAKPOINT));
     const same = await diff("teams", []);
