@@ -17,6 +17,7 @@ export interface Reaching {
 
 /** SQL that changes the server, at the start of a statement or in code. */
 const SERVER = [
+  "(CREATE|ALTER|DROP) ?(%(\\d\\$)?[SI]\\b|'? ?\\|\\|)", // its kind is not in the text
   "(CREATE|ALTER|DROP) (ROLE|USER(?! MAPPING)|GROUP|TABLESPACE|DATABASE)\\b",
   "(?<!WITH )(GRANT|REVOKE)\\b(?![^;']*? ON )[^;]*? (TO|FROM)\\b", // a role to a role
   "(GRANT|REVOKE)\\b[^;]*? ON (DATABASE|TABLESPACE|PARAMETER)\\b",
@@ -57,7 +58,7 @@ const DEFINES =
   /^CREATE( OR REPLACE)?( CONSTRAINT| FOREIGN| UNLOGGED| RECURSIVE)? (FUNCTION|PROCEDURE|TRIGGER|RULE|VIEW|POLICY|TABLE (?!.* AS (SELECT|WITH|TABLE|VALUES|EXECUTE)\b))/;
 /** A quick test that matches every text that may have such a statement. */
 const SUSPECT =
-  /role|user|group|tablespace|database|grant|revoke|owned|system|prepare|comment|label|pg_|subscription|foreign|copy|dblink|lo_|http|aws_|cron|net|language/i;
+  /execute|role|user|group|tablespace|database|grant|revoke|owned|system|prepare|comment|label|pg_|subscription|foreign|copy|dblink|lo_|http|aws_|cron|net|language/i;
 
 /**
  * Returns a function that decides for the statements of one file after the other
@@ -206,6 +207,7 @@ function normalize(text: string): string {
     .replace(/\/\*[^]*?\*\//g, " ")
     .replace(/--[^\n]*/g, " ")
     .replace(/\s+/g, " ")
+    .replace(/' ?\|\| ?'/g, "")
     .replaceAll('"', "")
     .toUpperCase();
 }

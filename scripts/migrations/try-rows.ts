@@ -271,8 +271,8 @@ function listSteps(migration: Migration, reaches: Reaching[]): Step[] {
     .filter(({ reach }) => reach !== "database")
     .map(({ statement }) => statement.offset);
   return splitStatements(migration.text).flatMap((statement, index) => {
-    const { kind, isConcurrent, isResumable, offset } = statement;
-    if (far.includes(offset)) return [];
+    const { kind, isConcurrent, isResumable, offset, clientOffset } = statement;
+    if (far.includes(offset) || clientOffset !== undefined) return [];
     if (kind !== "plain" && !isConcurrent && !isResumable) return [];
     const text = isConcurrent
       ? statement.text.replace(/\s+concurrently\b/i, "")

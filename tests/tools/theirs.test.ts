@@ -88,6 +88,10 @@ test("leaves alone what others have made, and compares with what ours needs of i
     "0000_unknown": "create table t (a unknown_type)",
   });
   const refused = await run("db:baseline");
+  writeMigrations(project, {
+    "0000_copy": "create table t (); copy t from stdin",
+  });
+  const copied = await check(given);
 
   expect(pending.found).toEqual([
     "pending 0000_profiles",
@@ -107,6 +111,7 @@ test("leaves alone what others have made, and compares with what ours needs of i
   );
   expect(refused.exitCode).toBe(1);
   expect(refused.stderr).toContain('type "unknown_type" does not exist');
+  expect(copied.found).toContain("down_mismatch 0000_copy");
 });
 
 test("changes nothing on the server, whatever the migrations would do to it", async (given) => {
@@ -260,6 +265,9 @@ bunTest("follows how far statements reach", () => {
       "do $$ begin execute format('grant select on %I to %I', a, b); end $$",
       "database",
     ],
+    ["do $$ begin execute 'create ro' || 'le x'; end $$", "server"],
+    ["do $$ begin execute format('drop %s %I', a, b); end $$", "server"],
+    ["do $$ begin execute format('drop table %I', b); end $$", "database"],
     [
       "create function mk() returns void language plpgsql as 'begin create role z; end'",
       "database",
