@@ -24,6 +24,13 @@ const usage = `bun run db:pull [flags]
 
 Writes the schema.ts of the database into pulled/.`;
 
+/** What drizzle cannot describe of an object, by its kind. */
+const DETAILS: Record<string, RegExp> = {
+  column: / COLLATE \S+/,
+  constraint: / (DEFERRABLE( INITIALLY DEFERRED)?|NOT VALID|NO INHERIT)$/,
+  index: / (INCLUDE \([^)]*\)|NULLS NOT DISTINCT)/,
+};
+
 readOptions(usage, { ...jsonFlag });
 
 await using sql = await openConnection(
@@ -40,12 +47,17 @@ const files = {
 };
 await write();
 for (const line of listLeftOut()) note(`Not pulled: ${line}`);
+const others = (await listSchemas()).filter((name) => !schemas.includes(name));
+if (others.length > 0)
+  note(
+    `Not pulled, except what others refer to: ${others.join(", ")}: not in \`schemaFilter\` of drizzle.config.ts`,
+  );
 
 /** Lists all schemas but PostgreSQL's own, extensions' and that of the records. */
 async function listSchemas(): Promise<string[]> {
   const rows = await sql<{ name: string }[]>`
     select nspname as name from pg_namespace
-    where nspname !~ '^(pg_|information_schema$)' and nspname <> ${readProject().records.schema}
+    where nspname !~ '^(pg_|information_schema$)' and nspname not in ('drizzle', ${readProject().records.schema})
       and not exists (select from pg_depend where classid = 'pg_namespace'::regclass
         and objid = pg_namespace.oid and deptype = 'e')`;
   return rows.map(({ name }) => name);
@@ -156,5 +168,10 @@ function listLeftOut(): string[] {
     if (/ PARTITION BY /.test(text)) return [`the partitions of ${object}`];
     return / EXCLUDE /.test(text) ? [object] : [];
   });
-  return [...parts, ...named];
+  const details = entries.flatMap(([object, { sql: text }]) => {
+    const [kind = ""] = object.split(" ");
+    const [detail] = DETAILS[kind]?.exec(text) ?? [];
+    return detail ? [`${detail.trim()} of ${object}`] : [];
+  });
+  return [...parts, ...details, ...named];
 }

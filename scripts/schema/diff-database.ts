@@ -72,12 +72,12 @@ export async function diffSchema(
   const own = listMade([{ text: making.join("\n") }]);
   const place = await choosePlace(sql, address, test);
   return await withTrial(sql, place, "db:push", own, making, async (trial) => {
-    const made = await Promise.allSettled(
+    const created = await Promise.allSettled(
       making.map((statement) => trial.scratch.unsafe(statement)),
     );
     // The others need objects of the real database, or one of these.
     for (const [index, statement] of making.entries())
-      if (made[index]?.status === "rejected")
+      if (created[index]?.status === "rejected")
         await makeObject(trial, statement);
     const expected = await readCatalog(trial.scratch);
     const known = nameKnown(answers.renames, readKnown);
@@ -105,7 +105,11 @@ export async function diffSchema(
     if (ours.length === 0)
       return { statements: [], losses: [], left: describeOthers(others) };
 
-    const isOurs = (object: string) => expected.has(object) || known(object);
+    // A catalog quotes names, a snapshot does not.
+    const made = new Set([...expected.keys()].map(withoutQuotes));
+    const taken = new Set([...trial.taken].map(withoutQuotes));
+    const isOurs = (object: string) =>
+      made.has(withoutQuotes(object)) || known(object);
     const schemas = listSchemas(after, trial.found, isOurs);
     const before = adoptSpelling(
       await introspect(sql, schemas),
@@ -113,7 +117,7 @@ export async function diffSchema(
       after,
       ours,
       others,
-      (object) => isOurs(object) && !trial.taken.has(object),
+      (object) => isOurs(object) && !taken.has(object),
     );
     await knowRoles(sql, before, after);
     const renames = await askRenames(before, after, answers);
@@ -285,7 +289,7 @@ function nameKnown(
   let known: Set<string> | undefined;
   return (object) => {
     known ??= listKnown(renames, readKnown());
-    return known.has(object.replaceAll('"', ""));
+    return known.has(withoutQuotes(object));
   };
 }
 
@@ -349,6 +353,8 @@ function listSchemas(
   ];
 }
 
+const withoutQuotes = (object: string) => object.replaceAll('"', "");
+
 function unquote(name: string): string {
   return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name;
 }
@@ -369,9 +375,10 @@ function adoptSpelling(
   others: Difference[],
   isOurs: (object: string) => boolean,
 ): Snapshot {
-  const unquoted = (object: string) => object.replaceAll('"', "");
-  const left = new Set(others.map(({ object }) => unquoted(object)));
-  const differing = new Set(differences.map(({ object }) => unquoted(object)));
+  const left = new Set(others.map(({ object }) => withoutQuotes(object)));
+  const differing = new Set(
+    differences.map(({ object }) => withoutQuotes(object)),
+  );
   const change =
     <T extends object>(name: (key: string) => string, mark: Partial<T>) =>
     (parts: Record<string, T>, others: Record<string, T> = {}) =>
@@ -391,7 +398,7 @@ function adoptSpelling(
     const constraint = (name: string) => `constraint ${name} on ${key}`;
     const isKeyOther = differences.some(
       ({ object, expected = "", found = "" }) =>
-        unquoted(object).endsWith(` on ${key}`) &&
+        withoutQuotes(object).endsWith(` on ${key}`) &&
         `${expected}${found}`.includes(" PRIMARY KEY "),
     );
     const columns = Object.entries(table.columns).map(([name, column]) => {

@@ -87,7 +87,7 @@ export function printSchema(snapshot: Snapshot, schemas: string[]): string {
   const imports = [...file.imports].filter((name) => name !== "sql").sort();
   return [
     file.imports.has("sql") ? 'import { sql } from "drizzle-orm";\n' : "",
-    `import {\n${imports.map((name) => `  ${name},\n`).join("")}} from "drizzle-orm/pg-core";\n`,
+    `import {\n${imports.map((name) => `  ${name === "PgTableExtraConfigValue" ? "type " : ""}${name},\n`).join("")}} from "drizzle-orm/pg-core";\n`,
     ...(types.length > 0 ? [`\n${types.join("")}`] : []),
     ...parts.map((part) => `\n${part}`),
   ].join("");
@@ -173,7 +173,7 @@ function nameAll(file: File): void {
   const wanted = ({ name, schema }: { name: string; schema: string }) =>
     !schema || schema === "public"
       ? camel(name)
-      : `${camel(name)}In${camel(`_ ${schema}`).slice(1)}`;
+      : camel(`${name} In ${schema}`);
   const kinds = [
     ["table", tables],
     ["view", views],
@@ -253,7 +253,7 @@ function printTable(file: File, key: string, table: SnapshotTable): string {
         `${use(file, "unique")}(${json(name)}).on(${on(columns)})${nullsNotDistinct ? ".nullsNotDistinct()" : ""}`,
     ),
     ...Object.values(table.foreignKeys).map((reference) =>
-      printReference(file, reference, on(reference.columnsFrom)),
+      printReference(file, key, reference, on(reference.columnsFrom)),
     ),
     ...Object.values(table.checkConstraints).map(
       ({ name, value }) =>
@@ -265,7 +265,10 @@ function printTable(file: File, key: string, table: SnapshotTable): string {
     ...Object.values(table.policies).map((policy) => printPolicy(file, policy)),
   ];
   const parts = extras.map((part) => `  ${part},\n`).join("");
-  const extra = parts ? `, (table) => [\n${parts}]` : "";
+  const type = refersBack(file.snapshot, key)
+    ? `: ${use(file, "PgTableExtraConfigValue")}[]`
+    : "";
+  const extra = parts ? `, (table)${type} => [\n${parts}]` : "";
   const isSecured =
     table.isRLSEnabled && Object.keys(table.policies).length === 0;
   return `${maker(file, table.schema, "table", "pgTable")}(${json(table.name)}, {\n${columns.join("")}}${extra})${isSecured ? ".enableRLS()" : ""}`;
@@ -275,14 +278,31 @@ function keyOfTarget({ tableTo, schemaTo }: SnapshotReference): string {
   return `${schemaTo || "public"}.${tableTo}`;
 }
 
+/** True when foreign keys lead from a table over others back to it: TypeScript
+ * cannot infer the types of such tables. */
+function refersBack({ tables }: Snapshot, key: string): boolean {
+  const reached = new Set<string>();
+  const follow = (from: string) => {
+    for (const reference of Object.values(tables[from]?.foreignKeys ?? {})) {
+      const target = keyOfTarget(reference);
+      if (target === from || reached.has(target)) continue;
+      reached.add(target);
+      follow(target);
+    }
+  };
+  follow(key);
+  return reached.has(key);
+}
+
 function printReference(
   file: File,
+  key: string,
   reference: SnapshotReference,
   columns: string,
 ): string {
   const { name, columnsTo, onDelete, onUpdate } = reference;
   const target = keyOfTarget(reference);
-  const other = nameOf(file, "table", target);
+  const other = target === key ? "table" : nameOf(file, "table", target);
   const foreign = columnsTo.map((column) =>
     access(other, propertyOf(file, target, column)),
   );

@@ -171,12 +171,18 @@ describe("db:pull", () => {
       create table platform.accounts (id int primary key, mail text);
       create table "class" (id int primary key, tags text[] default '{}', raw tsvector,
         account int references platform.accounts (id), note text default 'O''Brien \\ \`\${x}');
+      create index by_note on "class" (note) include (tags);
       create table parts (id int primary key, whole int references "class" (id)) partition by range (id);
+      create table "Teams" (id int primary key, boss int references "Teams", lead int);
+      create table people (id int primary key, team int references "Teams");
+      alter table "Teams" add foreign key (lead) references people;
       create function twice(n int) returns int language sql return n * 2`);
     const first = await run("db:pull");
     await sql`create table other (id int primary key)`;
     const second = await run("db:pull --json");
-    project.write(schemaFile, project.read("pulled/schema.ts"));
+    const pulled = project.read("pulled/schema.ts");
+    project.write(schemaFile, pulled);
+    await sql`drop index by_note; alter table "Teams" add later int`.simple();
     const pushed = await run("db:push --dry-run --json");
 
     expect(first).toEqual({
@@ -184,18 +190,24 @@ describe("db:pull", () => {
       stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
       stderr:
         "Not pulled: the partitions of table public.parts\n" +
-        "Not pulled: function public.twice(n integer)\n",
+        "Not pulled: INCLUDE (tags) of index public.by_note\n" +
+        "Not pulled: function public.twice(n integer)\n" +
+        "Not pulled, except what others refer to: platform: not in `schemaFilter` of drizzle.config.ts\n",
     });
     expect(JSON.parse(second.stdout)).toEqual({
       files: ["pulled/schema.ts", "pulled/relations.ts"],
     });
-    expect(project.read("pulled/schema.ts")).toContain(
-      'export const other = pgTable("other"',
-    );
+    expect(pulled).toContain('export const other = pgTable("other"');
+    expect(pulled).toContain("foreignColumns: [table.id]");
+    expect(pulled).toContain("(table): PgTableExtraConfigValue[] => [");
     expect(project.read("pulled/relations.ts")).toContain("one(class2, {");
     expect(JSON.parse(pushed.stdout)).toMatchObject({
       database: database.name,
-      statements: [],
+      // The index without what drizzle cannot describe, and a column of a quoted name.
+      statements: [
+        'ALTER TABLE "Teams" DROP COLUMN "later";',
+        expect.stringContaining('"by_note"'),
+      ],
     });
   });
 });
