@@ -92,6 +92,11 @@ async function push(): Promise<void> {
       advise("also write the migration, with `bun run db:generate`");
   }
   for (const difference of left) note(`Left unchanged: ${difference}`);
-  if (statements.length === 0) print(`Nothing to push: ${database} is current`);
+  if (statements.length === 0)
+    print(
+      left.length === 0
+        ? `Nothing to push: ${database} is current`
+        : `Nothing to push: what differs is left unchanged in ${database}`,
+    );
   printJson({ database, statements, losses, left, pushed: isChange });
 }

@@ -1,5 +1,5 @@
 // The three migrations of docs/ZERO_DOWNTIME.md, as they stand there, with the version
-// before and the version after at work at each stage.
+// before and the version after at work at each stage: `bun run test:recipes`.
 import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -9,8 +9,8 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
 import { lintMigrations } from "../../scripts/schema/lint";
 import { root } from "../../src/env";
-import { migrations, ownMigrations } from "../lib/migrations";
-import { type Given, test } from "../lib/test";
+import { migrations, ownMigrations } from "../../tests/lib/migrations";
+import { type Given, test } from "../../tests/lib/test";
 
 const [, ...stages] = readFileSync(
   join(root, "docs/ZERO_DOWNTIME.md"),

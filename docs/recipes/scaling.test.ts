@@ -1,11 +1,11 @@
 // The two migrations of docs/SCALING.md that partition builds, as they stand there, with
-// writes at each stage and the way back.
+// writes at each stage and the way back: `bun run test:recipes`.
 import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../../src/env";
-import { migrations, ownMigrations } from "../lib/migrations";
-import { test } from "../lib/test";
+import { migrations, ownMigrations } from "../../tests/lib/migrations";
+import { test } from "../../tests/lib/test";
 
 /** The page, without an index that the fixture does not have. */
 const page = readFileSync(join(root, "docs/SCALING.md"), "utf8").replace(
@@ -90,6 +90,8 @@ test(
     expect(checked).toContain("Checked: 0 errors");
     expect(current).toContain("Checked: 0 errors");
     expect(`${checked}${current}`).not.toContain("lint");
-    expect(pushed).toContain("Nothing to push");
+    expect(pushed).toContain(
+      "Nothing to push: what differs is left unchanged in ",
+    );
   },
 );
