@@ -7,10 +7,10 @@ import { eq } from "drizzle-orm";
 import { integer, pgTable, text, uuid } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
-import { lintMigrations } from "../../scripts/schema/lint";
-import { root } from "../../src/env";
-import { migrations, ownMigrations } from "../../tests/lib/migrations";
-import { type Given, test } from "../../tests/lib/test";
+import { lintMigrations } from "../scripts/schema/lint";
+import { root } from "../src/env";
+import { migrations, ownMigrations } from "../tests/lib/migrations";
+import { type Given, test } from "../tests/lib/test";
 
 const [, ...stages] = readFileSync(
   join(root, "docs/ZERO_DOWNTIME.md"),

@@ -3,9 +3,9 @@
 import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { root } from "../../src/env";
-import { migrations, ownMigrations } from "../../tests/lib/migrations";
-import { test } from "../../tests/lib/test";
+import { root } from "../src/env";
+import { migrations, ownMigrations } from "../tests/lib/migrations";
+import { test } from "../tests/lib/test";
 
 /** The page, without an index that the fixture does not have. */
 const page = readFileSync(join(root, "docs/SCALING.md"), "utf8").replace(
