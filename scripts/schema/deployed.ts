@@ -95,7 +95,7 @@ export function describeBreaks(
       1;
     const found = problem(
       "breaks_deployed",
-      `${table}${column ? `.${column}` : ""} ${what}, and the code of ${ref} uses it: ${way}; or accept it with \`-- breaks-deployed: <reason>\``,
+      `${table}${column ? `.${column}` : ""} ${what}, which breaks the code of ${ref}: ${way}; or accept it with \`-- breaks-deployed: <reason>\``,
       { tag: blamed.tag, file: blamed.file, line: Math.max(1, line) },
     );
     return [isAsked ? found : { ...found, severity: "warning" as const }];

@@ -185,7 +185,7 @@ alter table "tenants" drop column "logo"`;
     expect(warned.exitCode).toBe(0);
     expect(asked.stdout.match(/^Error: .*/gm)).toEqual([
       expect.stringMatching(
-        /^Error: breaks_deployed: .*users\.image is gone, and the code of released uses it/,
+        /^Error: breaks_deployed: .*users\.image is gone, which breaks the code of released/,
       ),
     ]);
     expect(asked.exitCode).toBe(3);
