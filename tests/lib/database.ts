@@ -175,14 +175,18 @@ export function openDatabase(address: DatabaseAddress): Sql {
   return postgres({ ...options, max: 2, onnotice: () => {} });
 }
 
-/** Waits until the condition is true for a session of the server. */
-export async function until(sql: Sql, condition: string): Promise<void> {
+/** Waits until the condition is true for a session of the server, or for several. */
+export async function until(
+  sql: Sql,
+  condition: string,
+  sessions = 1,
+): Promise<void> {
   const deadline = Date.now() + TIMEOUT_MS / 2;
   while (Date.now() < deadline) {
     const [row] = await sql.unsafe(
       `select count(*)::int as found from pg_stat_activity where ${condition}`,
     );
-    if (row?.found > 0) return;
+    if (row?.found >= sessions) return;
     await Bun.sleep(10);
   }
   throw new Error(`no session came to be where ${condition}`);

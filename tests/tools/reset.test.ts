@@ -26,21 +26,33 @@ async function countBuilds({ address }: TestDatabase): Promise<number> {
 }
 
 test(
-  "puts a fresh database in place, and --undo brings a deleted row back",
+  "puts a fresh database in place, also after an interrupted run, and --undo brings a deleted row back",
   "seeded",
   async (database) => {
-    const { run, sql, name } = database;
+    const { run, sql, name, address } = database;
     await sql.unsafe(`
       delete from builds where number = 1;
       alter database ${name} set work_mem = '5MB';
       revoke temporary on database ${name} from public`);
+    for (const left of ["next", "dropped"])
+      await sql.unsafe(`create database ${name}__${left}`);
+    // The sessions of an application that keeps reconnecting are ended.
+    const application = openDatabase(address);
+    let isOver = false;
+    const queries = (async () => {
+      while (!isOver) await application`select pg_sleep(0.01)`.catch(() => {});
+    })();
 
     const reset = await run("db:reset");
+    isOver = true;
+    await queries;
+    await application.end({ timeout: 0 });
     const fresh = await countBuilds(database);
+    const afterReset = await listDatabases(database);
     const undone = await run("db:reset --undo");
     const old = await countBuilds(database);
     const again = await run("db:reset --undo --json");
-    const later = openDatabase(database.address);
+    const later = openDatabase(address);
     const [options] = await later`
       select current_setting('work_mem') as setting,
         has_database_privilege('pg_monitor', current_database(), 'temporary') as granted`;
@@ -51,6 +63,7 @@ test(
       stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
+    expect(afterReset).toEqual(["", "__previous"]);
     expect(options).toEqual({ setting: "5MB", granted: false });
     expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
     expect(undone.stdout).toStartWith(
@@ -66,103 +79,115 @@ test(
 );
 
 test(
-  "works twice, drops the older previous one, and leaves nothing else",
+  "runs three at once one after the other, each drops the older previous one, and makes nothing where that cannot make way",
   "empty",
   async (database) => {
-    await database.run("db:reset");
-    await database.run("db:reset --no-seed");
+    const { run, name } = database;
+    const all = await Promise.all(
+      Array.from({ length: 3 }, () => run("db:reset --no-seed")),
+    );
+    const left = await listDatabases(database);
+    const server = openDatabase(testServer);
+    await server.unsafe(`alter database ${name}__previous is_template true`);
+    const refused = await run("db:reset");
+    await server.unsafe(`alter database ${name}__previous is_template false`);
+    await server.end();
 
-    expect(await listDatabases(database)).toEqual(["", "__previous"]);
-    expect(await countBuilds(database)).toBe(0);
-  },
-);
-
-test(
-  "ends the sessions of an application that keeps reconnecting",
-  "migrated",
-  async (database) => {
-    const application = openDatabase(database.address);
-    let isOver = false;
-    const queries = (async () => {
-      while (!isOver) await application`select pg_sleep(0.01)`.catch(() => {});
-    })();
-
-    const { exitCode } = await database.run("db:reset");
-    isOver = true;
-    await queries;
-    await application.end({ timeout: 0 });
-
-    expect(exitCode).toBe(0);
-    expect(await countBuilds(database)).toBe(3);
-  },
-);
-
-test(
-  "leaves the database as it was when a migration fails",
-  "seeded",
-  async (database) => {
-    database.project.write(`${migrations}/${ownHead}.sql`, "create nonsense;");
-
-    const { exitCode, stderr } = await database.run("db:reset");
-
-    expect(exitCode).toBe(1);
-    expect(stderr).toContain(`${ownHead} failed`);
-    expect(await listDatabases(database)).toEqual([""]);
-    expect(await countBuilds(database)).toBe(3);
-  },
-);
-
-test("continues after an interrupted run", "empty", async (database) => {
-  await database.sql.unsafe(`create database ${database.name}__next`);
-  await database.sql.unsafe(`create database ${database.name}__dropped`);
-
-  const { exitCode } = await database.run("db:reset");
-
-  expect(exitCode).toBe(0);
-  expect(await listDatabases(database)).toEqual(["", "__previous"]);
-});
-
-test("run three at once, one after the other", "empty", async (database) => {
-  const all = await Promise.all(
-    Array.from({ length: 3 }, () => database.run("db:reset")),
-  );
-
-  expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(3).fill(0));
-  expect(await listDatabases(database)).toEqual(["", "__previous"]);
-});
-
-test(
-  "takes a wrong name for a mistake, on any database",
-  "seeded",
-  async (database) => {
-    await database.sql`delete from builds`;
-
-    const { exitCode, stderr } = await database.run("db:reset --confirm other");
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toStartWith(
-      'Error: "other" is not the name of the database\n',
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(3).fill(0));
+    expect(left).toEqual(["", "__previous"]);
+    expect(refused.exitCode).toBe(1);
+    expect(refused.stderr).toStartWith(
+      `Error: ${name}__previous cannot be dropped: it is a template\nHint: `,
     );
     expect(await countBuilds(database)).toBe(0);
   },
 );
 
-test("says that there is nothing to undo", "empty", async (database) => {
-  const { exitCode, stderr } = await database.run("db:reset --undo");
+test(
+  "leaves the database as it was when it is refused, or when a migration fails",
+  "seeded",
+  async (database) => {
+    const { run, sql, name, project } = database;
+    project.write(`${migrations}/${ownHead}.sql`, "create nonsense;");
+    const role = `${name}_role`;
+    await sql.unsafe(
+      `create role ${role} login password 'secret'; alter database ${name} owner to ${role}`,
+    );
+    const url = urlOf({ ...database.address, user: role, password: "secret" });
+    const asRole = { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url };
 
-  expect(exitCode).toBe(1);
-  expect(stderr).toStartWith(
-    `Error: there is no ${database.name}__previous to go back to\n`,
-  );
-});
+    const misnamed = await run("db:reset --confirm other");
+    const undone = await run("db:reset --undo");
+    const powerless = await run("db:reset", asRole);
+    await sql.unsafe(
+      `alter database ${name} owner to current_user; drop role ${role}`,
+    );
+    const failed = await run("db:reset");
+
+    expect(misnamed.exitCode).toBe(2);
+    expect(misnamed.stderr).toStartWith(
+      'Error: "other" is not the name of the database\n',
+    );
+    expect(undone.exitCode).toBe(1);
+    expect(undone.stderr).toStartWith(
+      `Error: there is no ${name}__previous to go back to\n`,
+    );
+    expect(powerless.exitCode).toBe(2);
+    expect(powerless.stderr).toBe(
+      `Error: the role ${role} may not create databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
+    );
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain(`${ownHead} failed`);
+    expect(await listDatabases(database)).toEqual([""]);
+    expect(await countBuilds(database)).toBe(3);
+  },
+);
 
 test(
-  "wants the name and --no-seed of a stamped database, and stamps its successor",
+  "touches nothing of what became production while it waited, or may be production",
+  "migrated",
+  async (database) => {
+    const { run, sql, name } = database;
+    const holder = await sql.reserve();
+    await holder.unsafe(lockOnceMore);
+    const waiting = run("db:reset");
+    await until(
+      sql,
+      `datname = '${name}' and application_name = 'db:reset' and query like '%advisory%'`,
+    );
+    await stampProduction(sql);
+    await holder.unsafe("select pg_advisory_unlock_all()");
+    const { exitCode, stderr } = await waiting;
+    await holder.unsafe("begin; lock table drizzle.__environment");
+    const unknown = await Promise.all([run("db:reset"), run("db:status")]);
+    await holder.unsafe("rollback");
+    holder.release();
+
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain("it is stamped production");
+    for (const { exitCode, stdout, stderr } of unknown) {
+      expect(exitCode).toBe(1);
+      expect(stdout).toBe("");
+      expect(stderr).toStartWith(
+        "Error: cannot tell whether this is production: ",
+      );
+    }
+    expect(await listDatabases(database)).toEqual([""]);
+  },
+);
+
+test(
+  "wants the name and --no-seed of a stamped database, stamps its successor, and drops none that was production unless it is told to",
   "migrated",
   async (database) => {
     const { run, name, sql } = database;
-    const stamped = await run("db:migrate", { NODE_ENV: "production" });
+    await stampProduction(sql);
     await sql`create table precious ()`;
+    const liftStamp = async (database: string) => {
+      const other = openDatabase({ ...testServer, database });
+      await other`drop table drizzle.__environment`;
+      await other.end();
+    };
 
     const bare = await run("db:reset");
     const wrong = await run("db:reset --no-seed --confirm other");
@@ -171,16 +196,13 @@ test(
     const status = JSON.parse((await run("db:status --json")).stdout);
     const older = await run(`db:reset --no-seed --confirm ${name}`);
     const undo = await run("db:reset --undo");
-    const previous = openDatabase({
-      ...database.address,
-      database: `${name}__previous`,
-    });
-    await previous`drop table drizzle.__environment`;
-    await previous.end();
+    await liftStamp(`${name}__previous`);
     const undone = await run(`db:reset --undo --confirm ${name}`);
     const statusUndone = JSON.parse((await run("db:status --json")).stdout);
+    await liftStamp(name);
+    const refused = await run("db:reset");
+    const dropped = await run("db:reset --drop-previous --no-seed");
 
-    expect(stamped.stdout).toContain(`Stamped: ${name} as production\n`);
     expect(bare).toEqual({
       exitCode: 2,
       stdout: "",
@@ -196,122 +218,11 @@ test(
     expect(undo.exitCode).toBe(2);
     expect(undone.exitCode).toBe(0);
     expect(statusUndone.environment).toBe("production");
-  },
-);
-
-test(
-  "is refused to a role that may not create databases, with the grant to ask for",
-  "empty",
-  async (database) => {
-    const role = `${database.name}_role`;
-    await database.sql.unsafe(
-      `create role ${role} login password 'secret'; alter database ${database.name} owner to ${role}`,
-    );
-    const url = urlOf({ ...database.address, user: role, password: "secret" });
-
-    const { exitCode, stderr } = await database.run("db:reset", {
-      DATABASE_URL: url,
-      DATABASE_URL_UNPOOLED: url,
-    });
-    await database.sql.unsafe(
-      `alter database ${database.name} owner to current_user; drop role ${role}`,
-    );
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toBe(
-      `Error: the role ${role} may not create databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
-    );
-  },
-);
-
-test(
-  "looks again at what became production while it waited",
-  "migrated",
-  async (database) => {
-    const { run, sql, name } = database;
-    const holder = await sql.reserve();
-    await holder.unsafe(lockOnceMore);
-    const waiting = run("db:reset");
-    await until(
-      sql,
-      `datname = '${name}' and application_name = 'db:reset' and query like '%advisory%'`,
-    );
-    await stampProduction(sql);
-    await holder.unsafe("select pg_advisory_unlock_all()");
-    holder.release();
-    const { exitCode, stderr } = await waiting;
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toContain("it is stamped production");
-    expect(await listDatabases(database)).toEqual([""]);
-  },
-);
-
-test(
-  "touches nothing while it cannot tell whether this is production",
-  "migrated",
-  async ({ run, sql }) => {
-    await stampProduction(sql);
-    const holder = await sql.reserve();
-    await holder.unsafe("begin; lock table drizzle.__environment");
-    const [reset, status] = await Promise.all([
-      run("db:reset"),
-      run("db:status"),
-    ]);
-    await holder.unsafe("rollback");
-    holder.release();
-
-    for (const { exitCode, stdout, stderr } of [reset, status]) {
-      expect(exitCode).toBe(1);
-      expect(stdout).toBe("");
-      expect(stderr).toStartWith(
-        "Error: cannot tell whether this is production: ",
-      );
-    }
-  },
-);
-
-test(
-  "drops no database that was production, unless it is told to",
-  "empty",
-  async (database) => {
-    const { run, name, address } = database;
-    await run("db:reset --no-seed");
-    const previous = openDatabase({
-      ...address,
-      database: `${name}__previous`,
-    });
-    await stampProduction(previous);
-    await previous.end();
-
-    const refused = await run("db:reset");
-    const dropped = await run("db:reset --drop-previous");
-
     expect(refused).toMatchObject({
       exitCode: 2,
       stderr: `Error: ${name}__previous would be dropped, and is stamped production\nHint: to go ahead, add \`--drop-previous\`\n`,
     });
     expect(dropped.exitCode).toBe(0);
-  },
-);
-
-test(
-  "makes nothing where the older copy cannot make way",
-  "empty",
-  async (database) => {
-    const { run, name } = database;
-    await run("db:reset --no-seed");
-    const server = openDatabase(testServer);
-    await server.unsafe(`alter database ${name}__previous is_template true`);
-    const refused = await run("db:reset");
-    await server.unsafe(`alter database ${name}__previous is_template false`);
-    await server.end();
-
-    expect(refused.exitCode).toBe(1);
-    expect(refused.stderr).toStartWith(
-      `Error: ${name}__previous cannot be dropped: it is a template\nHint: `,
-    );
-    expect(await countBuilds(database)).toBe(0);
   },
 );
 
@@ -355,13 +266,13 @@ test(
 );
 
 test(
-  "a signal waits for the swap, which is told as it ended",
+  "a signal waits for the swap, which is told as it ended, and changes nothing once that is said",
   "empty",
   async ({ name, start }) => {
     const server = openDatabase(testServer);
     const holder = await server.reserve();
     await holder.unsafe(`begin; comment on database ${name} is 'held'`);
-    const child = start("scripts/reset-db.ts");
+    const child = start("scripts/reset-db.ts --json");
     await until(
       server,
       `application_name = 'db:swap' and query like 'alter database "${name}"%' and wait_event_type = 'Lock'`,
@@ -370,19 +281,6 @@ test(
     await holder.unsafe("rollback");
     holder.release();
     await server.end();
-
-    expect(await new Response(child.stdout).text()).toStartWith(
-      `Reset: ${name}, `,
-    );
-    expect(await child.exited).toBe(0);
-  },
-);
-
-test(
-  "is done once it has said so, whatever signal comes then",
-  "empty",
-  async ({ start }) => {
-    const child = start("scripts/reset-db.ts --json");
     let stdout = "";
     for await (const bytes of child.stdout) {
       stdout += new TextDecoder().decode(bytes);
