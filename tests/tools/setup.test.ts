@@ -37,87 +37,58 @@ function test(
   });
 }
 
-test("makes a working database, and finds nothing to do the second time", async (clone, port) => {
+test("makes a working database beside what has the usual port, says so, and finds nothing to do the second time", async (clone) => {
+  const port = await findQuietPort();
+  const dataDir = mkdtempSync(join(tmpdir(), "starter-other-"));
+  const example = (port: number) =>
+    `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`;
+  clone.write(".env.example", example(port));
+  // Another clone's server, which would let us in, and another program beside it.
+  await copyCluster(dataDir);
+  await startEmbedded(dataDir, clusterAddress(port));
+  const program = await listen((socket) => socket.end(), port + 1);
+
+  const before = await clone.run("db:reset", variables);
   const first = await clone.run("db:setup", variables);
-  const file = join(clone.folder, ".env.local");
-  const written = readFileSync(file, "utf8");
+  await program.close();
+  await stopEmbedded(dataDir);
+  rmSync(dataDir, { recursive: true });
   const log = await clone.run("db:logs", variables);
   const second = await clone.run("db:setup", variables);
 
-  expect(log.stdout).not.toMatch(/ERROR|FATAL/);
-  expect(first.exitCode).toBe(0);
+  expect({ ...before, stderr: before.stderr.split("\n")[0] }).toEqual({
+    exitCode: 2,
+    stdout: "",
+    stderr: `Error: this clone did not start the server on localhost:${port}: it may be another clone's`,
+  });
+  const [, chosen = ""] = /with port (\d+)/.exec(first.stdout) ?? [];
   const figures = /PostgreSQL \d+\.\d+|[\d.]+ ms/g;
+  expect({ exitCode: first.exitCode, stderr: first.stderr }).toEqual({
+    exitCode: 0,
+    stderr: "",
+  });
   expect(first.stdout.replace(figures, "…").split("\n")).toEqual([
-    "Wrote: .env.local",
-    `Started: … on localhost:${port} (embedded)`,
+    `Wrote: .env.local, with port ${chosen}, because localhost:${port} is taken by another program`,
+    `Started: … on localhost:${chosen} (embedded)`,
     "Created: database app",
     ...ownMigrations.map(({ tag }) => `Applied: ${tag} (…)`),
     "Seeded: dev (users 1, tenants 1, tenant_members 1, builds 3)",
-    `Connected: app on localhost:${port} (primary), …, … a query`,
+    `Connected: app on localhost:${chosen} (primary), …, … a query`,
     "Counted: users 1, tenants 1, memberships 1",
     "Compared: no migration is pending",
     "",
   ]);
-  expect(written).toBe(
-    readFileSync(join(clone.folder, ".env.example"), "utf8"),
-  );
-  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect(Number(chosen)).toBeGreaterThan(port + 1);
+  expect(log.stdout).not.toMatch(/ERROR|FATAL/);
   expect(second.exitCode).toBe(0);
   expect(second.stdout).toStartWith("Already running: ");
   expect(second.stdout).toContain(
     `Nothing to migrate: app is at ${ownHead}\nNothing to seed: the dev rows are already there`,
   );
-  expect(readFileSync(file, "utf8")).toBe(written);
+  expect(clone.read(".env.local")).toBe(example(Number(chosen)));
 });
 
-/** What may have the usual port: takes it, and returns what releases it. */
-const occupants = {
-  "another program": async () =>
-    await listen((socket) => socket.end(), await findQuietPort()),
-  "another clone's server, which would let us in": async () => {
-    const port = await findQuietPort();
-    const dataDir = mkdtempSync(join(tmpdir(), "starter-other-"));
-    await copyCluster(dataDir);
-    await startEmbedded(dataDir, clusterAddress(port));
-    const close = async () => {
-      await stopEmbedded(dataDir);
-      rmSync(dataDir, { recursive: true });
-    };
-    return { port, close };
-  },
-};
-
-for (const [occupant, occupy] of Object.entries(occupants))
-  test(`takes the next free port where the usual one is taken by ${occupant}, and says so`, async (clone) => {
-    const { port, close } = await occupy();
-    clone.write(
-      ".env.example",
-      `POSTGRES_PORT=${port}\nPOSTGRES_DB=app\nPOSTGRES_USER=postgres\nPOSTGRES_PASSWORD=postgres\n`,
-    );
-
-    const before = await clone.run("db:reset", variables);
-    const { exitCode, stdout, stderr } = await clone.run("db:setup", variables);
-    await close();
-
-    const chosen = Number(
-      /^Wrote: \.env\.local, with port (\d+), because localhost:\d+ is taken by another program\n/.exec(
-        stdout,
-      )?.[1],
-    );
-    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
-    expect(chosen).toBeGreaterThan(port);
-    expect(stdout).toContain(
-      `Started: PostgreSQL 18.4 on localhost:${chosen} (embedded)`,
-    );
-    if (occupant !== "another program")
-      expect({ ...before, stderr: before.stderr.split("\n")[0] }).toEqual({
-        exitCode: 2,
-        stdout: "",
-        stderr: `Error: this clone did not start the server on localhost:${port}: it may be another clone's`,
-      });
-  });
-
-test("works when three run at once", async (clone) => {
+test("does each step once when three run at once, on the usual port when it is free", async (clone, port) => {
   const all = await Promise.all(
     Array.from({ length: 3 }, () => clone.run("db:setup", variables)),
   );
@@ -126,8 +97,16 @@ test("works when three run at once", async (clone) => {
     Array(3).fill({ exitCode: 0, stderr: "" }),
   );
   const output = all.map(({ stdout }) => stdout).join("");
-  for (const line of ["Wrote: ", "Started: ", "Applied: ", "Seeded: "])
+  for (const line of [
+    "Wrote: .env.local\n",
+    `Started: PostgreSQL 18.4 on localhost:${port} (embedded)\n`,
+    "Applied: ",
+    "Seeded: ",
+  ])
     expect(output.split(line)).toHaveLength(2);
+  const file = join(clone.folder, ".env.local");
+  expect(readFileSync(file, "utf8")).toBe(clone.read(".env.example"));
+  expect(statSync(file).mode & 0o777).toBe(0o600);
 });
 
 test("writes no .env.local that an .env or the environment contradicts, and stops at the step that failed", async (clone) => {
@@ -140,7 +119,7 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
   const local = await clone.run("db:setup");
   // A hint names no command that was not copied with the others.
   clone.replace("package.json", '"db:start":', '"start":');
-  const copied = await clone.run("db:setup");
+  const copied = await clone.run("db:migrate");
 
   expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
   expect(remote.stderr).toContain("host.invalid");
