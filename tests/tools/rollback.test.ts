@@ -1,7 +1,15 @@
 // db:rollback, db:baseline and db:migrate:repair.
-import { describe, expect } from "bun:test";
+import { afterAll, describe, expect } from "bun:test";
 import { spawn } from "bun";
+import { stampProduction } from "../../scripts/lib/protection";
+import {
+  testBeside,
+  type TestDatabase,
+  until,
+  withDatabase,
+} from "../lib/database";
 import { listRecords, ownMigrations, writeMigrations } from "../lib/migrations";
+import { copyProject } from "../lib/project";
 import { test } from "../lib/test";
 import { withRoles } from "../lib/roles";
 
@@ -14,222 +22,228 @@ const files = {
   "0002_index.down": "drop index concurrently users_bio;",
 };
 
+// The project of most tests, which change no file of it.
+const common = copyProject();
+afterAll(() => common[Symbol.dispose]());
+writeMigrations(common, files);
+
+/** Registers a test on a database to which the files are applied. */
+function testApplied(
+  sentence: string,
+  body: (database: TestDatabase) => Promise<void>,
+): void {
+  testBeside(sentence, () => withDatabase("migrated", body, common.folder));
+}
+
 describe("db:rollback", () => {
-  test("undoes the newest, and it can be applied again", async ({
-    sql,
-    database,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
+  testApplied(
+    "undoes the newest, steps, or all after one that is kept; it can be applied again",
+    async ({ sql, name, run }) => {
+      const first = await run("db:rollback");
+      const second = await run("db:rollback --json");
+      const again = await run("db:migrate");
+      const applied = await listRecords(sql);
+      const wrong = await run("db:rollback --to 0009_no");
+      const to = await run("db:rollback --to 0000_users");
+      const steps = await run("db:rollback --steps 5");
+      const nothing = await run("db:rollback");
 
-    const first = await run("db:rollback");
-    const second = await run("db:rollback --json");
-    const again = await run("db:migrate");
+      expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
+      expect(JSON.parse(second.stdout)).toEqual({
+        database: name,
+        rolledBack: [{ tag: "0001_bio", ms: expect.any(Number) }],
+        head: "0000_users",
+      });
+      expect(again.stdout).toMatch(
+        /^Applied: 0001_bio .*\nApplied: 0002_index /,
+      );
+      expect(applied).toHaveLength(3);
+      expect(wrong.exitCode).toBe(2);
+      expect(to.stdout).toMatch(
+        /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
+      );
+      expect(steps.stdout).toMatch(/^Rolled back: 0000_users .*\n$/);
+      expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(nothing.stdout).toStartWith("Nothing to roll back: ");
+    },
+  );
 
-    expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
-    expect(JSON.parse(second.stdout)).toEqual({
-      database: database.name,
-      rolledBack: [{ tag: "0001_bio", ms: expect.any(Number) }],
-      head: "0000_users",
-    });
-    expect(again.stdout).toMatch(/^Applied: 0001_bio .*\nApplied: 0002_index /);
-    expect(await listRecords(sql)).toHaveLength(3);
-  });
+  testApplied(
+    "counts what would be lost, and needs confirmation",
+    async ({ sql, name, run }) => {
+      await sql`insert into users values (1, 'a', 'b'), (2, 'c', null)`;
 
-  test("goes back to a migration that is kept, or by steps, and then has nothing to do", async ({
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
+      const refused = await run("db:rollback --steps 2");
+      const shown = await run("db:rollback --steps 2 --dry-run");
+      const kept = await sql`select bio from users order by id`;
+      const confirmed = await run(`db:rollback --steps 2 --confirm ${name}`);
+      const table = await run("db:rollback");
 
-    const wrong = await run("db:rollback --to 0009_no");
-    const to = await run("db:rollback --to 0000_users");
-    const steps = await run("db:rollback --steps 5");
-    const nothing = await run("db:rollback");
+      expect(refused).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: `Data would be lost: drops users.bio: 1 value\nError: db:rollback needs confirmation: data would be lost\nHint: to go ahead, add \`--confirm ${name}\`\n`,
+      });
+      expect(shown.exitCode).toBe(0);
+      expect(shown.stdout).toContain(
+        "-- 0001_bio\nalter table users drop column bio;\n",
+      );
+      expect(kept).toMatchObject([{ bio: "b" }, { bio: null }]);
+      expect(confirmed.exitCode).toBe(0);
+      expect(table.stderr).toStartWith(
+        "Data would be lost: drops users: 2 rows\n",
+      );
+    },
+  );
 
-    expect(wrong.exitCode).toBe(2);
-    expect(to.stdout).toMatch(
-      /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
-    );
-    expect(steps.stdout).toMatch(/^Rolled back: 0000_users .*\n$/);
-    expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(nothing.stdout).toStartWith("Nothing to roll back: ");
-  });
+  testApplied(
+    "asks while nothing is locked, and asks again for what was lost since",
+    async ({ sql, name, run, attend }) => {
+      await run("db:rollback");
+      await sql`insert into users values (1, 'a', 'b')`;
+      await using terminal = attend("db:rollback");
 
-  test("counts what would be lost, and needs confirmation", async ({
-    sql,
-    database,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
-    await sql`insert into users values (1, 'a', 'b'), (2, 'c', null)`;
+      await terminal.shows("Type the database's name");
+      const meanwhile = await run("db:migrate:repair --wait 0");
+      await sql`insert into users values (2, 'c', 'd')`;
+      terminal.types(`${name}\r`);
+      await terminal.shows("users.bio: 2 values");
+      terminal.types(`${name}\r`);
+      const { exitCode, screen } = await terminal.ends();
 
-    const refused = await run("db:rollback --steps 2");
-    const shown = await run("db:rollback --steps 2 --dry-run");
-    const kept = await sql`select bio from users order by id`;
-    const confirmed = await run(
-      `db:rollback --steps 2 --confirm ${database.name}`,
-    );
-    const table = await run("db:rollback");
+      expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(exitCode).toBe(0);
+      expect(screen.match(/Data would be lost: .*/g)).toEqual([
+        "Data would be lost: drops users.bio: 1 value",
+        "Data would be lost: drops users.bio: 2 values",
+      ]);
+      expect(screen).toContain("Rolled back: 0001_bio");
+    },
+  );
 
-    expect(refused).toEqual({
-      exitCode: 2,
-      stdout: "",
-      stderr: `Data would be lost: drops users.bio: 1 value\nError: db:rollback needs confirmation: data would be lost\nHint: to go ahead, add \`--confirm ${database.name}\`\n`,
-    });
-    expect(shown.exitCode).toBe(0);
-    expect(shown.stdout).toContain(
-      "-- 0001_bio\nalter table users drop column bio;\n",
-    );
-    expect(kept).toMatchObject([{ bio: "b" }, { bio: null }]);
-    expect(confirmed.exitCode).toBe(0);
-    expect(table.stderr).toStartWith(
-      "Data would be lost: drops users: 2 rows\n",
-    );
-  });
-
-  test("asks while nothing is locked, and asks again for what was lost since", async ({
-    sql,
-    database,
-    project,
-    run,
-    attend,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
-    await run("db:rollback");
-    await sql`insert into users values (1, 'a', 'b')`;
-    await using terminal = attend("db:rollback");
-
-    await terminal.shows("Type the database's name");
-    const meanwhile = await run("db:migrate:repair --wait 0");
-    await sql`insert into users values (2, 'c', 'd')`;
-    terminal.types(`${database.name}\r`);
-    await terminal.shows("users.bio: 2 values");
-    terminal.types(`${database.name}\r`);
-    const { exitCode, screen } = await terminal.ends();
-
-    expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(exitCode).toBe(0);
-    expect(screen.match(/Data would be lost: .*/g)).toEqual([
-      "Data would be lost: drops users.bio: 1 value",
-      "Data would be lost: drops users.bio: 2 values",
-    ]);
-    expect(screen).toContain("Rolled back: 0001_bio");
-  });
-
-  test("asks nothing for a rename, and says what a DELETE takes", async ({
+  test("tells what each down file would take, or leaves, and who holds a table", async ({
     sql,
     project,
     run,
   }) => {
-    writeMigrations(project, {
-      "0000_users": files["0000_users"],
-      "0001_more":
-        "insert into users values (7, 'x'); alter table users rename name to title;",
-      "0001_more.down": "alter table users rename title to name;",
-    });
-    await run("db:migrate");
-    const renamed = await run("db:rollback");
-    await run("db:migrate --to 0000_users");
-    await sql`insert into drizzle.__drizzle_migrations (hash, created_at) values ('x', 2000000000001)`;
-    project.write(
-      "src/infrastructure/database/migrations/0001_more.down.sql",
-      "delete from users;",
-    );
-    const deleting = await run("db:rollback --dry-run");
-
-    expect(renamed).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(deleting.stderr).toBe(
-      "Data would be lost: deletes from users: 1 row\n",
-    );
-  });
-
-  test("counts partitions, new types and hidden truncations, each row once", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_parts": `
-        create table p (i int) partition by list (i);
+    const downs: Record<string, [up: string, down: string]> = {
+      "0000_users": [files["0000_users"], files["0000_users.down"]],
+      "0001_delete": [
+        "insert into users values (7, 'x');",
+        "delete from users;",
+      ],
+      "0002_rename": [
+        "alter table users rename name to title;",
+        "alter table users rename title to name;",
+      ],
+      "0003_parts": [
+        `create table p (i int) partition by list (i);
         create table p1 partition of p for values in (1);
         create table p2 partition of p for values in (2);
         create table q (i int, j int) partition by list (i);
         create table q1 partition of q for values in (1);
         create table typed (s text, v varchar(9)); create table emptied (i int);`,
-      "0000_parts.down": `
-        drop table p1; alter table p detach partition p2; drop table q;
+        `drop table p1; alter table p detach partition p2; drop table q;
         alter table typed alter s type int using null, alter v type text;
         do $$ begin execute 'truncate emptied'; end $$;`,
-    });
+      ],
+      "0004_setval": [
+        "create sequence s;",
+        "select setval('s', 100); drop sequence s;",
+      ],
+      "0005_copy": [
+        "create table copied ();",
+        "drop table copied;\ncopy users from stdin;\n1\n\\.\n",
+      ],
+      "0006_record": [
+        "create table t ();",
+        `drop table t;
+        insert into drizzle.__drizzle_migrations (hash, created_at) values ('by hand', 2000000000006);`,
+      ],
+    };
+    writeMigrations(
+      project,
+      Object.fromEntries(
+        Object.entries(downs).flatMap(([tag, [up, down]]) => [
+          [tag, up],
+          [`${tag}.down`, down],
+        ]),
+      ),
+    );
     await run("db:migrate");
     await sql.unsafe(`
       insert into p values (1), (1), (2); insert into q values (1);
       insert into typed values ('s', 'v'); insert into emptied values (1)`);
+    const found: Record<string, unknown> = {};
+    const rollBack = async (tag: string, flags = "") => {
+      const { exitCode, stderr } = await run(`db:rollback${flags}`);
+      found[tag] = { exitCode, lines: stderr.trim().split("\n").sort() };
+      // The next one is what the newest record names.
+      await sql`delete from drizzle.__drizzle_migrations
+        where created_at = ${2_000_000_000_000 + Number(tag.slice(0, 4))}`;
+    };
 
-    const { stderr } = await run("db:rollback --dry-run");
-
-    expect(stderr.trim().split("\n").sort()).toEqual([
-      "Data would be lost: changes the type of typed.s: 1 value",
-      "Data would be lost: changes the type of typed.v: 1 value",
-      "Data would be lost: drops p1: 2 rows",
-      "Data would be lost: drops q: 1 row",
-      "Data would be lost: truncates emptied: 1 row",
-    ]);
-  });
-
-  test("does not try what a rollback leaves, and asks", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_s": "create sequence s;",
-      "0000_s.down": "select setval('s', 100); drop sequence s;",
-    });
-    await run("db:migrate");
-
-    const { exitCode, stderr } = await run("db:rollback");
-
-    expect(exitCode).toBe(2);
-    expect(stderr).toStartWith(
-      "Data would be lost: an unknown amount of data (0000_s cannot be tried first: SETVAL is not undone by a rollback)\n",
-    );
-    expect(await sql`select last_value from s`).toMatchObject([
-      { last_value: "1" },
-    ]);
-  });
-
-  test("says who holds a table, and that the file is right", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_users": files["0000_users"],
-      "0000_users.down": files["0000_users.down"],
-    });
-    await run("db:migrate");
-    await sql.begin(async (holder) => {
+    await rollBack("0006_record");
+    await rollBack("0005_copy");
+    await rollBack("0004_setval");
+    const sequence = await sql`select last_value from s`;
+    await rollBack("0003_parts", " --dry-run");
+    await rollBack("0002_rename");
+    await rollBack("0001_delete", " --dry-run");
+    const held = await sql.begin(async (holder) => {
       await holder`lock table users`;
       const [row] = await holder`select pg_backend_pid() as pid`;
-
-      const { exitCode, stderr } = await run("db:rollback --lock-timeout 1000");
-
-      expect(exitCode).toBe(1);
-      expect(stderr).toStartWith(
-        `Waiting: db:rollback for pid ${row?.pid}, postgres.js, `,
-      );
-      expect(stderr).toEndWith(
-        "Hint: nothing is wrong with the file: run `bun run db:rollback` again later\n",
-      );
+      const outcome = await run("db:rollback --lock-timeout 500");
+      return { ...outcome, pid: row?.pid };
     });
+
+    const file = (tag: string) =>
+      `src/infrastructure/database/migrations/${tag}.down.sql`;
+    expect(found).toEqual({
+      "0006_record": {
+        exitCode: 1,
+        lines: expect.arrayContaining([
+          "Error: undone, but still recorded: 0006_record",
+        ]),
+      },
+      "0005_copy": {
+        exitCode: 1,
+        lines: expect.arrayContaining([
+          `Error: ${file("0005_copy")} has a COPY that reads from or writes to a client`,
+          `  at ${file("0005_copy")}:2:1, statement 2`,
+        ]),
+      },
+      "0004_setval": {
+        exitCode: 2,
+        lines: expect.arrayContaining([
+          "Data would be lost: an unknown amount of data (0004_setval cannot be tried first: SETVAL is not undone by a rollback)",
+        ]),
+      },
+      // Partitions, new types and hidden truncations, each row once.
+      "0003_parts": {
+        exitCode: 0,
+        lines: [
+          "Data would be lost: changes the type of typed.s: 1 value",
+          "Data would be lost: changes the type of typed.v: 1 value",
+          "Data would be lost: drops p1: 2 rows",
+          "Data would be lost: drops q: 1 row",
+          "Data would be lost: truncates emptied: 1 row",
+        ],
+      },
+      "0002_rename": { exitCode: 0, lines: [""] },
+      "0001_delete": {
+        exitCode: 0,
+        lines: ["Data would be lost: deletes from users: 1 row"],
+      },
+    });
+    expect(sequence).toMatchObject([{ last_value: "1" }]);
+    expect(held.exitCode).toBe(1);
+    expect(held.stderr).toStartWith(
+      `Waiting: db:rollback for pid ${held.pid}, postgres.js, `,
+    );
+    expect(held.stderr).toEndWith(
+      "Hint: nothing is wrong with the file: run `bun run db:rollback` again later\n",
+    );
   });
 
   test("that was interrupted is seen by every command, and finished with a file that is fixed since", async ({
@@ -292,175 +306,115 @@ describe("db:rollback", () => {
     expect(await listRecords(sql)).toHaveLength(0);
   });
 
-  test("undoes nothing where a down file copies from a client", async ({
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_users": files["0000_users"],
-      "0000_users.down": "drop table users;\ncopy users from stdin;\n1\n\\.\n",
-    });
-    await run("db:migrate");
+  testApplied(
+    "undoes nothing while another is applied in part, or where a down file is missing or fails",
+    async (database) => {
+      const { sql } = database;
+      using project = copyProject();
+      const run = (command: string) =>
+        database.run(command, {}, project.folder);
+      writeMigrations(project, {
+        ...files,
+        "0003_half": "create table half (); commit; select nonsense;",
+        "0003_half.down": "drop table half;",
+      });
+      await run("db:migrate");
 
-    const { exitCode, stderr } = await run("db:rollback");
+      const partial = await run("db:rollback");
+      const { "0001_bio.down": _down, ...incomplete } = files;
+      writeMigrations(project, incomplete);
+      await sql`delete from drizzle.__migration_log where tag = '0003_half'`;
+      const missing = await run("db:rollback --steps 2");
+      const kept = await listRecords(sql);
+      writeMigrations(project, {
+        ...files,
+        "0001_bio.down":
+          "alter table users drop column bio; drop table nobody;",
+      });
+      await run("db:rollback");
+      const failing = await run("db:rollback");
 
-    expect(exitCode).toBe(1);
-    expect(stderr).toContain(
-      "has a COPY that reads from or writes to a client",
-    );
-    expect(stderr).toContain("0000_users.down.sql:2:1, statement 2\n");
-  });
+      expect(partial.exitCode).toBe(1);
+      expect(partial.stderr).toStartWith(
+        "Error: 0003_half was interrupted after part of it was committed, and nothing was changed\nHint: finish it with `bun run db:migrate`; ",
+      );
+      expect(missing.exitCode).toBe(1);
+      expect(missing.stderr).toContain(
+        "0001_bio.down.sql is missing, and nothing was undone\nHint: ",
+      );
+      expect(kept).toHaveLength(3);
+      expect(failing.exitCode).toBe(1);
+      expect(failing.stderr).toContain(
+        "0001_bio.down.sql:1:36, statement 2 (SQLSTATE 42P01)",
+      );
+      expect(await listRecords(sql)).toHaveLength(2);
+      expect(await sql`select bio from users`).toHaveLength(0);
+    },
+  );
 
-  test("undoes nothing where a down file is missing or fails", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    const { "0001_bio.down": _down, ...incomplete } = files;
-    writeMigrations(project, incomplete);
-    await run("db:migrate");
-
-    const missing = await run("db:rollback --steps 2");
-    writeMigrations(project, {
-      ...files,
-      "0001_bio.down": "alter table users drop column bio; drop table nobody;",
-    });
-    await run("db:rollback");
-    const failing = await run("db:rollback");
-
-    expect(missing.exitCode).toBe(1);
-    expect(missing.stderr).toContain(
-      "0001_bio.down.sql is missing, and nothing was undone\nHint: ",
-    );
-    expect(failing.exitCode).toBe(1);
-    expect(failing.stderr).toContain(
-      "0001_bio.down.sql:1:36, statement 2 (SQLSTATE 42P01)",
-    );
-    expect(await listRecords(sql)).toHaveLength(2);
-    expect(await sql`select bio from users`).toHaveLength(0);
-  });
-
-  test("undoes nothing while another is applied in part", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_users": files["0000_users"],
-      "0000_users.down": files["0000_users.down"],
-      "0001_half": "create table half (); commit; select nonsense;",
-    });
-    await run("db:migrate");
-
-    const { exitCode, stderr } = await run("db:rollback");
-
-    expect(exitCode).toBe(1);
-    expect(stderr).toStartWith(
-      "Error: 0001_half was interrupted after part of it was committed, and nothing was changed\nHint: finish it with `bun run db:migrate`; ",
-    );
-    expect(await listRecords(sql)).toHaveLength(1);
-  });
-
-  test("forgets a migration that is recorded twice", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
-    await sql`
+  testApplied(
+    "wants the name of a protected database, also where nothing is lost, and forgets a migration that is recorded twice",
+    async ({ sql, name, run }) => {
+      await stampProduction(sql);
+      await sql`
       insert into drizzle.__drizzle_migrations (hash, created_at)
       select hash, created_at from drizzle.__drizzle_migrations`;
 
-    const undone = await run("db:rollback");
-    const again = await run("db:migrate");
+      const refused = await run("db:rollback");
+      const undone = await run(`db:rollback --confirm ${name}`);
+      const again = await run("db:migrate");
 
-    expect(undone.stdout).toStartWith("Rolled back: 0002_index ");
-    expect(again.stdout).toStartWith("Applied: 0002_index ");
-    expect(await listRecords(sql)).toHaveLength(5);
-  });
-
-  test("fails where the down file leaves a record", async ({
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
-      "0000_users": files["0000_users"],
-      "0000_users.down": `drop table users;
-        insert into drizzle.__drizzle_migrations (hash, created_at) values ('by hand', 2000000000000);`,
-    });
-    await run("db:migrate");
-
-    const { exitCode, stderr } = await run("db:rollback");
-
-    expect(exitCode).toBe(1);
-    expect(stderr).toStartWith(
-      "Error: undone, but still recorded: 0000_users\n",
-    );
-  });
-
-  test("wants the name of a protected database, also where nothing is lost", async ({
-    database,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate", { NODE_ENV: "production" });
-
-    const refused = await run("db:rollback");
-    const confirmed = await run(`db:rollback --confirm ${database.name}`);
-
-    expect(refused.exitCode).toBe(2);
-    expect(refused.stderr).toContain("it is stamped production");
-    expect(confirmed.exitCode).toBe(0);
-  });
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toContain("it is stamped production");
+      expect(undone.exitCode).toBe(0);
+      expect(undone.stdout).toStartWith("Rolled back: 0002_index ");
+      expect(again.stdout).toStartWith("Applied: 0002_index ");
+      expect(await listRecords(sql)).toHaveLength(5);
+    },
+  );
 });
 
 describe("db:baseline", () => {
-  test("records the migrations of a database that has their schema", async ({
-    sql,
-    run,
-  }) => {
-    await run("db:push");
-    const blocked = await run("db:migrate");
+  test(
+    "records nothing where the schema is another, says what differs, and records the migrations of their own",
+    "migrated",
+    async ({ sql, run }) => {
+      await sql`drop schema drizzle cascade`;
+      await sql.unsafe(
+        "alter table builds alter number type bigint; create view extra as select 1 as one",
+      );
 
-    const recorded = await run("db:baseline");
-    const migrated = await run("db:migrate");
-    const again = await run("db:baseline");
+      const differing = await run("db:baseline --to 0000_initial");
+      const [table] =
+        await sql`select to_regclass('drizzle.__drizzle_migrations') as records`;
+      await sql.unsafe(
+        "alter table builds alter number type integer; drop view extra",
+      );
+      const blocked = await run("db:migrate");
+      const recorded = await run("db:baseline");
+      const migrated = await run("db:migrate");
+      const again = await run("db:baseline");
 
-    expect(blocked.exitCode).toBe(1);
-    expect(blocked.stderr).toContain("`bun run db:baseline`");
-    expect(recorded).toEqual({
-      exitCode: 0,
-      stdout: ownMigrations.map(({ tag }) => `Recorded: ${tag}\n`).join(""),
-      stderr: "",
-    });
-    expect(migrated.stdout).toStartWith("Nothing to migrate: ");
-    expect(again.stdout).toStartWith("Nothing to record: ");
-    expect(await listRecords(sql)).toHaveLength(ownMigrations.length);
-  });
-
-  test("records nothing where the schema is another, and says what differs", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await sql.unsafe(
-      "create table users (id bigint primary key, name text); create view extra as select 1 as one",
-    );
-
-    const { exitCode, stdout } = await run("db:baseline --to 0000_users");
-    const [table] =
-      await sql`select to_regclass('drizzle.__drizzle_migrations') as records`;
-
-    expect(exitCode).toBe(3);
-    expect(stdout).toContain(
-      "different: column public.users.id: ALTER TABLE public.users ADD COLUMN id bigint NOT NULL, not ALTER TABLE public.users ADD COLUMN id integer NOT NULL\n",
-    );
-    expect(stdout).toContain("surplus: CREATE VIEW public.extra AS ");
-    expect(table).toEqual({ records: null });
-  });
+      expect(differing.exitCode).toBe(3);
+      expect(differing.stdout).toContain(
+        "different: column public.builds.number: ALTER TABLE public.builds ADD COLUMN number bigint NOT NULL, not ALTER TABLE public.builds ADD COLUMN number integer NOT NULL\n",
+      );
+      expect(differing.stdout).toContain(
+        "surplus: CREATE VIEW public.extra AS ",
+      );
+      expect(table).toEqual({ records: null });
+      expect(blocked.exitCode).toBe(1);
+      expect(blocked.stderr).toContain("`bun run db:baseline`");
+      expect(recorded).toEqual({
+        exitCode: 0,
+        stdout: ownMigrations.map(({ tag }) => `Recorded: ${tag}\n`).join(""),
+        stderr: "",
+      });
+      expect(migrated.stdout).toStartWith("Nothing to migrate: ");
+      expect(again.stdout).toStartWith("Nothing to record: ");
+      expect(await listRecords(sql)).toHaveLength(ownMigrations.length);
+    },
+  );
 });
 
 test("an interrupted db:baseline leaves no database behind", async ({
@@ -476,19 +430,17 @@ test("an interrupted db:baseline leaves no database behind", async ({
     env: { PATH, DATABASE_URL: database.url, DB_ENGINE: "external" },
     stderr: "pipe",
   });
-  let scratch: string | undefined;
-  while (scratch === undefined) {
-    const [row] = await sql<{ datname: string }[]>`
-      select datname from pg_stat_activity
-      where query = ${`select ${mark}`} and datname <> ${database.name}`;
-    scratch = row?.datname;
-  }
+  const trying = `query = 'select ${mark.replaceAll("'", "''")}' and datname <> current_database()`;
+  await until(sql, trying);
+  const [scratch] = await sql.unsafe<{ datname: string }[]>(
+    `select datname from pg_stat_activity where ${trying}`,
+  );
   client.kill("SIGINT");
 
   expect(await client.exited).toBe(130);
   expect(await new Response(client.stderr).text()).toBe("Error: interrupted\n");
   expect(
-    await sql`select from pg_database where datname = ${scratch}`,
+    await sql`select from pg_database where datname = ${scratch?.datname ?? ""}`,
   ).toHaveLength(0);
 });
 
@@ -533,38 +485,42 @@ test("a role that may only write the records can do without more", async ({
 });
 
 describe("db:migrate:repair", () => {
-  test("takes over an edited file and forgets a record, with consent", async ({
-    database,
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, files);
-    await run("db:migrate");
-    const { "0002_index": _index, "0002_index.down": _down, ...fewer } = files;
-    writeMigrations(project, {
-      ...fewer,
-      "0001_bio": "alter table users add bio text; select 1;",
-    });
+  testApplied(
+    "takes over an edited file and forgets a record, with consent",
+    async (database) => {
+      const { sql } = database;
+      using project = copyProject();
+      const run = (command: string) =>
+        database.run(command, {}, project.folder);
+      const {
+        "0002_index": _index,
+        "0002_index.down": _down,
+        ...fewer
+      } = files;
+      writeMigrations(project, {
+        ...fewer,
+        "0001_bio": "alter table users add bio text; select 1;",
+      });
 
-    const refused = await run("db:migrate:repair");
-    const repaired = await run(
-      `db:migrate:repair --confirm ${database.name} --json`,
-    );
-    const status = await run("db:migrate:status");
-    const again = await run("db:migrate:repair");
+      const refused = await run("db:migrate:repair");
+      const repaired = await run(
+        `db:migrate:repair --confirm ${database.name} --json`,
+      );
+      const status = await run("db:migrate:status");
+      const again = await run("db:migrate:repair");
 
-    expect(refused.exitCode).toBe(2);
-    expect(JSON.parse(repaired.stdout).repaired).toMatchObject([
-      { code: "modified", tag: "0001_bio" },
-      { code: "missing", tag: null },
-    ]);
-    expect(status).toEqual({
-      exitCode: 0,
-      stdout: "applied   0000_users\napplied   0001_bio\n",
-      stderr: "",
-    });
-    expect(again.stdout).toStartWith("Nothing to repair: ");
-    expect(await listRecords(sql)).toHaveLength(2);
-  });
+      expect(refused.exitCode).toBe(2);
+      expect(JSON.parse(repaired.stdout).repaired).toMatchObject([
+        { code: "modified", tag: "0001_bio" },
+        { code: "missing", tag: null },
+      ]);
+      expect(status).toEqual({
+        exitCode: 0,
+        stdout: "applied   0000_users\napplied   0001_bio\n",
+        stderr: "",
+      });
+      expect(again.stdout).toStartWith("Nothing to repair: ");
+      expect(await listRecords(sql)).toHaveLength(2);
+    },
+  );
 });
