@@ -266,13 +266,13 @@ test(
 );
 
 test(
-  "a signal waits for the swap, which is told as it ended, and changes nothing once that is said",
+  "a signal waits for the swap, which is told as it ended",
   "empty",
   async ({ name, start }) => {
     const server = openDatabase(testServer);
     const holder = await server.reserve();
     await holder.unsafe(`begin; comment on database ${name} is 'held'`);
-    const child = start("scripts/reset-db.ts --json");
+    const child = start("scripts/reset-db.ts --no-seed");
     await until(
       server,
       `application_name = 'db:swap' and query like 'alter database "${name}"%' and wait_event_type = 'Lock'`,
@@ -281,6 +281,19 @@ test(
     await holder.unsafe("rollback");
     holder.release();
     await server.end();
+
+    expect(await new Response(child.stdout).text()).toStartWith(
+      `Reset: ${name}, `,
+    );
+    expect(await child.exited).toBe(0);
+  },
+);
+
+test(
+  "is done once it has said so, whatever signal comes then",
+  "empty",
+  async ({ start }) => {
+    const child = start("scripts/reset-db.ts --no-seed --json");
     let stdout = "";
     for await (const bytes of child.stdout) {
       stdout += new TextDecoder().decode(bytes);
