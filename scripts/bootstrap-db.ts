@@ -61,8 +61,13 @@ if (!/^[^\s@]+@[^\s@]+$/.test(email))
   );
 
 // Imported only now: --help needs no drizzle-orm.
-const { bootstrapAdmin } = await import("./lib/administrator");
-const { describeSeed, loadSeed, insertSeed } = await import("./lib/seed");
+const { describeSeed, explainImport, loadSeed, insertSeed } =
+  await import("./lib/seed");
+const { bootstrapAdmin } = await import("./lib/administrator").catch(
+  (error) => {
+    throw explainImport("", "scripts/lib/administrator.ts", error);
+  },
+);
 const { direct } = readEnv();
 await using sql = await openConnection(direct, "db:bootstrap");
 await requireCurrentSchema(sql);

@@ -80,20 +80,24 @@ export async function loadSeed(name: string): Promise<Seed> {
       throw new Error("it does not export an array `rows`");
     return { name, rows, isForProduction };
   } catch (error) {
-    const { message } = error as Error;
-    const [, missing, module = ""] =
-      /^Export named '(.+)' not found in module '(.+)'/.exec(message) ?? [];
-    const shown = relative(root, path);
-    const reason = missing
-      ? `${relative(root, module)} does not export \`${missing}\``
-      : message;
-    throw failure(`the seed ${shown} cannot be loaded: ${reason}`, {
-      code: "SEED_UNREADABLE",
-      hint: missing
-        ? `remove \`${missing}\` from \`${shown}\`, or import its new name`
-        : `fix \`${shown}\``,
-    });
+    throw explainImport("the seed ", relative(root, path), error);
   }
+}
+
+/** Explains why a file cannot be loaded: it may import what schema.ts lacks. */
+export function explainImport(what: string, file: string, error: unknown) {
+  const { message } = error as Error;
+  const [, missing, module = ""] =
+    /^Export named '(.+)' not found in module '(.+)'/.exec(message) ?? [];
+  const reason = missing
+    ? `${relative(root, module)} does not export \`${missing}\``
+    : message;
+  return failure(`${what}${file} cannot be loaded: ${reason}`, {
+    code: "SEED_UNREADABLE",
+    hint: missing
+      ? `remove \`${missing}\` from \`${file}\`, or import its new name`
+      : `fix \`${file}\``,
+  });
 }
 
 /** Returns the path of a seed's file, from the root of the project. */

@@ -4,8 +4,8 @@ import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { SnapshotView } from "./snapshots";
 
 /**
- * Adds statements that save and restore the indexes, privileges, comments, triggers
- * and owners of these views.
+ * Adds statements that save and restore the indexes, privileges, comments, defaults,
+ * rules, triggers and owners of these views.
  *
  * @param views the views that the statements drop and create again.
  * @param history the SQL of earlier migrations. A privilege on an ordinary view that
@@ -55,11 +55,14 @@ function printKeep(names: string[], ungranted: string[]): string {
     ungranted.length > 0
       ? ` AND view <> ALL (ARRAY[${list(ungranted)}]::regclass[])`
       : "";
-  return `${lost}-- Keeps indexes, privileges, comments, triggers and owners of the views that are made again.
+  return `${lost}-- Keeps indexes, privileges, comments, defaults, rules, triggers and owners of the views that are made again.
 SELECT set_config('kept.views', coalesce(jsonb_agg(statement ORDER BY place)::text, '[]'), false)
 FROM unnest(ARRAY[${list(names)}]::regclass[]) AS view JOIN pg_class ON pg_class.oid = view CROSS JOIN LATERAL (
   SELECT 1, format('ALTER TABLE %s OWNER TO %s', view, relowner::regrole) WHERE relowner <> current_user::regrole
   UNION ALL SELECT 2, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = view
+  UNION ALL SELECT 3, format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', view, attname, pg_get_expr(adbin, adrelid))
+    FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum WHERE adrelid = view
+  UNION ALL SELECT 3, pg_get_ruledef(oid) FROM pg_rewrite WHERE ev_class = view AND rulename <> '_RETURN'
   UNION ALL SELECT 3, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = view AND NOT tgisinternal
   UNION ALL SELECT 4, format('GRANT %s%s ON %s TO %s%s', privilege_type, ' (' || quote_ident(attname) || ')', view,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)

@@ -432,7 +432,10 @@ const TURNS: Record<string, Turn> = {
       t: pg.pgTable("t", { id: id(), x: pg.text() }),
       v: pg.pgView("v", { x: pg.text() }).as(S`select x from t`),
     },
-    rows: "insert into t values (1,'a','b')",
+    rows: "insert into t values (1,'a','b'); alter view v alter x set default 'd'",
+    check:
+      "select pg_get_expr(adbin, 0) from pg_attrdef where adrelid = 'v'::regclass",
+    want: "'d'::text",
   },
   "view reads renamed column": {
     from: {
