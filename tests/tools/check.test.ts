@@ -255,6 +255,7 @@ create view small as select name from shirts where size in ('s', 'm');`,
         "drop table third;",
       );
       const applied = readMigrations(join(project.folder, migrations)).at(-1);
+      // As drizzle-kit applies it: without a row in the log.
       await sql.unsafe(applied?.text ?? "");
       await sql`
         insert into drizzle.__drizzle_migrations (hash, created_at)
