@@ -1,6 +1,6 @@
 // db:migrate and db:migrate:status, beside drizzle's own migrators.
 import { describe, expect } from "bun:test";
-import { closeSync, existsSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
@@ -25,14 +25,20 @@ import { test } from "../lib/test";
 const migrationsFolder = join(fixture, migrations);
 
 describe("db:migrate", () => {
-  test("applies what is pending, and the next run finds nothing to do", async ({
+  test("--dry-run prints the SQL and creates nothing; applies what is pending, and the next run finds nothing to do", async ({
     database,
+    sql,
     run,
   }) => {
+    const shown = await run("db:migrate --dry-run");
+    const [row] = await sql`select to_regnamespace('drizzle') as drizzle`;
     const first = await run("db:migrate");
     const second = await run("db:migrate");
     const status = await run("db:migrate:status");
 
+    expect(shown.exitCode).toBe(0);
+    expect(shown.stdout).toContain(`-- ${ownHead}\n`);
+    expect(row).toEqual({ drizzle: null });
     expect(first.stdout.replace(/\d+ ms/g, "…")).toBe(
       ownMigrations.map(({ tag }) => `Applied: ${tag} (…)\n`).join(""),
     );
@@ -48,123 +54,92 @@ describe("db:migrate", () => {
     });
   });
 
-  test("leaves nothing to do for drizzle-kit and drizzle-orm, nor they for it", async ({
-    database,
-    sql,
-    project,
-    run,
-  }) => {
-    await run("db:migrate");
-    const records = await listRecords(sql);
-    await migrate(drizzle({ client: sql }), { migrationsFolder });
-    const kit = Bun.spawn(
-      [process.execPath, "node_modules/drizzle-kit/bin.cjs", "migrate"],
-      {
-        cwd: project.folder,
-        env: {
-          ...process.env,
-          DATABASE_URL: database.url,
-          DATABASE_URL_UNPOOLED: database.url,
+  test(
+    "leaves nothing to do for drizzle-kit and drizzle-orm, nor they for it",
+    "migrated",
+    async ({ database, sql, project, run }) => {
+      const records = await listRecords(sql);
+      await migrate(drizzle({ client: sql }), { migrationsFolder });
+      const kit = Bun.spawn(
+        [process.execPath, "node_modules/drizzle-kit/bin.cjs", "migrate"],
+        {
+          cwd: project.folder,
+          env: {
+            ...process.env,
+            DATABASE_URL: database.url,
+            DATABASE_URL_UNPOOLED: database.url,
+          },
+          stdout: "pipe",
+          stderr: "pipe",
         },
-        stdout: "pipe",
-        stderr: "pipe",
-      },
-    );
+      );
 
-    expect(await kit.exited).toBe(0);
-    expect(await listRecords(sql)).toEqual(records);
+      expect(await kit.exited).toBe(0);
+      expect(await listRecords(sql)).toEqual(records);
 
-    await sql`drop schema drizzle, public cascade`;
-    await sql`create schema public`;
-    await migrate(drizzle({ client: sql }), { migrationsFolder });
-    const { stdout } = await run("db:migrate");
+      await sql`drop schema drizzle, public cascade`;
+      await sql`create schema public`;
+      await migrate(drizzle({ client: sql }), { migrationsFolder });
+      const { stdout } = await run("db:migrate");
 
-    expect(stdout).toStartWith("Nothing to migrate: ");
-    expect(await listRecords(sql)).toEqual(records);
-  });
+      expect(stdout).toStartWith("Nothing to migrate: ");
+      expect(await listRecords(sql)).toEqual(records);
+    },
+  );
 
-  test("applies one that is older than the newest applied, and says so", async ({
-    project,
-    run,
-  }) => {
-    const first = { "0000_first": "create table first (id int);" };
-    writeMigrations(project, first);
-    await run("db:migrate");
-    writeMigrations(
-      project,
-      { ...first, "0001_late": "create table late (id int);" },
-      (index) => (index === 0 ? 2_000_000_000_000 : 1),
-    );
-
-    const status = await run("db:migrate:status");
-    const { exitCode, stdout, stderr } = await run("db:migrate --json");
-
-    expect(status.exitCode).toBe(3);
-    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
-    expect(JSON.parse(stdout).applied).toMatchObject([{ tag: "0001_late" }]);
-  });
-
-  test("warns of a number that the journal repeats, and finds nothing", async ({
-    project,
-    run,
-  }) => {
-    writeMigrations(
-      project,
-      { "0000_a": "select 1;", "0000_b": "select 2;" },
-      () => 2_000_000_000_000,
-    );
-    await run("db:migrate");
-
-    const status = await run("db:migrate:status");
-
-    expect(status).toEqual({
-      exitCode: 0,
-      stdout: "applied   0000_a\napplied   0000_b\n",
-      stderr: "Warning: 0000_b has the same when as 0000_a: 2000000000000\n",
-    });
-  });
-
-  test("tells when one was applied, whatever has failed since", async ({
+  test("applies one that is older than the newest applied, and tells of the order, repeated stamps, and when each was applied", async ({
     sql,
     project,
     run,
   }) => {
-    writeMigrations(project, { "0000_a": "select 1;" });
-    await run("db:migrate");
-    await sql`
-      insert into drizzle.__migration_log
-        (tag, hash, bare_hash, direction, run_by, ms, error)
-      values ('0000_a', '', '', 'down', '', 1, 'failed')`;
-
-    const { stdout } = await run("db:migrate:status --json");
-
-    expect(JSON.parse(stdout).migrations).toMatchObject([
-      { state: "applied", appliedAt: expect.any(String) },
-    ]);
-  });
-
-  test("calls one out of order that stands before an applied one", async ({
-    sql,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, {
+    const stamps = [2_000_000_000_000, 2_000_000_000_001, 1, 1];
+    const write = (files: Record<string, string>) =>
+      writeMigrations(project, files, (index) => stamps[index] ?? 0);
+    const two = {
       "0001_a": "create table a ();",
       "0002_b": "create table b ();",
-    });
+    };
+    write(two);
     await run("db:migrate");
     await sql`drop table a`;
     await sql`delete from drizzle.__drizzle_migrations where created_at = 2000000000000`;
+    write({ ...two, "0003_late": "select 1;", "0004_same": "select 2;" });
 
-    const status = await run("db:migrate:status");
-    const migrated = await run("db:migrate");
+    const before = await run("db:migrate:status");
+    const migrated = await run("db:migrate --json");
+    const after = await run("db:migrate:status");
+    // A later failure does not hide when it was applied.
+    await sql`
+      insert into drizzle.__migration_log
+        (tag, hash, bare_hash, direction, run_by, ms, error)
+      values ('0001_a', '', '', 'down', '', 1, 'failed')`;
+    const { stdout } = await run("db:migrate:status --json");
 
-    expect(status.exitCode).toBe(3);
-    expect(status.stdout).toContain("pending   0001_a  (out of order)\n");
-    expect(migrated.stdout).toMatch(/^Applied: 0001_a/);
-    expect(migrated.stderr).toBe(
-      "Warning: 0001_a is older than 0002_b, which is applied\n",
-    );
+    const same = "Warning: 0004_same has the same when as 0003_late: 1\n";
+    expect(before.exitCode).toBe(3);
+    expect(before.stdout).toContain("pending   0001_a  (out of order)\n");
+    expect(before.stdout).toContain("pending   0003_late\n");
+    expect(migrated.exitCode).toBe(0);
+    expect(JSON.parse(migrated.stdout).applied).toMatchObject([
+      { tag: "0001_a" },
+      { tag: "0003_late" },
+      { tag: "0004_same" },
+    ]);
+    expect(migrated.stderr.split("\n").sort()).toEqual([
+      "",
+      "Warning: 0001_a is older than 0002_b, which is applied",
+      same.trim(),
+    ]);
+    expect(after).toEqual({
+      exitCode: 0,
+      stdout:
+        "applied   0001_a\napplied   0002_b\napplied   0003_late\napplied   0004_same\n",
+      stderr: same,
+    });
+    expect(JSON.parse(stdout).migrations[0]).toMatchObject({
+      state: "applied",
+      appliedAt: expect.any(String),
+    });
   });
 
   test("rolls a failed migration back, and tells its place in the file", async ({
@@ -207,16 +182,8 @@ describe("db:migrate", () => {
     });
   });
 
-  test("--dry-run prints the SQL and creates nothing", async ({ sql, run }) => {
-    const { exitCode, stdout } = await run("db:migrate --dry-run");
-    const [row] = await sql`select to_regnamespace('drizzle') as drizzle`;
-
-    expect(exitCode).toBe(0);
-    expect(stdout).toContain(`-- ${ownHead}\n`);
-    expect(row).toEqual({ drizzle: null });
-  });
-
-  test("--to stops after a migration, and refuses one that is not there", async ({
+  test("--to stops after a migration, and refuses one that is not there; names the holder of the lock, and gives up after --wait with 75", async ({
+    sql,
     project,
     run,
   }) => {
@@ -228,6 +195,12 @@ describe("db:migrate", () => {
     const first = await run("db:migrate --to 0001_a");
     const wrong = await run("db:migrate --to 0009_z");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    const holder = await sql.reserve();
+    const [row] = await holder`
+      select pg_backend_pid() as pid, pg_advisory_lock(28273295023041637)`;
+    const busy = await run("db:migrate --wait 0 --json");
+    await holder`select pg_advisory_unlock_all()`;
+    holder.release();
 
     expect(first.stdout).toMatch(/^Applied: 0001_a .*\n$/);
     expect(wrong.exitCode).toBe(2);
@@ -235,9 +208,14 @@ describe("db:migrate", () => {
       head: "0001_a",
       migrations: [{ state: "applied" }, { tag: "0002_b", state: "pending" }],
     });
+    expect(busy.exitCode).toBe(75);
+    expect(JSON.parse(busy.stdout).error).toMatchObject({
+      code: "BUSY",
+      holder: { pid: row?.pid },
+    });
   });
 
-  test("refuses to go on when an applied file was edited, unless in blanks only", async ({
+  test("refuses to go on when an applied file was edited, unless in blanks only, and warns when it is gone", async ({
     sql,
     project,
     run,
@@ -255,6 +233,9 @@ describe("db:migrate", () => {
       "0002_b": "create table b ();",
     });
     const pending = await run("db:migrate");
+    writeMigrations(project, {});
+    const gone = await run("db:migrate");
+    const statusGone = await run("db:migrate:status");
 
     expect(blanks.exitCode).toBe(0);
     expect(blanks.stderr).toContain("in comments or blanks only");
@@ -265,32 +246,18 @@ describe("db:migrate", () => {
     expect(status.exitCode).toBe(3);
     expect(status.stdout).toContain("modified  0001_a\n");
     expect(pending).toEqual(edited);
+    expect(gone.exitCode).toBe(0);
+    expect(gone.stderr).toMatch(
+      /^Warning: the database has a migration \(record \d+\) that this checkout does not have\n$/,
+    );
+    expect(statusGone.exitCode).toBe(3);
+    expect(statusGone.stdout).toContain("missing   record of 2000000000000\n");
     const [table] = await sql`select to_regclass('b') as b`;
     expect(table?.b).toBeNull();
   });
 
-  test("warns of a record whose migration this checkout does not have", async ({
-    database,
-    project,
-    run,
-  }) => {
-    writeMigrations(project, { "0001_a": "create table a ();" });
-    await run("db:migrate");
-    writeMigrations(project, {});
-
-    const migrated = await run("db:migrate");
-    const status = await run("db:migrate:status");
-
-    expect(migrated.exitCode).toBe(0);
-    expect(migrated.stderr).toMatch(
-      /^Warning: the database has a migration \(record \d+\) that this checkout does not have\n$/,
-    );
-    expect(status.exitCode).toBe(3);
-    expect(status.stdout).toContain("missing   record of 2000000000000\n");
-  });
-
-  test("refuses a broken journal and a missing file before it applies any", async ({
-    database,
+  test("refuses a broken journal, a missing file and one that is not in UTF-8 before it applies any", async ({
+    sql,
     project,
     run,
   }) => {
@@ -299,6 +266,16 @@ describe("db:migrate", () => {
     writeMigrations(project, { "0001_a": "select 1;", "0001_b": "select 1;" });
     await Bun.file(`${project.folder}/${migrations}/0001_b.sql`).delete();
     const missing = await run("db:migrate");
+    writeMigrations(project, {
+      "0000_a": "create table a (name text);",
+      "0001_b": "-- \uFFFD is no fault\nselect 1;",
+      "0002_c": "",
+    });
+    const file = `${migrations}/0002_c.sql`;
+    const text = "select 1;\ninsert into a values ('München');\n";
+    writeFileSync(join(project.folder, file), Buffer.from(text, "latin1"));
+    const latin = await run("db:migrate");
+    const shown = await run("db:migrate --dry-run");
 
     expect(broken.exitCode).toBe(1);
     expect(broken.stderr).toContain("_journal.json cannot be read");
@@ -307,23 +284,15 @@ describe("db:migrate", () => {
     expect(missing.stderr).toContain(
       "0001_b.sql is missing, and the journal names it",
     );
-  });
-
-  test("names the holder of the lock, and gives up after --wait with 75", async ({
-    sql,
-    run,
-  }) => {
-    await sql.begin(async (holder) => {
-      await holder`select pg_advisory_xact_lock(28273295023041637)`;
-      const { exitCode, stdout } = await run("db:migrate --wait 0 --json");
-      const [row] = await holder`select pg_backend_pid() as pid`;
-
-      expect(exitCode).toBe(75);
-      expect(JSON.parse(stdout).error).toMatchObject({
-        code: "BUSY",
-        holder: { pid: row?.pid },
-      });
+    expect(latin).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Error: ${file} is not in UTF-8\n  at ${file}:2:25\nHint: save it in UTF-8; \`iconv -f latin1 -t utf-8 ${file}\` prints it in UTF-8\n`,
     });
+    expect(shown).toEqual(latin);
+    expect(await sql`select to_regclass('a') as a`).toMatchObject([
+      { a: null },
+    ]);
   });
 
   // Linux has a device for it.
