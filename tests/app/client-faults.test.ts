@@ -45,7 +45,7 @@ test("a transaction that loses its connection has written nothing, and goes on n
   const { db } = client;
   let isOver = false;
   const others = Array.from({ length: 6 }, async () => {
-    while (!isOver) await db.execute("select 1");
+    while (!isOver) await db.execute("select pg_sleep(0.01)");
   });
 
   const error = await rejection(
@@ -288,7 +288,7 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
 
   const direct = await ask(false);
   const pooled = await ask(true);
-  const small = openClient(address, { poolSize: 1, acquireMs: 2000 });
+  const small = openClient(address, { poolSize: 1, acquireMs: 1000 });
   const busy = await small.db.transaction(() =>
     rejection(small.db.execute("select 1")),
   );

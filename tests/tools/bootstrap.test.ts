@@ -28,13 +28,16 @@ test(
       values ('member', 'everything'), ('auditor', 'build:read')`;
     await sql`update drizzle.__drizzle_migrations set created_at = -created_at, hash = 'x' || hash`;
     const behind = await run("db:seed rbac", production);
+    const bootstrap = await run(`db:bootstrap --email ${email}`, production);
     await sql`update drizzle.__drizzle_migrations set created_at = -created_at, hash = substr(hash, 2)`;
     const first = await run("db:seed rbac", production);
     const rows = await sql`select * from role_permissions order by 1, 2`;
     const second = await run("db:seed:rbac --json", production);
 
-    expect(behind.exitCode).toBe(2);
-    expect(behind.stderr).toStartWith("Error: the schema is behind: ");
+    for (const refused of [behind, bootstrap]) {
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toStartWith("Error: the schema is behind: ");
+    }
     expect(first.exitCode).toBe(0);
     expect(first.stdout).toMatch(
       /^Seeded: rbac \(role_permissions \d+; removed role_permissions 1\)\n$/,
