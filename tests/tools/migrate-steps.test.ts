@@ -40,7 +40,7 @@ function testApply(sentence: string, body: () => Promise<void>): void {
   testShared(sentence, async () => {
     const records = quoteIdentifier(readProject().records.schema);
     await sql.unsafe(
-      `drop schema if exists ${records} cascade; drop schema public cascade;
+      `drop schema if exists ${records}, public cascade;
         create schema public; grant usage on schema public to public`,
     );
     await body();
