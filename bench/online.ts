@@ -1,6 +1,7 @@
 // bun bench/online.ts [rows] [--plain]: changes a table of that many rows (500,000) while
 // others write to it, on a scratch database of the server of DATABASE_URL. Prints how
-// long the longest write took, for what `db:generate --online` writes, or for the plain form.
+// long the longest write took, for what `db:generate --online` writes, or for the plain
+// form; beside it that of a table that nobody changes, which waits for the disk alone.
 import {
   cpSync,
   mkdtempSync,
@@ -77,11 +78,12 @@ try {
       const url = formatDatabaseUrl(scratch);
       await generate("initial");
       await migrate(url);
-      const sql = postgres(url, { max: WRITERS, onnotice: () => {} });
+      const sql = postgres(url, { max: WRITERS + 1, onnotice: () => {} });
       await sql`insert into accounts select generate_series(1, 1000)`;
       await sql`
       insert into events (account_id, amount, note)
       select 1 + i % 1000, i, 'note ' || i from generate_series(1, ${rows}::int) as i`;
+      await sql`create table unchanged as select 0 as amount`;
       await sql`vacuum analyze`;
       const server = (await sql`show server_version`)[0]?.server_version;
       console.log(`${rows} rows, ${WRITERS} writers, PostgreSQL ${server}`);
@@ -143,34 +145,41 @@ async function report(
   sql: postgres.Sql,
   work: () => Promise<void>,
 ): Promise<void> {
-  const times: number[] = [];
   let isOver = false;
-  const writers = Array.from({ length: WRITERS }, async () => {
-    while (!isOver) {
-      const id = 1 + Math.floor(Math.random() * rows);
-      for (const write of [
-        () => sql`update events set amount = amount + 1 where id = ${id}`,
-        () =>
-          sql`insert into events (account_id, amount, note) values (1, 1, ${crypto.randomUUID()})`,
-      ]) {
+  /** Makes the writes in turn, each as a statement of its own. @returns their times. */
+  const write = async (...writes: (() => Promise<unknown>)[]) => {
+    const times: number[] = [];
+    while (!isOver)
+      for (const one of writes) {
         const start = performance.now();
-        await write();
+        await one();
         times.push(performance.now() - start);
       }
-    }
-  });
+    return times;
+  };
+  const writers = Array.from({ length: WRITERS }, () =>
+    write(
+      () =>
+        sql`update events set amount = amount + 1 where id = ${1 + Math.floor(Math.random() * rows)}`,
+      () =>
+        sql`insert into events (account_id, amount, note) values (1, 1, ${crypto.randomUUID()})`,
+    ),
+  );
+  const control = write(() => sql`update unchanged set amount = amount + 1`);
   const start = performance.now();
   try {
     await work();
   } finally {
     isOver = true;
-    await Promise.all(writers);
+    await Promise.all([...writers, control]);
   }
   const seconds = (performance.now() - start) / 1000;
-  const sorted = times.toSorted((a, b) => a - b);
-  const [median = 0, last = 0] = [sorted[sorted.length >> 1], sorted.at(-1)];
-  const late = times.filter((ms) => ms > 250).length;
+  const times = (await Promise.all(writers)).flat().toSorted((a, b) => a - b);
+  const alone = (await control).toSorted((a, b) => a - b);
+  const late = (all: number[]) => all.filter((ms) => ms > 250).length;
+  const last = (all: number[]) => (all.at(-1) ?? 0).toFixed(0);
+  const median = (times[times.length >> 1] ?? 0).toFixed(1);
   console.log(
-    `  ${name.padEnd(24)} ${seconds.toFixed(1).padStart(6)} s  ${String(times.length).padStart(7)} writes, median ${median.toFixed(1)} ms, longest ${last.toFixed(0)} ms, ${late} over 250 ms`,
+    `  ${name.padEnd(24)} ${seconds.toFixed(1).padStart(6)} s  ${String(times.length).padStart(7)} writes, median ${median} ms, longest ${last(times)} ms, ${late(times)} over 250 ms; of the other table ${last(alone)} ms, ${late(alone)} over`,
   );
 }
