@@ -1,5 +1,6 @@
 // Writes the parts that a migration for large tables is made of: a back-fill in small
-// transactions, and a NOT NULL that is set without a scan under a strong lock.
+// transactions, a NOT NULL that is set without a scan under a strong lock, and a wait
+// for a disk that answers quickly.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 
 /** Returns the name of a table, function or sequence in SQL; `public` is left out. */
@@ -78,3 +79,24 @@ export function printNotNull(table: string, column: string): string[] {
     `ALTER TABLE ${table} DROP CONSTRAINT ${check};`,
   ];
 }
+
+/**
+ * SQL for the step before one that removes files, such as those of an index. The commit
+ * of that step waits for the disk, with its locks, whatever `synchronous_commit` is set
+ * to: RecordTransactionCommit in PostgreSQL's xact.c flushes the WAL before files go.
+ */
+export const WAIT_FOR_DISK = `-- The next step removes files, so its commit waits for the disk, while it holds its locks. This waits
+-- until the disk answers quickly, up to fifty times.
+-- resumable
+DO $$ DECLARE
+  start timestamptz;
+BEGIN
+  FOR attempt IN 1..50 LOOP
+    start := clock_timestamp();
+    SET LOCAL synchronous_commit = local;
+    PERFORM pg_logical_emit_message(true, 'db:migrate', ''); -- something to write
+    COMMIT;
+    EXIT WHEN clock_timestamp() - start < '20 ms';
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+END $$;`;

@@ -14,7 +14,13 @@
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { readProject } from "../../src/project";
 import { splitStatements } from "../migrations/statements";
-import { addSuffix, printBackFill, printName, printNotNull } from "./back-fill";
+import {
+  addSuffix,
+  printBackFill,
+  printName,
+  printNotNull,
+  WAIT_FOR_DISK,
+} from "./back-fill";
 import { isSerial, nameSequence, SERIALS } from "./counters";
 import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
 import { BREAKPOINT, renameSnapshot } from "./down-file";
@@ -28,7 +34,7 @@ const LOCK_MS = 200;
 
 const HEADER = `-- no-transaction
 -- Online: each statement commits by itself, and waits ${LOCK_MS} ms for a lock; then db:migrate tries it again.
--- No lock is held while the disk is waited for: the last commit makes all of them durable.`;
+-- The last commit makes all of them durable. A lock is held while the disk is waited for only where files are removed.`;
 const SETTINGS = [
   `SET lock_timeout = '${LOCK_MS}ms';`,
   "SET statement_timeout = 0;", // a scan may take longer than a role is given
@@ -229,7 +235,10 @@ function arrange(
       changes.push(
         `ALTER TABLE ${of} RENAME CONSTRAINT ${name} TO ${replaced};`,
       );
-      drops.push(`ALTER TABLE ${of} DROP CONSTRAINT ${replaced};`);
+      drops.push(
+        WAIT_FOR_DISK,
+        `ALTER TABLE ${of} DROP CONSTRAINT ${replaced};`,
+      );
       continue;
     }
     const [start, reason] = reasonOf(statement) ?? [];

@@ -1,7 +1,13 @@
 // Writes a change of type that blocks nobody for long: a second column, which a trigger
 // keeps equal, a back-fill, the indexes, and a swap of the two in one short transaction.
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
-import { addSuffix, printBackFill, printName, printNotNull } from "./back-fill";
+import {
+  addSuffix,
+  printBackFill,
+  printName,
+  printNotNull,
+  WAIT_FOR_DISK,
+} from "./back-fill";
 import { isSerial, printIdentity, SERIALS } from "./counters";
 import { printType, writeStatements } from "./drizzle-kit";
 import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
@@ -198,6 +204,7 @@ END $$;`,
           .join(", ")})${isNullEqual ? " NULLS NOT DISTINCT" : ""};`,
     ),
     `ANALYZE ${target} (${copy});`,
+    WAIT_FOR_DISK,
     printSwap({
       table,
       old,

@@ -46,7 +46,7 @@ test(
     expect(read(file).replaceAll("--> statement-breakpoint", "")).toBe(
       `-- no-transaction
 -- Online: each statement commits by itself, and waits 200 ms for a lock; then db:migrate tries it again.
--- No lock is held while the disk is waited for: the last commit makes all of them durable.
+-- The last commit makes all of them durable. A lock is held while the disk is waited for only where files are removed.
 SET lock_timeout = '200ms';
 SET statement_timeout = 0;
 SET synchronous_commit = off;
