@@ -1,7 +1,7 @@
 // Writes the parts that a migration for large tables is made of: a back-fill in small
 // transactions, a NOT NULL that is set without a scan under a strong lock, and a wait
 // for a disk that answers quickly.
-import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import { quoteBody, quoteIdentifier, quoteLiteral } from "../lib/quote";
 
 /** Returns the name of a table, function or sequence in SQL; `public` is left out. */
 export function printName(part: { schema: string; name: string }): string {
@@ -28,10 +28,7 @@ export function printBackFill(
   assignments: string,
   condition: string,
 ): string {
-  return `-- Fills the rows that are there, in small transactions. It skips rows that somebody has
--- locked and comes back to them. An interrupted run does it again, for the rest.
--- resumable
-DO $$ DECLARE
+  const body = ` DECLARE
   pages int := 4; -- in one transaction: fewer where that takes long, more where it does not
   page bigint;
   start timestamptz;
@@ -61,7 +58,11 @@ BEGIN
     PERFORM pg_sleep(1);
   END LOOP;
   RAISE 'rows of % stay locked by others', ${quoteLiteral(table)} USING ERRCODE = 'lock_not_available';
-END $$;`;
+END `;
+  return `-- Fills the rows that are there, in small transactions. It skips rows that somebody has
+-- locked and comes back to them. An interrupted run does it again, for the rest.
+-- resumable
+DO ${quoteBody(body)};`;
 }
 
 /**

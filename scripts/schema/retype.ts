@@ -1,6 +1,6 @@
 // Writes a change of type that blocks nobody for long: a second column, which a trigger
 // keeps equal, a back-fill, the indexes, and a swap of the two in one short transaction.
-import { quoteIdentifier, quoteLiteral } from "../lib/quote";
+import { quoteBody, quoteIdentifier, quoteLiteral } from "../lib/quote";
 import {
   addSuffix,
   printBackFill,
@@ -184,10 +184,10 @@ async function printRetype(
     `-- ${name}.${old.name} becomes ${type}. Each step below works with the application as it is: run all of
 -- them before the version that needs the new type. First a second column, which a trigger keeps equal.
 ALTER TABLE ${target} ADD COLUMN ${copy} ${type};`,
-    `CREATE FUNCTION ${copier}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    `CREATE FUNCTION ${copier}() RETURNS trigger LANGUAGE plpgsql AS ${quoteBody(` BEGIN
   NEW.${copy} := NEW.${column}${cast};
   RETURN NEW;
-END $$;`,
+END `)};`,
     `CREATE TRIGGER ${trigger} BEFORE INSERT OR UPDATE ON ${target} FOR EACH ROW EXECUTE FUNCTION ${copier}();`,
     printBackFill(
       target,
@@ -391,7 +391,15 @@ function printSwap(swap: Swap): string {
       WHERE conrelid = place AND old = ANY (conkey) OR confrelid = place AND old = ANY (confkey)
     UNION ALL SELECT format('GRANT %s (%I) ON %s TO %s%s', privilege_type, attname, place,
       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)
-      FROM pg_attribute, aclexplode(attacl) WHERE attrelid = place AND attnum = old);`,
+      FROM pg_attribute, aclexplode(attacl) WHERE attrelid = place AND attnum = old
+    UNION ALL SELECT format('ALTER TABLE %s ALTER COLUMN %I %s', place, was.attname, change)
+      FROM pg_attribute AS was JOIN pg_type ON pg_type.oid = was.atttypid JOIN pg_attribute AS made USING (attrelid),
+        LATERAL (VALUES ('SET STATISTICS ' || nullif(was.attstattarget, -1)), ('SET (' || array_to_string(was.attoptions, ', ') || ')'),
+          (CASE WHEN made.attstorage <> 'p' AND was.attstorage <> typstorage THEN 'SET STORAGE ' ||
+            CASE was.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END),
+          (CASE WHEN made.attstorage <> 'p' THEN 'SET COMPRESSION ' ||
+            CASE was.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END END)) AS settings (change)
+      WHERE attrelid = place AND was.attnum = old AND made.attnum = new AND change IS NOT NULL);`,
     `FOR part IN SELECT conrelid::regclass AS place, conname AS name, contype AS kind FROM pg_constraint
     WHERE contype IN ('f', 'c', 'u', 'p') AND (conrelid = place AND old = ANY (conkey) OR confrelid = place AND old = ANY (confkey))
     ORDER BY contype <> 'f'
@@ -451,13 +459,14 @@ function printSwap(swap: Swap): string {
     ...(isSerial(next) ? ["sequence text"] : []),
     ...(identity ? ["count bigint", "is_called boolean"] : []),
   ];
-  return `-- The swap: the copy takes the place of the column, in one short transaction. It keeps comments and
--- privileges, and fails where something that no snapshot has would be lost.
-DO $$ DECLARE
+  const body = ` DECLARE
 ${variables.map((line) => `  ${line};`).join("\n")}
 BEGIN
 ${lines.map((line) => `  ${line}`).join("\n")}
-END $$;`;
+END `;
+  return `-- The swap: the copy takes the place of the column, in one short transaction. It keeps comments, privileges
+-- and the column's settings, and fails where something that no snapshot has would be lost.
+DO ${quoteBody(body)};`;
 }
 
 /** Lists the tables that the column's own foreign keys refer to. */

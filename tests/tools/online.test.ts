@@ -202,6 +202,8 @@ test(
       insert into builds (tenant_id, number, name, repository)
       select id, 1000 + i, 'many', 'r' from tenants, generate_series(1, 3000) as i`;
     await sql`comment on column builds.number is 'counted by tenant'`;
+    await sql`
+      alter table builds alter number set statistics 7, alter number set (n_distinct = 99)`;
     change("  boolean,\n", "  bigint,\n  boolean,\n");
     change(
       'number: integer("number").notNull(),',
@@ -247,10 +249,11 @@ test(
     const second = await run("db:migrate");
     const [after] = await sql`
       select count(*)::int, sum(number)::int, count(distinct token)::int as tokens,
-        pg_typeof(min(number))::text as type,
-        col_description('builds'::regclass, (
-          select attnum from pg_attribute where attrelid = 'builds'::regclass and attname = 'number')) as comment
+        pg_typeof(min(number))::text as type
       from builds`;
+    const [column] = await sql`
+      select col_description(attrelid, attnum) as comment, attstattarget as statistics, attoptions as options
+      from pg_attribute where attrelid = 'builds'::regclass and attname = 'number'`;
     const [constraints] = await sql`
       select count(*) filter (where not convalidated)::int as invalid from pg_constraint`;
 
@@ -267,7 +270,11 @@ test(
       ...before,
       tokens: before?.count,
       type: "bigint",
+    });
+    expect(column).toEqual({
       comment: "counted by tenant",
+      statistics: 7,
+      options: ["n_distinct=99"],
     });
     expect(constraints?.invalid).toBe(0);
     await sql`drop function slow()`;
@@ -282,21 +289,21 @@ test(
   "empty",
   async ({ sql }) => {
     await sql.unsafe(
-      "create table t (i int, j int); insert into t values (1), (2)",
+      'create table "t$$" (i int, j int); insert into "t$$" values (1), (2)',
     );
     const [holder, filler] = [await sql.reserve(), await sql.reserve()];
-    const fill = printBackFill("t", "j = i", "j is null");
+    const fill = printBackFill('"t$$"', "j = i", "j is null");
     await filler`set lock_timeout = 200`;
     await holder`begin`;
-    await holder`update t set i = 1 where i = 1`;
+    await holder`update "t$$" set i = 1 where i = 1`;
     let isOver = false;
     const filling = filler.unsafe(fill).finally(() => (isOver = true));
     let filled: object[] = [];
     while (filled.length === 0 && !isOver)
-      filled = await holder`select i from t where j = i`;
+      filled = await holder`select i from "t$$" where j = i`;
     await holder`commit`;
     await filling;
-    const all = await holder`select from t where j = i`;
+    const all = await holder`select from "t$$" where j = i`;
     holder.release();
     filler.release();
 
