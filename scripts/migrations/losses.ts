@@ -20,6 +20,17 @@ interface Part {
   file: string | null;
 }
 
+/** A sequence. */
+interface Counter {
+  oid: string;
+  name: string;
+  /** The oid of the table that it belongs to, and the number of the column. */
+  owner: string | null;
+  column: number | null;
+  /** Null when it was never used. */
+  last: string | null;
+}
+
 /** Errors of statements that cannot run in this transaction (see steps.ts), or that
  * need more locks than one transaction can have. */
 const UNTRIABLE = ["25001", "2D000", "55P04", "53200"];
@@ -41,6 +52,7 @@ export async function countLosses(
   done: number[] = [],
 ): Promise<string[]> {
   const before = await listParts(sql);
+  const counters = await listCounters(sql);
   const follow = followReach(await listForeignTables(sql));
   const found: string[] = [];
   let after = new Map<string, Part>();
@@ -61,6 +73,7 @@ export async function countLosses(
     await sql.unsafe("reset session authorization; reset role");
     after = new Map((await listParts(sql)).map((part) => [part.key, part]));
     found.push(...(await listChanges(sql)));
+    found.push(...findLostCounts(counters, await listCounters(sql), after));
     for (const { key, column, file } of before) {
       const now = after.get(key);
       if (now && column === null && now.file !== file)
@@ -98,6 +111,27 @@ function nameLoss(
   if (column === null) return kept.has(key) ? "truncates" : undefined;
   const isRewritten = file === null || now.file !== file;
   return now.type !== type && isRewritten ? "changes the type of" : undefined;
+}
+
+/** Names the used sequences that are gone, while the table of their column is not. */
+function findLostCounts(
+  before: Counter[],
+  left: Counter[],
+  after: Map<string, Part>,
+): string[] {
+  const isKept = (count: Counter) =>
+    left.some(
+      ({ oid, name, last, owner, column }) =>
+        oid === count.oid ||
+        (name === count.name && last !== null) ||
+        // An identity in the place of a serial counts on, and so the reverse.
+        (owner !== null && owner === count.owner && column === count.column),
+    );
+  return before
+    .filter(({ last }) => last !== null)
+    .filter(({ owner }) => owner === null || after.has(owner))
+    .filter((count) => !isKept(count))
+    .map(({ name, last }) => `drops the count of ${name}, which is at ${last}`);
 }
 
 /** @returns why the script cannot be tried, or undefined. */
@@ -147,6 +181,16 @@ async function listParts(sql: Sql): Promise<Part[]> {
     where relkind in ('r', 'p')
       and nspname not in ('pg_catalog', 'information_schema', 'drizzle')
       and nspname !~ '^pg_(toast|temp)'`);
+}
+
+/** Lists the sequences, and how far each has counted. */
+async function listCounters(sql: Sql): Promise<Counter[]> {
+  return await sql.unsafe<Counter[]>(`
+    select seqrelid::text as oid, seqrelid::regclass::text as name,
+      case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
+      refobjid::text as owner, refobjsubid as column
+    from pg_sequence left join pg_depend on objid = seqrelid and classid = 'pg_class'::regclass
+      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')`);
 }
 
 /** Lists deleted and updated rows of tables that still exist. */

@@ -127,9 +127,9 @@ export async function diffSchema(
         text.replace(/^(CREATE.* INDEX) CONCURRENTLY /, "$1 "),
       );
       const look = async () => await compare(await readCatalog(sql));
-      return { statements, ...(await inTrial(sql, statements, look)) };
+      return { statements, left: await inTrial(sql, statements, look) };
     };
-    const { statements, counts, left } = await tryOut(false).catch(
+    const { statements, left } = await tryOut(false).catch(
       (error: { code?: string }) => {
         // A new value of an enum is used in the transaction that adds it.
         if (error.code !== "55P04") throw error;
@@ -138,7 +138,7 @@ export async function diffSchema(
     );
     return {
       statements,
-      losses: [...counts, ...(await listLosses(sql, statements))],
+      losses: await listLosses(sql, statements),
       left: [
         ...left.ours.map(describeDifference),
         ...describeOthers(left.others),
@@ -522,8 +522,7 @@ async function inTrial<T>(
   sql: Sql,
   statements: string[],
   look: () => Promise<T>,
-): Promise<{ left: T; counts: string[] }> {
-  const counted = await readCounts(sql);
+): Promise<T> {
   await sql.unsafe(`begin; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
   try {
     for (const statement of statements)
@@ -532,48 +531,8 @@ async function inTrial<T>(
           lines: [`  ${statement}`, "Nothing was changed"],
         });
       });
-    const left = await readCounts(sql);
-    const tables = await sql<{ name: string }[]>`
-      select oid::text as name from pg_class where relkind in ('r', 'p')`;
-    const isKept = (count: Count) =>
-      left.some(
-        ({ oid, name, last, owner, column }) =>
-          oid === count.oid ||
-          (name === count.name && last !== null) ||
-          // An identity in the place of a serial counts on, and so the reverse.
-          (owner !== null && owner === count.owner && column === count.column),
-      );
-    const counts = counted
-      .filter(({ last }) => last !== null)
-      .filter(
-        ({ owner }) => !owner || tables.some(({ name }) => name === owner),
-      )
-      .filter((count) => !isKept(count))
-      .map(
-        ({ name, last }) => `drops the count of ${name}, which is at ${last}`,
-      );
-    return { left: await look(), counts };
+    return await look();
   } finally {
     await sql.unsafe("rollback");
   }
-}
-
-interface Count {
-  oid: string;
-  name: string;
-  /** The oid and the column of the table that it belongs to. */
-  owner: string | null;
-  column: number | null;
-  /** Null for a sequence that was not used. */
-  last: string | null;
-}
-
-/** Reads how far each sequence has counted. */
-async function readCounts(sql: Sql): Promise<Count[]> {
-  return await sql<Count[]>`
-    select seqrelid::text as oid, seqrelid::regclass::text as name,
-      case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
-      refobjid::text as owner, refobjsubid as column
-    from pg_sequence left join pg_depend on objid = seqrelid and classid = 'pg_class'::regclass
-      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')`;
 }

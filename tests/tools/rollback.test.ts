@@ -142,8 +142,10 @@ describe("db:rollback", () => {
         create table p2 partition of p for values in (2);
         create table q (i int, j int) partition by list (i);
         create table q1 partition of q for values in (1);
-        create table typed (s text, v varchar(9)); create table emptied (i int);`,
+        create table typed (s text, v varchar(9)); create table emptied (i int);
+        create sequence numbers; create sequence unused;`,
         `drop table p1; alter table p detach partition p2; drop table q;
+        drop sequence numbers, unused;
         alter table typed alter s type int using null, alter v type text;
         do $$ begin execute 'truncate emptied'; end $$;`,
       ],
@@ -173,7 +175,7 @@ describe("db:rollback", () => {
     await run("db:migrate");
     await sql.unsafe(`
       insert into p values (1), (1), (2); insert into q values (1);
-      insert into typed values ('s', 'v'); insert into emptied values (1)`);
+      insert into typed values ('s', 'v'); insert into emptied values (1); select nextval('numbers')`);
     const found: Record<string, unknown> = {};
     const rollBack = async (tag: string, flags = "") => {
       const { exitCode, stderr } = await run(`db:rollback${flags}`);
@@ -219,7 +221,7 @@ describe("db:rollback", () => {
           "Data would be lost: an unknown amount of data (0004_setval cannot be tried first: SETVAL is not undone by a rollback)",
         ]),
       },
-      // Partitions, new types and hidden truncations, each row once.
+      // Partitions, sequences, new types and hidden truncations, each row once.
       "0003_parts": {
         exitCode: 0,
         lines: [
@@ -227,6 +229,7 @@ describe("db:rollback", () => {
           "Data would be lost: changes the type of typed.v: 1 value",
           "Data would be lost: drops p1: 2 rows",
           "Data would be lost: drops q: 1 row",
+          "Data would be lost: drops the count of numbers, which is at 1",
           "Data would be lost: truncates emptied: 1 row",
         ],
       },
