@@ -59,7 +59,7 @@ export function parseJournal(text: string, file: string): Journal {
     });
   let document: Journal["document"] & { dialect?: unknown };
   try {
-    document = JSON.parse(text);
+    document = JSON.parse(text.replace(/^\uFEFF/, ""));
   } catch (error) {
     const { message } = error as Error;
     throw invalidJournal(file, `cannot be read: ${message}`);
