@@ -41,21 +41,23 @@ export async function planRestore(
     /\$(\w*)\$[^]*?\$\1\$/g,
     "",
   );
-  const roles = await server<{ name: string; mine: boolean }[]>`
-    select rolname as name, pg_has_role(rolname, 'MEMBER') as mine from pg_roles`;
+  const roles = await server<{ name: string; mine: boolean; self: string }[]>`
+    select rolname as name, pg_has_role(rolname, 'MEMBER') as mine, quote_ident(current_user) as self
+    from pg_roles`;
   const known = new Map(roles.map(({ name, mine }) => [name, mine]));
   const owners = listRoles(schema, OWNERS).filter((name) => !known.get(name));
   const [granted, allowed] = [GRANTEES, POLICIES].map((patterns) =>
     listRoles(schema, patterns).filter((name) => !known.has(name)),
   ) as [string[], string[]];
-  const absent = [...owners, ...granted, ...allowed].filter(
-    (name, index, all) => !known.has(name) && all.indexOf(name) === index,
-  );
-  const foreign = owners.filter((name) => known.has(name));
-  if (isWithoutOwner ? allowed.length > 0 : absent.length + owners.length > 0) {
+  const needed = isWithoutOwner
+    ? allowed
+    : [...new Set([...owners, ...granted, ...allowed])];
+  if (needed.length > 0) {
+    const absent = needed.filter((name) => !known.has(name));
+    const foreign = needed.filter((name) => known.has(name));
     const make = absent.map((name) => `CREATE ROLE ${quoteIdentifier(name)}`);
     const join = foreign.map(
-      (name) => `GRANT ${quoteIdentifier(name)} TO CURRENT_USER`,
+      (name) => `GRANT ${quoteIdentifier(name)} TO ${roles[0]?.self}`,
     );
     throw refusal(
       `the archive names roles that ${absent.length > 0 ? "this server does not have" : "this role may not act for"}: ${[...absent, ...foreign].join(", ")}`,

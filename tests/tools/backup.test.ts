@@ -553,7 +553,7 @@ suite("db:restore", () => {
     "seeded",
     (given) =>
       withRoles(given, 1, async (role) => {
-        const { sql, run, list } = given;
+        const { sql, run, list, name } = given;
         await sql.unsafe(`
           alter role ${role.name} createdb;
           create extension dblink; create schema others; create table others.secret ();
@@ -567,7 +567,11 @@ suite("db:restore", () => {
         await run("db:backup", role.variables);
         const [file = ""] = list();
         const drilled = await run(`db:backup --drill ${file}`, role.variables);
+        await sql.unsafe(`alter database ${name} owner to ${role.name}`);
+        const foreign = await run(`db:restore ${file}`, role.variables);
 
+        expect(foreign.exitCode).toBe(2);
+        expect(foreign.stderr).toContain(` TO ${role.name}\` first\n`);
         expect(refused.exitCode).toBe(2);
         expect(refused.stderr).toContain(
           `GRANT USAGE ON SCHEMA others TO ${role.name}; GRANT SELECT ON ALL TABLES IN SCHEMA others`,
