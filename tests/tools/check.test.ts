@@ -323,7 +323,7 @@ create view small as select name from shirts where size in ('s', 'm');`,
       addMigration(
         project,
         third,
-        "create table third (); commit; select 1 / 0;",
+        "create table third (); commit; create table third ();",
         "drop table third;",
       );
       const own = `${migrations}/${ownHead}.sql`;
