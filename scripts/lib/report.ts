@@ -173,6 +173,10 @@ export function describeError(error: Error & FailureFields) {
 /** The codes of postgres.js for a connection that ended during a query. */
 const LOST = /^(CONNECTION_(CLOSED|ENDED|DESTROYED)|ECONNRESET|EPIPE)$/;
 
+/** What to do about 25006, read_only_sql_transaction. */
+export const READ_ONLY =
+  "let the session write: `select source from pg_settings where name = 'default_transaction_read_only'` in `bun run db:shell` says what sets it (user, database, or the server)";
+
 /** True when an error means that the session is lost, not that a statement failed. */
 export function isLost(error: unknown): boolean {
   const { code = "" } = error as { code?: string };
@@ -198,6 +202,7 @@ function report(thrown: Error & FailureFields & { usage?: string }): void {
     error.message = "the connection to the server was lost";
     thrown.hint ??= "run it again once `bun run db:status` reaches the server";
   }
+  if ((error as FailureFields).code === "25006") thrown.hint ??= READ_ONLY;
   if (isJson)
     return writeJson({ ...thrown.document, error: describeError(error) });
   note(`Error: ${error.message}`);

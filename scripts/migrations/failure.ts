@@ -1,7 +1,7 @@
 // Says where in a file a statement failed, what PostgreSQL's error is, what is
 // committed, and which command to run next.
 import type { Sql } from "postgres";
-import { failure } from "../lib/report";
+import { failure, READ_ONLY } from "../lib/report";
 import type { Statement } from "./statements";
 import type { Script } from "./steps";
 
@@ -100,6 +100,7 @@ function nameNextStep(
   const again = `run \`bun run ${command}\` again`;
   if (cause) return `${cause}, and ${again}`;
   if (!sqlstate) return `${again}: it continues after what is committed`;
+  if (sqlstate === "25006") return `${READ_ONLY}, and ${again}`;
   if (PASSING.test(sqlstate))
     return `nothing is wrong with the file: ${again} later`;
   const fix = `fix \`${file}\` and ${again}`;
