@@ -4,10 +4,10 @@ import {
   accessSync,
   chmodSync,
   constants,
-  existsSync,
   mkdtempSync,
   readFileSync,
   statfsSync,
+  statSync,
 } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,8 +52,9 @@ export function splitRun(): string[] | undefined {
   if (!flags || isPart || flags.some((flag) => OWN_WAY.test(flag)))
     return undefined;
   const paths = flags.filter((flag) => !flag.startsWith("-"));
-  if (paths.length === 1 && !existsSync(join(paths[0] ?? "", ".")))
-    return undefined;
+  const [path = ""] = paths;
+  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory();
+  if (paths.length === 1 && !isFolder) return undefined;
   const processes = Math.min(availableParallelism() + 1, 6);
   return ["test", `--parallel=${processes}`, "--no-isolate", ...flags];
 }
