@@ -97,9 +97,15 @@ export async function describeExports(
     } = withoutTalk(() =>
       generateDrizzleJson(exported, prevId, undefined, casing),
     );
-    return nameEnums(
+    const described = nameEnums(
       JSON.parse(JSON.stringify({ id, prevId: parent, ...snapshot }, printBig)),
     );
+    const shared = findShared(described);
+    if (shared)
+      throw new Error(
+        `two of its tables, indexes, keys, views and sequences have the name ${shared}`,
+      );
+    return described;
   } finally {
     PgDialect.prototype.sqlToQuery = sqlToQuery;
   }
@@ -115,6 +121,7 @@ function printBig(_key: string, value: unknown): unknown {
 function listNames(table: PgTable): string[] {
   const { name, schema = "public", indexes, ...parts } = getTableConfig(table);
   const own = [
+    ...parts.columns.map((column) => `the column ${column.name}`),
     ...parts.checks.map((check) => `the check ${check.name}`),
     ...parts.policies.map((policy) => `the policy ${policy.name}`),
     ...parts.uniqueConstraints.map((key) => `the unique key ${key.getName()}`),
@@ -126,6 +133,26 @@ function listNames(table: PgTable): string[] {
       config.name ? [`the index ${schema}.${config.name}`] : [],
     ),
   ];
+}
+
+/** Returns the first name that two relations of a schema share: tables, indexes,
+ * keys, views and sequences; PostgreSQL cuts names at 63 bytes. */
+function findShared({ tables, views, sequences }: Snapshot) {
+  const named = [
+    ...[...Object.values(views), ...Object.values(sequences)],
+    ...Object.values(tables).flatMap(({ schema, name, ...table }) => [
+      { schema, name },
+      ...[
+        ...Object.values(table.indexes),
+        ...Object.values(table.uniqueConstraints),
+        ...Object.values(table.compositePrimaryKeys),
+      ].map((part) => ({ schema, name: part.name })),
+    ]),
+  ].map(({ schema, name }) => {
+    const clipped = Buffer.from(name).subarray(0, 63).toString();
+    return `${schema || "public"}.${clipped}`;
+  });
+  return named.find((name, index) => named.indexOf(name) < index);
 }
 
 /** Returns the SQL of a default when drizzle-kit's would be wrong. */

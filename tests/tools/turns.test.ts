@@ -680,3 +680,23 @@ test("a table that stays the same is read once in each snapshot, however much ch
   ]);
   expect(reads).toBe(2);
 });
+
+test("a name that two columns or relations share is refused, also where PostgreSQL cuts it", async () => {
+  const x = () => pg.text();
+  const long = "x".repeat(63);
+  const pairs = {
+    "the column x of public.a exists twice": {
+      a: pg.pgTable("a", { x: x(), y: pg.text("x") }),
+    },
+    "have the name public.u": {
+      a: pg.pgTable("a", { x: x().unique("u") }),
+      b: pg.pgTable("b", { x: x() }, (t) => [pg.index("u").on(t.x)]),
+    },
+    [`have the name public.${long}`]: {
+      a: pg.pgTable("a", { x: x() }, (t) => [pg.index(`${long}1`).on(t.x)]),
+      b: pg.pgSequence(`${long}2`),
+    },
+  };
+  for (const [message, exported] of Object.entries(pairs))
+    await expect(describeExports(exported, "")).rejects.toThrow(message);
+});
