@@ -7,6 +7,7 @@ import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
 import { openConnection } from "./lib/connection";
 import { jsonFlag, usageError, readOptions, readWhole } from "./lib/options";
+import { requireDirect } from "./lib/pooler";
 import type { Problem } from "./lib/problem";
 import { FINDINGS, isLost, note, print, printJson } from "./lib/report";
 import { accept, leaveOutAccepted } from "./schema/accepted";
@@ -95,6 +96,7 @@ async function checkServer(): Promise<void> {
     "db:check",
     "prefer-primary",
   );
+  await requireDirect(sql, env.direct);
   problems.push(
     ...(await checkDatabase(
       sql,

@@ -21,8 +21,10 @@ import { requireDirect } from "./lib/pooler";
 import { readProtection } from "./lib/protection";
 import { advise, note, print, printJson } from "./lib/report";
 import { readRecords } from "./migrations/plan";
+import { startBeside } from "./migrations/trial";
 import { type RenameAnswers, renameFlags } from "./schema/ask-renames";
 import { diffSchema } from "./schema/diff-database";
+import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:push [flags]
 
@@ -63,11 +65,12 @@ async function push(): Promise<void> {
   // The database may have become production during the wait.
   const protection = await readProtection(sql, env, address);
   requireDevelopment(consent, protection);
+  await using beside = await startBeside(sql, env.test, startTemporaryServer);
   const { describeSchema } = await import("./schema/describe-schema");
   const { statements, losses, left } = await diffSchema(
     sql,
     address,
-    env.test,
+    env.test ?? beside?.address,
     await describeSchema(""),
     answers,
   );

@@ -122,7 +122,7 @@ export function refuseOtherName(
 }
 
 const hintConfirm = (database: string) =>
-  `to go ahead, add \`--confirm ${database}\``;
+  `to go ahead, add \`--confirm ${/^[\w.-]+$/.test(database) ? database : `'${database}'`}\``;
 
 /** Asks on the terminal; returns the answer, empty when there is none. */
 export async function askKeyboard(question: string): Promise<string> {

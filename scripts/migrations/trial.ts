@@ -41,6 +41,22 @@ export async function choosePlace(
   return { address, isScratchServer: false };
 }
 
+/**
+ * Starts a server for the scratch database, where this role may not create one on
+ * the real server and TEST_DATABASE_URL names no other.
+ *
+ * @param startServer starts a server of that major version; returns undefined
+ * when it cannot.
+ */
+export async function startBeside<T extends { address: DatabaseAddress }>(
+  real: Sql,
+  test: DatabaseAddress | undefined,
+  startServer: (major: number) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const { major, maker } = await readServer(real);
+  return test || maker ? undefined : await startServer(major);
+}
+
 /** Reads the schemas in which the server looks for a name without a schema. */
 async function readPath(sql: Sql): Promise<string[]> {
   const [row] = await sql<{ path: string[] }[]>`

@@ -86,10 +86,11 @@ else {
         const refused = await database.run("db:migrate", pooled);
         const pushed = await database.run("db:push", pooled);
         const reset = await database.run("db:reset", pooled);
+        const checked = await database.run("db:check", pooled);
         const migrated = await database.run("db:migrate", { DATABASE_URL });
 
         expect(JSON.parse(status.stdout)).toMatchObject({ pooled: true });
-        for (const { exitCode, stderr } of [refused, pushed, reset]) {
+        for (const { exitCode, stderr } of [refused, pushed, reset, checked]) {
           expect(stderr).toContain("`DATABASE_URL_UNPOOLED`");
           expect(exitCode).toBe(2);
         }

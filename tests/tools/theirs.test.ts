@@ -243,10 +243,18 @@ test("works for a plain owner, beside extensions that it may not make", async (g
     await sql.unsafe(
       `alter role ${name} nocreatedb; drop schema drizzle cascade`,
     );
-    const refused = await run("db:baseline", variables);
+    const refused = await run("db:baseline", {
+      ...variables,
+      TEST_DATABASE_URL: variables.DATABASE_URL ?? "",
+    });
+    const beside = await run("db:push --dry-run", variables);
+    const [server] = await sql<{ major: string }[]>`
+      select split_part(current_setting('server_version'), '.', 1) as major`;
+    const isBeside = server?.major === findPostgresBinaries().major;
 
     expect(found).toEqual([]);
     expect(recorded.exitCode).toBe(0);
+    expect(beside.exitCode).toBe(isBeside ? 0 : 2);
     expect(refused.exitCode).toBe(2);
     expect(refused.stderr).toContain(`ALTER ROLE "${name}" CREATEDB`);
   });
