@@ -97,8 +97,9 @@ export function isSerial({ type }: SnapshotColumn): boolean {
 
 type Place = Pick<Turned, "table" | "column">;
 
+/** This function, unlike a statement, does not cut a column's name at 63 bytes. */
 const sequenceOf = ({ table, column }: Place) =>
-  `pg_get_serial_sequence(${quoteLiteral(table)}, ${quoteLiteral(column)})`;
+  `pg_get_serial_sequence(${quoteLiteral(table)}, ${quoteLiteral(column)}${Buffer.byteLength(column) > 63 ? "::name" : ""})`;
 
 function dropSerial({ table, column }: Place): string {
   return `${COUNT_LOST}

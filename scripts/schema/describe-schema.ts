@@ -103,7 +103,7 @@ export async function describeExports(
     const shared = findShared(described);
     if (shared)
       throw new Error(
-        `two of its tables, indexes, keys, views and sequences have the name ${shared}`,
+        `two of its tables, indexes, keys, views, sequences and enums have the name ${shared}`,
       );
     return described;
   } finally {
@@ -135,24 +135,28 @@ function listNames(table: PgTable): string[] {
   ];
 }
 
-/** Returns the first name that two relations of a schema share: tables, indexes,
- * keys, views and sequences; PostgreSQL cuts names at 63 bytes. */
-function findShared({ tables, views, sequences }: Snapshot) {
-  const named = [
-    ...[...Object.values(views), ...Object.values(sequences)],
-    ...Object.values(tables).flatMap(({ schema, name, ...table }) => [
-      { schema, name },
-      ...[
-        ...Object.values(table.indexes),
-        ...Object.values(table.uniqueConstraints),
-        ...Object.values(table.compositePrimaryKeys),
-      ].map((part) => ({ schema, name: part.name })),
-    ]),
-  ].map(({ schema, name }) => {
-    const clipped = Buffer.from(name).subarray(0, 63).toString();
-    return `${schema || "public"}.${clipped}`;
-  });
-  return named.find((name, index) => named.indexOf(name) < index);
+/** Returns the first name that two relations of a schema share, or a relation with
+ * columns and an enum; PostgreSQL cuts names at 63 bytes. */
+function findShared({ tables, views, sequences, enums }: Snapshot) {
+  const whole = [tables, views, sequences].flatMap((parts) =>
+    Object.values<{ schema: string; name: string }>(parts),
+  );
+  const parts = Object.values(tables).flatMap(({ schema, ...table }) =>
+    [
+      ...[table.indexes, table.uniqueConstraints, table.compositePrimaryKeys],
+      Object.values(table.columns).flatMap(({ identity }) => identity ?? []),
+    ]
+      .flatMap((parts) => Object.values<{ name: string }>(parts))
+      .map(({ name }) => ({ schema, name })),
+  );
+  for (const others of [parts, Object.values(enums)]) {
+    const named = [...whole, ...others].map(({ schema, name }) => {
+      const clipped = Buffer.from(name).subarray(0, 63).toString();
+      return `${schema || "public"}.${clipped}`;
+    });
+    const shared = named.find((name, index) => named.indexOf(name) < index);
+    if (shared) return shared;
+  }
 }
 
 /** Returns the SQL of a default when drizzle-kit's would be wrong. */

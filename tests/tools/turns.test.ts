@@ -688,6 +688,7 @@ test("a name that two columns or relations share is refused, also where PostgreS
     "the column x of public.a exists twice": {
       a: pg.pgTable("a", { x: x(), y: pg.text("x") }),
     },
+    "have the name public.mood": { mood, t: pg.pgTable("mood", { x: x() }) },
     "have the name public.u": {
       a: pg.pgTable("a", { x: x().unique("u") }),
       b: pg.pgTable("b", { x: x() }, (t) => [pg.index("u").on(t.x)]),
