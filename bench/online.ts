@@ -105,6 +105,7 @@ function copyProject(): void {
     "bunfig.toml",
     "tsconfig.json",
     "drizzle.config.ts",
+    ".env.example",
     "scripts",
     "src",
   ])
