@@ -9,7 +9,7 @@ export const seed = Number(
 );
 
 /** How many processes do at once what only one may do. */
-export const CROWD = isWhole ? 20 : 6;
+export const CROWD = isWhole ? 20 : 4;
 
 /** Returns everything, or one of every `part` in a row, by the seed. */
 export function sampleOf<T>(all: T[], part: number): T[] {
