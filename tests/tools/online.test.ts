@@ -259,6 +259,7 @@ test(
 
     expect(generated).toMatchObject({ exitCode: 0, stderr: "" });
     expect(checked.stdout).toContain("Checked: 0 errors");
+    expect(checked.stdout).not.toContain("not_tried");
     expect(waiting).toContain(`Waiting: ${next} could not get a lock`);
     expect(waited).toBeLessThan(2000);
     expect(filled).toBeLessThan(before?.count);
