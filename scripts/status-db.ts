@@ -56,7 +56,7 @@ printRows({
   Pooler: pooled ? "a transaction pooler" : "none seen",
   Connections: `${connections.used} of ${connections.max}`,
   Stamp: environment ?? "none",
-  Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} problems`,
+  Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} ${migrations.problems === 1 ? "problem" : "problems"}`,
   Lock: lockHolder ? nameHolder(lockHolder) : "free",
   Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
 });

@@ -118,7 +118,8 @@ function describeState(
   isAlone: boolean,
 ): string {
   if (!sqlstate) return "It is not known whether this was committed.";
-  const before = done > 0 ? `its first ${done} statements are committed` : "";
+  const first = done === 1 ? "statement is" : `${done} statements are`;
+  const before = done > 0 ? `its first ${first} committed` : "";
   const own = isAlone && statement?.mayCommit;
   const committed = own
     ? ["the part that it committed itself stays", before]
