@@ -73,7 +73,7 @@ export async function describeExports(
   const { generateDrizzleJson } = await loadDrizzleKit();
   const tables = Object.values(exported).filter((value) => is(value, PgTable));
   const names = tables.flatMap(listNames);
-  const twice = names.find((name, index) => names.indexOf(name) < index);
+  const twice = findRepeated(names);
   if (twice) throw new Error(`${twice} exists twice`);
   for (const table of tables)
     for (const column of getTableConfig(table).columns)
@@ -135,6 +135,11 @@ function listNames(table: PgTable): string[] {
   ];
 }
 
+function findRepeated(names: string[]): string | undefined {
+  const seen = new Set<string>();
+  return names.find((name) => seen.size === seen.add(name).size);
+}
+
 /** Returns the first name that two relations of a schema share, or a relation with
  * columns and an enum; PostgreSQL cuts names at 63 bytes. */
 function findShared({ tables, views, sequences, enums }: Snapshot) {
@@ -154,7 +159,7 @@ function findShared({ tables, views, sequences, enums }: Snapshot) {
       const clipped = Buffer.from(name).subarray(0, 63).toString();
       return `${schema || "public"}.${clipped}`;
     });
-    const shared = named.find((name, index) => named.indexOf(name) < index);
+    const shared = findRepeated(named);
     if (shared) return shared;
   }
 }
