@@ -189,47 +189,10 @@ const isOwn = (oid: string, catalog: string, types = "'e'") => `not exists (
   where classid = '${catalog}'::regclass and objid = ${oid} and deptype in (${types}))`;
 
 /** The last columns of each row, for a relation. */
-const PLACE = "nspname, relname, relispartition, null, null::json, null::json";
+const NAMES = "nspname, relname, relispartition";
+const PLACE = `${NAMES}, null, null::json, null::json`;
 const placeOf = (schema: string, name: string) =>
   `${schema}, ${name}, false, null, null::json, null::json`;
-
-/**
- * Returns a query with one row for each role that has a grant and is not the owner.
- *
- * @param type the letter in pg_default_acl; null for a kind without defaults.
- */
-const grants = (
-  from: string,
-  kind: string,
-  name: string,
-  acl: string,
-  owner: string,
-  [schema, bare, isPartition]: [string, string, string],
-  type: string,
-  parent = "null",
-) => `
-select format('grants on %s %s to %s', kind, name, coalesce(rolname, 'public')),
-  format('GRANT %s ON %s %s TO %s',
-    string_agg(privilege_type || case when is_grantable then ' WITH GRANT OPTION' else '' end, ', ' order by privilege_type),
-    upper(kind), name, coalesce(quote_ident(rolname), 'PUBLIC')),
-  null, parent, schema, bare, is_partition, rolname,
-  json_agg(privilege_type), json_agg(privilege_type) filter (where exists (
-    select from pg_default_acl cross join lateral aclexplode(defaclacl) as given
-    where defaclobjtype = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(schema))::oid, 0))
-      and given.grantee = target.to and given.privilege_type = target.privilege_type))
-from (select ${kind} as kind, ${name} as name, ${owner} as owner, ${parent} as parent,
-    ${schema} as schema, ${bare} as bare, ${isPartition} as is_partition, ${type}::"char" as type,
-    grantee as to, privilege_type, is_grantable
-  from ${from} cross join lateral aclexplode(${acl})) as target
-  left join pg_roles on pg_roles.oid = target.to
-where target.to <> owner
-group by kind, name, parent, schema, bare, is_partition, rolname`;
-
-const OF_RELATION: [string, string, string] = [
-  "nspname",
-  "relname",
-  "relispartition",
-];
 
 /** The first number of an object that is not PostgreSQL's own. */
 const FIRST = 16384;
@@ -307,6 +270,21 @@ with ${isNamed ? NAMED : ""}schemas as (
   select pg_collation.*, to_jsonb(pg_collation) as j, nspname, format('%I.%I', nspname, collname) as name
   from pg_collation join schemas on schemas.oid = collnamespace
   where ${isOwn("pg_collation.oid", "pg_collation")} ${isNamed ? "and collname in (select name from names)" : ""}
+), grantable as (
+  select kind, name, relacl as acl, relowner as owner, kind || ' ' || name as parent, ${NAMES},
+    case relkind when 'S' then 'S' else 'r' end as type from relations
+  union all
+  select 'column', name || '.' || "column", attacl, relowner, 'table ' || name, ${NAMES}, null from columns
+  union all
+  select kind, name, coalesce(proacl, acldefault('f', proowner)), proowner, kind || ' ' || name, nspname, proname, false, 'f' from routines
+  union all
+  select 'type', name, coalesce(typacl, acldefault('T', typowner)), typowner, kind || ' ' || name, nspname, typname, false, 'T' from own_types
+  union all
+  select 'schema', name, nspacl, nspowner, 'schema ' || name, nspname, nspname, false, 'n' from schemas where nspname <> 'public'
+), granted as (
+  select grantable.*, grantee, privilege_type, is_grantable,
+    case when grantee <> 0 then pg_get_userbyid(grantee) end as role
+  from grantable cross join lateral aclexplode(acl) where grantee <> owner
 )
 select 'schema ' || name as object, 'CREATE SCHEMA ' || name as sql, null as drop, null as parent,
   nspname as schema, nspname as name, false as "isPartition", null as grantee, null::json as privileges, null::json as defaults
@@ -406,17 +384,19 @@ union all
 select 'policy ' || quote_ident(polname) || ' on ' || name, concat_ws(' ', 'CREATE POLICY', quote_ident(polname), 'ON', name,
   'AS', case when polpermissive then 'PERMISSIVE' else 'RESTRICTIVE' end,
   'FOR', case polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE' when 'd' then 'DELETE' else 'ALL' end,
-  'TO', (select string_agg(coalesce(quote_ident(rolname), 'PUBLIC'), ', ' order by rolname) from unnest(polroles) as role left join pg_roles on pg_roles.oid = role),
+  'TO', (select string_agg(coalesce(quote_ident(role), 'PUBLIC'), ', ' order by role)
+    from (select case when oid <> 0 then pg_get_userbyid(oid) end as role from unnest(polroles) as oid) as roles),
   'USING (' || pg_get_expr(polqual, polrelid) || ')', 'WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')'),
   'DROP POLICY ' || quote_ident(polname) || ' ON ' || name, 'table ' || name, ${PLACE}
 from relations join pg_policy on polrelid = relations.oid
 union all
-${grants("relations", "kind", "name", "relacl", "relowner", OF_RELATION, "case relkind when 'S' then 'S' else 'r' end", "kind || ' ' || name")}
-union all
-${grants("columns", "'column'", `name || '.' || "column"`, "attacl", "relowner", OF_RELATION, "null", "'table ' || name")}
-union all
-${grants("routines", "kind", "name", "coalesce(proacl, acldefault('f', proowner))", "proowner", ["nspname", "proname", "false"], "'f'", "kind || ' ' || name")}
-union all
-${grants("(select * from schemas where nspname <> 'public') as schemas", "'schema'", "name", "nspacl", "nspowner", ["nspname", "nspname", "false"], "'n'", "'schema ' || name")}
-union all
-${grants("own_types", "'type'", "name", "coalesce(typacl, acldefault('T', typowner))", "typowner", ["nspname", "typname", "false"], "'T'", "kind || ' ' || name")}`;
+select format('grants on %s %s to %s', kind, name, coalesce(role, 'public')),
+  format('GRANT %s ON %s %s TO %s',
+    string_agg(privilege_type || case when is_grantable then ' WITH GRANT OPTION' else '' end, ', ' order by privilege_type),
+    upper(kind), name, coalesce(quote_ident(role), 'PUBLIC')),
+  null, parent, ${NAMES}, role,
+  json_agg(privilege_type), json_agg(privilege_type) filter (where exists (
+    select from pg_default_acl cross join lateral aclexplode(defaclacl) as given
+    where defaclobjtype::text = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(nspname))::oid, 0))
+      and given.grantee = granted.grantee and given.privilege_type = granted.privilege_type))
+from granted group by kind, name, parent, ${NAMES}, role`;
