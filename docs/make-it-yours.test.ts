@@ -1,11 +1,11 @@
 // The steps of "Make it yours" in the README: an example table is deleted, two
 // are renamed, two are added, in a migration each. Types break only where the
-// README says so, and every command works.
+// README says so, and every command works: `bun run test:recipes`.
 import { expect } from "bun:test";
 import { spawn } from "bun";
-import { ownHead } from "../lib/migrations";
-import { schemaFile } from "../lib/schema-file";
-import { test } from "../lib/test";
+import { ownHead } from "../tests/lib/migrations";
+import { schemaFile } from "../tests/lib/schema-file";
+import { test } from "../tests/lib/test";
 
 const newTables = `
 export const moods = pgEnum("mood", ["good", "bad"]);

@@ -100,18 +100,19 @@ function programOf(folder: string, [command = "", ...flags]: string[]) {
 }
 
 interface Worker {
+  isBusy: boolean;
   run(job: Job): Promise<Outcome>;
   end(): Promise<unknown>;
 }
 
 const workers: Worker[] = [];
-const idle: Worker[] = [];
 
-/** Runs a command in an idle worker, or in a new one. */
+/** Runs a command in the oldest idle worker, which has loaded the most, or in a new one. */
 async function work(job: Job): Promise<Outcome> {
-  const worker = idle.pop() ?? startWorker();
+  const worker = workers.find(({ isBusy }) => !isBusy) ?? startWorker();
+  worker.isBusy = true;
   const outcome = await worker.run(job);
-  idle.push(worker);
+  worker.isBusy = false;
   return outcome;
 }
 
@@ -129,7 +130,8 @@ function startWorker(): Worker {
     onExit: (_child, exitCode) =>
       current?.reject(new Error(`a worker ended with exit code ${exitCode}`)),
   });
-  const worker = {
+  const worker: Worker = {
+    isBusy: false,
     run: (job: Job) => {
       current = Promise.withResolvers<Outcome>();
       child.send(job);
@@ -146,7 +148,6 @@ function startWorker(): Worker {
 
 /** Ends the workers. */
 export async function endWorkers(): Promise<void> {
-  idle.length = 0;
   await Promise.all(workers.splice(0).map((worker) => worker.end()));
 }
 

@@ -55,7 +55,7 @@ export function splitRun(): string[] | undefined {
   const [path = ""] = paths;
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory();
   if (paths.length === 1 && !isFolder) return undefined;
-  const processes = Math.min(availableParallelism() + 1, 6);
+  const processes = Math.min(availableParallelism() + 2, 6);
   return ["test", `--parallel=${processes}`, "--no-isolate", ...flags];
 }
 

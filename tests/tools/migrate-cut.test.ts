@@ -47,7 +47,7 @@ const downs = {
 };
 const AT_ONCE = isWhole ? 6 : 2;
 /** How many points a run of the tests looks at, unless `ALL=1`. */
-const SAMPLE = 4;
+const SAMPLE = 2;
 
 /** A command to interrupt, and how the database is to be at its end. */
 interface Sweep {

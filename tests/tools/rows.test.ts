@@ -13,8 +13,8 @@ import * as migrations from "../lib/row-migrations";
 import { sampleOf } from "../lib/sample";
 
 const { foundHereOnly, rows, schema } = migrations;
-const fails = [...migrations.alwaysFails, ...sampleOf(migrations.fails, 4)];
-const passes = [...migrations.alwaysPasses, ...sampleOf(migrations.passes, 4)];
+const fails = [...migrations.alwaysFails, ...sampleOf(migrations.fails, 8)];
+const passes = [...migrations.alwaysPasses, ...sampleOf(migrations.passes, 8)];
 
 test("a migration that fails on rows only is found before, and no other", async () => {
   await withDatabase("empty", async ({ address }) => {
