@@ -118,6 +118,8 @@ bunTest(
               paid: pg.numeric({ precision: 10, scale: 4 }),
               [long]: pg.bigint({ mode: "number" }),
               place: pg.serial(),
+              key: pg.uuid().defaultRandom(),
+              at: pg.timestamp().defaultNow(),
             },
             (t) => [pg.index("a_name").on(t.name, t.code)],
           ),
@@ -182,7 +184,10 @@ ALTER TABLE "b" ALTER COLUMN "born" SET DATA TYPE date USING "born"::date;
 ALTER TABLE "a" ADD COLUMN "place" integer;
 CREATE SEQUENCE "a_place_seq" AS integer OWNED BY "a"."place";
 ALTER TABLE "a" ALTER COLUMN "place" SET DEFAULT nextval('"a_place_seq"');
-UPDATE "a" SET "place" = coalesce("place", nextval('"a_place_seq"'))
+ALTER TABLE "a" ADD COLUMN "key" uuid;
+ALTER TABLE "a" ALTER COLUMN "key" SET DEFAULT gen_random_uuid();
+ALTER TABLE "a" ADD COLUMN "at" timestamp DEFAULT now();
+UPDATE "a" SET "place" = coalesce("place", nextval('"a_place_seq"')), "key" = coalesce("key", gen_random_uuid())
 ALTER TABLE "a" ADD CONSTRAINT "place_is_set" CHECK ("place" IS NOT NULL) NOT VALID;
 CREATE INDEX CONCURRENTLY "a_name" ON "a" USING btree ("name","code");
 CREATE UNIQUE INDEX CONCURRENTLY "a_code" ON "a" ("code");
