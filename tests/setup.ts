@@ -20,7 +20,7 @@ import { isWhole, seed } from "./lib/sample";
 
 if (!isPart && !isWhole)
   console.log(
-    `Sampled: new servers, interruptions, crowds, and changes of schemas, random ones too (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
+    `Sampled: new servers, databases of others, interruptions, crowds, and changes of schemas (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
   );
 
 // Ends what this process leaves when it ends, in whatever way.

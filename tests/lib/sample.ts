@@ -1,5 +1,5 @@
-// Sets how much of the long sweeps a test run does: a sample, or everything with
-// ALL=1, as in CI.
+// Sets how much a test run does of the long sweeps, and of the tests that seldom find
+// what no other finds: a sample, or everything with ALL=1, as in CI.
 
 export const isWhole = Boolean(process.env.ALL);
 
