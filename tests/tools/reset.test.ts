@@ -109,11 +109,16 @@ test(
   "seeded",
   async (database) => {
     const { run, sql, name, project } = database;
-    project.write(`${migrations}/${ownHead}.sql`, "create nonsense;");
-    const role = `${name}_role`;
-    await sql.unsafe(
-      `create role ${role} login password 'secret'; alter database ${name} owner to ${role}`,
+    project.write(
+      `${migrations}/${ownHead}.sql`,
+      `do $$ begin
+        raise 'open to all: %', has_database_privilege('pg_monitor', current_database(), 'connect');
+      end $$`,
     );
+    const role = `${name}_role`;
+    await sql.unsafe(`
+      create role ${role} login password 'secret'; alter database ${name} owner to ${role};
+      revoke connect on database ${name} from public`);
     const url = urlOf({ ...database.address, user: role, password: "secret" });
     const asRole = { DATABASE_URL: url, DATABASE_URL_UNPOOLED: url };
 
@@ -139,6 +144,7 @@ test(
     );
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(`${ownHead} failed`);
+    expect(failed.stderr).toContain("open to all: f"); // while it is filled
     expect(await listDatabases(database)).toEqual([""]);
     expect(await countBuilds(database)).toBe(3);
   },
