@@ -104,8 +104,16 @@ async function withSmallDisk(folder: string, work: () => Promise<void>) {
   }
 }
 
-/** Waits until so many processes have the file open, on Linux, which shows it. */
-async function untilOpenedBy(count: number, file: string): Promise<void> {
+/**
+ * Waits until all commands have the file open, and this process; on Linux, which
+ * shows it. Where one ends before, something is wrong, and the test looks at it.
+ */
+async function untilOpenedBy(
+  commands: Promise<unknown>[],
+  file: string,
+): Promise<void> {
+  let hasEnded = false;
+  for (const command of commands) void command.then(() => (hasEnded = true));
   const isOpenedBy = (pid: string) => {
     try {
       return readdirSync(`/proc/${pid}/fd`).some(
@@ -117,7 +125,8 @@ async function untilOpenedBy(count: number, file: string): Promise<void> {
   };
   while (
     process.platform === "linux" &&
-    readdirSync("/proc").filter(isOpenedBy).length < count
+    !hasEnded &&
+    readdirSync("/proc").filter(isOpenedBy).length < commands.length + 1
   )
     await Bun.sleep(10);
 }
@@ -189,7 +198,7 @@ describe("db:start and db:stop", () => {
         const running = Array.from({ length: CROWD }, () =>
           clone.run("db:start"),
         );
-        await untilOpenedBy(CROWD + 1, lock);
+        await untilOpenedBy(running, lock);
         return running;
       }).then((running) => Promise.all(running));
 
