@@ -18,9 +18,10 @@ import { endWorkers, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 import { isWhole, seed } from "./lib/sample";
 
+const parts = splitRun();
 if (!isPart && !isWhole)
   console.log(
-    `Sampled: new servers, databases of others, interruptions, crowds, and changes of schemas (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
+    `Sampled: ${parts ? "new servers, other tools and databases, " : ""}interruptions, crowds, and changes of schemas and rows (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
   );
 
 // Ends what this process leaves when it ends, in whatever way.
@@ -41,7 +42,6 @@ process.env.DATABASE_URL = urlOf(server);
 process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
-const parts = splitRun();
 if (parts) {
   process.exitCode = await runParts(parts);
   await finish();

@@ -7,7 +7,7 @@ import { note } from "./report";
  * Returns the options for CREATE DATABASE that copy the locale and tablespace of
  * another database. A tablespace that this role may not use is left out with a
  * warning. Where the server waits for no disk, files are copied, which is half the
- * work; elsewhere that takes two checkpoints.
+ * work; elsewhere its two checkpoints would cost more.
  */
 export async function readDatabaseOptions(
   server: Sql,

@@ -188,8 +188,8 @@ const isOwn = (oid: string, catalog: string, types = "'e'") => `not exists (
   select from pg_depend
   where classid = '${catalog}'::regclass and objid = ${oid} and deptype in (${types}))`;
 
-/** The last columns of each row, for a relation. */
 const NAMES = "nspname, relname, relispartition";
+/** The last columns of each row, for a relation. */
 const PLACE = `${NAMES}, null, null::json, null::json`;
 const placeOf = (schema: string, name: string) =>
   `${schema}, ${name}, false, null, null::json, null::json`;

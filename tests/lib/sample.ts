@@ -1,5 +1,6 @@
 // Sets how much a test run does of the long sweeps, and of the tests that seldom find
 // what no other finds: a sample, or everything with ALL=1, as in CI.
+import { isPart } from "./run";
 
 export const isWhole = Boolean(process.env.ALL);
 
@@ -19,14 +20,14 @@ export function sampleOf<T>(all: T[], part: number): T[] {
 }
 
 /** Returns `register` for tests of which one of about `part` is run, by their sentences
- * and the seed. */
+ * and the seed; all of them where a file is run by itself. */
 export function oneOf<F extends (...args: never[]) => void>(
   part: number,
   register: F,
 ): F {
   const choose = (...args: never[]) => {
     const place = Bun.hash.crc32(String(args[0]));
-    if (isWhole || place % part === seed % part) register(...args);
+    if (isWhole || !isPart || place % part === seed % part) register(...args);
   };
   return choose as F;
 }

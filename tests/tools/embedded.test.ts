@@ -113,7 +113,8 @@ async function untilOpenedBy(
   file: string,
 ): Promise<void> {
   let hasEnded = false;
-  for (const command of commands) void command.then(() => (hasEnded = true));
+  const end = () => (hasEnded = true);
+  for (const command of commands) void command.then(end, end);
   const isOpenedBy = (pid: string) => {
     try {
       return readdirSync(`/proc/${pid}/fd`).some(
