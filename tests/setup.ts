@@ -13,20 +13,22 @@ import {
 } from "../scripts/server/server";
 import type { DatabaseAddress } from "../src/database-url";
 import { type Env, readEnv } from "../src/env";
+import { chooseFiles } from "./lib/choose-files";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { endWorkers, urlOf } from "./lib/command";
 import { findFreePort } from "./lib/ports";
 import { isWhole, seed } from "./lib/sample";
 
+const env = readEnv();
 const parts = splitRun();
-if (!isPart && !isWhole)
-  console.log(
-    `Sampled: ${parts ? "new servers, other tools and databases, " : ""}interruptions, crowds, and changes of schemas and rows (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`,
-  );
+// Whoever names a server or files wants all of their tests.
+const mayChoose = parts && !parts.hasPaths && !env.test && !isWhole;
+const choice = mayChoose ? chooseFiles() : undefined;
+if (!isPart && !isWhole) console.log(describeSample());
 
 // Ends what this process leaves when it ends, in whatever way.
 const watcher = isPart ? undefined : startWatcher();
-const { server, isKept } = await findServer(readEnv());
+const { server, isKept } = await findServer(env);
 
 /** The server on which the tests make and drop databases of their own. */
 export const testServer: DatabaseAddress = server;
@@ -43,12 +45,22 @@ process.env.DATABASE_URL_UNPOOLED = process.env.DATABASE_URL;
 process.env.DB_ENGINE = "external";
 
 if (parts) {
-  process.exitCode = await runParts(parts);
+  process.exitCode = await runParts([...parts.args, ...(choice?.files ?? [])]);
   await finish();
   process.exit();
 }
 // A part ends its workers by ending itself: afterAll comes after its first file.
 if (!isPart) afterAll(finish, 60_000);
+
+function describeSample(): string {
+  const sampled = [
+    choice &&
+      `${choice.chosen} of ${choice.all} files of tests/tools, for what they test is as on ${choice.branch}`,
+    parts && !choice && "new servers, other tools and databases",
+    "interruptions, crowds, and changes of schemas and rows",
+  ];
+  return `Sampled: ${sampled.filter(Boolean).join("; ")} (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`;
+}
 
 async function runParts(args: string[]): Promise<number> {
   const child = spawn([process.execPath, ...args], {
@@ -58,6 +70,7 @@ async function runParts(args: string[]): Promise<number> {
       TESTS_RUN: String(process.pid),
       TESTS_SERVER: isKept ? "kept" : "temporary",
       TEST_DATABASE_URL: urlOf(server),
+      TESTS_CHOSEN: choice ? "1" : "",
       RANDOM_SEED: String(seed),
     },
     stdio: ["inherit", "inherit", "inherit"],

@@ -1,6 +1,11 @@
 import { $ } from "bun";
 
-const author = ["-c", "user.name=test", "-c", "user.email=test@localhost"];
+export const author = [
+  "-c",
+  "user.name=test",
+  "-c",
+  "user.email=test@localhost",
+];
 
 /** Creates a repository and commits `src` on a branch. */
 export async function commit(folder: string, branch: string): Promise<void> {

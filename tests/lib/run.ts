@@ -44,10 +44,10 @@ function hasRoom(): boolean {
  * Decides how to run test files at the same time, for which bunfig.toml has no
  * setting.
  *
- * @returns the arguments of `bun`; undefined when there is only one file, or the
- * arguments of this process already say how, or cannot be read.
+ * @returns the arguments of `bun`, and whether they name files; undefined when there is
+ * only one file, or the arguments of this process already say how, or cannot be read.
  */
-export function splitRun(): string[] | undefined {
+export function splitRun(): { args: string[]; hasPaths: boolean } | undefined {
   const flags = readArguments()?.slice(2);
   if (!flags || isPart || flags.some((flag) => OWN_WAY.test(flag)))
     return undefined;
@@ -56,7 +56,8 @@ export function splitRun(): string[] | undefined {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory();
   if (paths.length === 1 && !isFolder) return undefined;
   const processes = Math.min(availableParallelism() + 2, 6);
-  return ["test", `--parallel=${processes}`, "--no-isolate", ...flags];
+  const args = ["test", `--parallel=${processes}`, "--no-isolate", ...flags];
+  return { args, hasPaths: paths.length > 0 };
 }
 
 const OWN_WAY = /^(--parallel|--test-worker|--isolate|--watch|--inspect|-t$)/;

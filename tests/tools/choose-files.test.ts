@@ -1,0 +1,77 @@
+// Which files a `bun test` runs, in a clone with a remote.
+import { afterAll, expect, test } from "bun:test";
+import { cpSync } from "node:fs";
+import { join } from "node:path";
+import { $, Glob } from "bun";
+import { root } from "../../src/env";
+import type { Choice } from "../lib/choose-files";
+import { author } from "../lib/git";
+import { copyApplication } from "../lib/project";
+
+const origin = copyApplication("origin");
+const clone = join(origin.folder, "../clone");
+
+afterAll(() => origin[Symbol.dispose]());
+
+test("a third of tests/tools, and what was edited of it, until a command differs from the default branch", async () => {
+  cpSync(join(root, "tests"), join(origin.folder, "tests"), {
+    recursive: true,
+  });
+  await $`git init --quiet --initial-branch=trunk`.cwd(origin.folder);
+  await commitAll(origin.folder);
+  await $`git clone --quiet . ${clone}`.cwd(origin.folder);
+  const files = [...new Glob("tests/*/*.test.ts").scanSync(root)].sort();
+  const tools = files.filter(isTool);
+
+  const runs = await chooseThrice();
+  await edit("src/infrastructure/database/schema.ts");
+  await edit("src/infrastructure/database/migrations/0009_mine.sql");
+  await edit("scripts/seeds/mine.ts");
+  await edit("src/users/index.ts");
+  await edit("tests/app/seeds.test.ts");
+  await edit("tests/tools/seed.test.ts");
+  await edit("tests/tools/mine.test.ts");
+  const edited = await chooseThrice();
+  await edit("scripts/lib/quote.ts");
+  const command = await choose(0);
+  await commitAll(clone);
+  const committed = await choose(0);
+
+  for (const run of [...runs, ...edited])
+    expect(run?.files.filter((file) => !isTool(file))).toEqual(
+      files.filter((file) => !isTool(file)),
+    );
+  expect(runs.flatMap((run) => run?.files.filter(isTool)).sort()).toEqual(
+    tools,
+  );
+  expect(runs[0]).toMatchObject({ all: tools.length, branch: "origin/trunk" });
+  for (const run of edited)
+    expect(run?.files).toContainValues([
+      "tests/tools/mine.test.ts",
+      "tests/tools/seed.test.ts",
+    ]);
+  expect([command, committed]).toEqual([null, null]);
+}, 60_000);
+
+const isTool = (file: string) => file.startsWith("tests/tools/");
+
+const edit = (file: string) => Bun.write(join(clone, file), "// edited\n");
+
+const commitAll = (folder: string) =>
+  $`git add --all && git ${author} commit --quiet --message=test`.cwd(folder);
+
+const chooseThrice = () => Promise.all([0, 1, 2].map(choose));
+
+async function choose(seed: number): Promise<Choice | null> {
+  const program = `import { chooseFiles } from "./tests/lib/choose-files";
+    console.log(JSON.stringify(chooseFiles() ?? null));`;
+  const output = await $`${process.execPath} --eval ${program}`
+    .cwd(clone)
+    .env({
+      ...process.env,
+      TESTS_FOLDER: origin.folder,
+      RANDOM_SEED: String(seed),
+    })
+    .text();
+  return JSON.parse(output);
+}
