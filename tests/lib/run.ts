@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { spawnSync } from "bun";
 
 const MEMORY = "/dev/shm";
 /** How much memory the databases need that exist at one time. */
@@ -67,6 +68,19 @@ function readArguments(): string[] | undefined {
   try {
     return readFileSync("/proc/self/cmdline", "utf8").split("\0").slice(0, -1);
   } catch {
-    return undefined; // not Linux
+    return askForArguments();
+  }
+}
+
+/** Asks `ps`, as on macOS. It puts a blank between the arguments. */
+function askForArguments(): string[] | undefined {
+  try {
+    const { stdout, success } = spawnSync(
+      ["ps", "-ww", "-o", "args=", "-p", String(process.pid)],
+      { stderr: "ignore" },
+    );
+    return success ? stdout.toString().trim().split(/\s+/) : undefined;
+  } catch {
+    return undefined; // Windows
   }
 }
