@@ -3,6 +3,7 @@
 // a copy takes tens of milliseconds. Tests of the commands use tests/lib/test.ts.
 import { afterAll, beforeAll, test as bunTest } from "bun:test";
 import postgres, { type Sql } from "postgres";
+import { projectOf } from "../../scripts/server/compose";
 import { connectionOptions } from "../../src/database-tls";
 import type { DatabaseAddress } from "../../src/database-url";
 import { readEnv, root } from "../../src/env";
@@ -202,6 +203,8 @@ function describeDatabase(
     DATABASE_URL: url,
     DATABASE_URL_UNPOOLED: url,
     DB_ENGINE: "external",
+    // pg_dump may be in the container of this clone's server only.
+    COMPOSE_PROJECT_NAME: projectOf(readEnv()),
   };
   return {
     name,
