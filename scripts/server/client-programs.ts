@@ -14,7 +14,7 @@ import {
 import type { Env } from "../../src/env";
 import { openConnection, reachedAddress } from "../lib/connection";
 import { note, refusal } from "../lib/report";
-import { composeCommand } from "./compose";
+import { findContainerId } from "./compose";
 
 /** A client program: its command line, to add arguments to, and its environment. */
 export interface PostgresTool {
@@ -167,7 +167,9 @@ async function findInContainer<P extends Program>(
 ): Promise<Tools<P> | undefined> {
   const address = env.direct;
   if (!isLocal(address) || !Bun.which("docker")) return undefined;
-  const psql = nameInContainer("psql", env, false);
+  const container = findContainerId(env);
+  if (!container) return undefined;
+  const psql = nameInContainer("psql", env, container, false);
   const text = "select system_identifier::text as id from pg_control_system()";
   const options = ["--no-psqlrc", "--tuples-only", "--no-align"];
   const { stdout } = spawnSync(
@@ -177,14 +179,14 @@ async function findInContainer<P extends Program>(
       ...options,
       `--command=${text}`,
     ],
-    { env: psql.variables, stdin: "ignore", timeout: ANSWER_MS },
+    { stdin: "ignore", timeout: ANSWER_MS },
   );
   await using sql = await openConnection(address, "db:probe", "any");
   const [cluster] = await sql.unsafe<{ id: string }[]>(text);
   if (stdout.toString().trim() !== cluster?.id) return undefined;
   const own = await readVersion(address, "any");
   return gather(programs, (program) => ({
-    ...nameInContainer(program, env),
+    ...nameInContainer(program, env, container),
     major: Number.parseInt(own, 10),
   }));
 }
@@ -200,12 +202,22 @@ function gather<P extends Program>(
 function nameInContainer(
   program: Program,
   env: Env,
+  container: string,
   isAttended = program === "psql" && process.stdin.isTTY,
 ): Omit<PostgresTool, "major"> {
   const { user } = env.direct; // the container's socket asks for no password
-  const terminal = isAttended ? [] : ["-T"];
+  const terminal = isAttended ? ["--tty"] : [];
   return {
-    ...composeCommand(env, ["exec", ...terminal, "db", program]),
+    // `docker compose exec` would take 150 ms longer.
+    command: [
+      "docker",
+      "exec",
+      "--interactive",
+      ...terminal,
+      container,
+      program,
+    ],
+    variables: process.env,
     login: (database, application) => [
       "--username",
       user,

@@ -10,7 +10,7 @@ import {
 } from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { basename, join } from "node:path";
-import { spawn } from "bun";
+import { spawn, spawnSync } from "bun";
 import { type Env, root } from "../../src/env";
 import { nameServer } from "../lib/explain-connection";
 import { readOwnServer } from "../lib/own-server";
@@ -162,21 +162,35 @@ export function projectOf({
   return composeProjectName ?? (name || "app");
 }
 
+/** Returns the id of the running container of this clone's Compose project. */
+export function findContainerId(env: Env): string | undefined {
+  const command = ["docker", "ps", "--quiet", ...filterOf(projectOf(env))];
+  const { stdout } = spawnSync(command, {
+    stderr: "ignore",
+    timeout: ANSWER_SECONDS * 1000,
+  });
+  return stdout.toString().split("\n")[0] || undefined;
+}
+
+const LABEL = "com.docker.compose";
+const filterOf = (project: string) => [
+  `--filter=label=${LABEL}.project=${project}`,
+  `--filter=label=${LABEL}.service=db`,
+];
+
 /**
  * Finds the container of the project, running or not.
  *
  * @throws when the Docker engine does not answer.
  */
 async function findContainer(project: string, dataDir: string) {
-  const label = "com.docker.compose";
   const { exitCode, stdout } = await run([
     "docker",
     "ps",
     "--all",
     "--no-trunc",
-    `--filter=label=${label}.project=${project}`,
-    `--filter=label=${label}.service=db`,
-    `--format={{.State}}\t{{.Ports}}\t{{.Label "${label}.project.working_dir"}}`,
+    ...filterOf(project),
+    `--format={{.State}}\t{{.Ports}}\t{{.Label "${LABEL}.project.working_dir"}}`,
   ]);
   if (exitCode !== 0) throw engineError();
   const [state, ports = "", folder] = stdout.trim().split("\t");
