@@ -16,6 +16,7 @@ import { type Env, readEnv } from "../src/env";
 import { chooseFiles } from "./lib/choose-files";
 import { clusterAddress, copyCluster } from "./lib/cluster";
 import { endWorkers, urlOf } from "./lib/command";
+import { startContainer } from "./lib/container";
 import { findFreePort } from "./lib/ports";
 import { isWhole, seed } from "./lib/sample";
 
@@ -107,6 +108,7 @@ async function findServer(
   }
   if ((await chooseEngine(env)) === "compose") {
     try {
+      if (parts) return await startOwnContainer(env);
       const { engine } = await startServer(env);
       if (engine === "compose") return { server: env.database, isKept: true };
     } catch (error) {
@@ -125,6 +127,12 @@ async function requireServer(address: DatabaseAddress): Promise<void> {
     console.error(`Error: ${(error as Error).message}`);
     process.exit(1);
   }
+}
+
+async function startOwnContainer(env: Env) {
+  const server = await startContainer(env, runFolder);
+  await warmTemplate(server);
+  return { server, isKept: false };
 }
 
 async function startTemporaryServer() {

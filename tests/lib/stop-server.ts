@@ -1,10 +1,12 @@
-// Waits until its parent closes the pipe or ends. Then it stops the embedded server in
-// the folder that is its argument, and removes the folder.
+// Waits until its parent closes the pipe or ends. Then it stops the server of the run
+// whose folder is its argument, and removes the folder.
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { stopEmbedded } from "../../scripts/server/embedded";
+import { removeContainer } from "./container";
 
 const [runFolder = ""] = process.argv.slice(2);
 for await (const _ of Bun.stdin.stream());
 await stopEmbedded(join(runFolder, "server"));
+await removeContainer(runFolder);
 rmSync(runFolder, { recursive: true, force: true });
