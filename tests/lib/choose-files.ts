@@ -1,11 +1,11 @@
-// Chooses the files for a `bun test` that names none: all of them, or only a third of
+// Chooses the files for a `bun test` that names none: all of them, or only a quarter of
 // those that test the commands, where nothing of the commands has changed.
 import { Glob } from "bun";
 import { findDefaultBranch, git } from "../../scripts/schema/default-branch";
 import { root } from "../../src/env";
 import { seed } from "./sample";
 
-const PARTS = 3;
+const PARTS = 4;
 /** What the tests in tests/tools depend on: everything that a project of theirs has but
  * the schema, the migrations and the seeds, which it has of its own. */
 const NEEDED = [
@@ -27,7 +27,7 @@ export interface Choice {
 }
 
 /**
- * Chooses by the seed, so that three seeds in a row have every file; a file of tests
+ * Chooses by the seed, so that four seeds in a row have every file; a file of tests
  * that was edited is always among them.
  *
  * @returns undefined when all files have to run: the commands differ from the default

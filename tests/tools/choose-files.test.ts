@@ -13,7 +13,7 @@ const clone = join(origin.folder, "../clone");
 
 afterAll(() => origin[Symbol.dispose]());
 
-test("a third of tests/tools, and what was edited of it, until a command differs from the default branch", async () => {
+test("a quarter of tests/tools, and what was edited of it, until a command differs from the default branch", async () => {
   cpSync(join(root, "tests"), join(origin.folder, "tests"), {
     recursive: true,
   });
@@ -23,7 +23,7 @@ test("a third of tests/tools, and what was edited of it, until a command differs
   const files = [...new Glob("tests/*/*.test.ts").scanSync(root)].sort();
   const tools = files.filter(isTool);
 
-  const runs = await chooseThrice();
+  const runs = await chooseAll();
   await edit("src/infrastructure/database/schema.ts");
   await edit("src/infrastructure/database/migrations/0009_mine.sql");
   await edit("scripts/seeds/mine.ts");
@@ -31,7 +31,7 @@ test("a third of tests/tools, and what was edited of it, until a command differs
   await edit("tests/app/seeds.test.ts");
   await edit("tests/tools/seed.test.ts");
   await edit("tests/tools/mine.test.ts");
-  const edited = await chooseThrice();
+  const edited = await chooseAll();
   await edit("scripts/lib/quote.ts");
   const command = await choose(0);
   await commitAll(clone);
@@ -60,7 +60,7 @@ const edit = (file: string) => Bun.write(join(clone, file), "// edited\n");
 const commitAll = (folder: string) =>
   $`git add --all && git ${author} commit --quiet --message=test`.cwd(folder);
 
-const chooseThrice = () => Promise.all([0, 1, 2].map(choose));
+const chooseAll = () => Promise.all([0, 1, 2, 3].map(choose));
 
 async function choose(seed: number): Promise<Choice | null> {
   const program = `import { chooseFiles } from "./tests/lib/choose-files";
