@@ -13,11 +13,24 @@ const usage = `bun run docker:dev | docker:dev:down
 
 Starts docker-compose.dev.yml, or takes it down; the volume is kept.`;
 
-const { positionals } = readOptions(usage, {}, { allowPositionals: true });
-const args = { up: ["up", "--detach", "--wait"], down: ["down"] }[
+const { positionals, values } = readOptions(
+  usage,
+  {
+    volumes: {
+      type: "boolean",
+      help: "for docker:dev:down: removes this clone's data as well",
+    },
+  },
+  { allowPositionals: true },
+);
+const removed = values.volumes ? ["--volumes"] : [];
+const args = { up: ["up", "--detach", "--wait"], down: ["down", ...removed] }[
   positionals.join(" ")
 ];
-if (!args) throw refusal(`docker-dev.ts takes up or down, nothing else`);
+if (!args || (values.volumes && positionals[0] === "up"))
+  throw refusal(
+    "docker-dev.ts takes up, down, or down --volumes, nothing else",
+  );
 
 if (!(await isDockerReady()))
   throw refusal("no Docker engine with Compose v2 answers", {

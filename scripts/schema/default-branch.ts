@@ -73,10 +73,21 @@ export function git(...args: string[]): string | undefined {
   try {
     const { stdout, success } = spawnSync(["git", ...args], {
       cwd: root,
+      env: outsideHooks(),
       stderr: "ignore",
     });
     return success ? stdout.toString().replace(/\n$/, "") : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** Returns the environment without the variables that git sets for a hook: with them
+ * it would take the working directory for the top of the repository. */
+export function outsideHooks(): Record<string, string | undefined> {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(
+      ([name]) => !/^GIT_(DIR|WORK_TREE|INDEX_FILE|PREFIX)$/.test(name),
+    ),
+  );
 }

@@ -7,6 +7,7 @@ import { root } from "../../src/env";
 import { refusal } from "../lib/report";
 import type { Migration } from "../migrations/journal";
 import { splitStatements } from "../migrations/statements";
+import { outsideHooks } from "./default-branch";
 import { diffRenamed } from "./down-file";
 import { loadDrizzleKit } from "./drizzle-kit";
 import { isOnline, writeOnline } from "./online";
@@ -52,7 +53,10 @@ function listSql(text: string): string[] {
 /** Lists the versions of the file: on disk, and in git's commits. */
 function listVersions(file: string): Snapshot[] {
   const git = (...args: string[]) => {
-    const { stdout, success } = spawnSync(["git", ...args], { cwd: root });
+    const { stdout, success } = spawnSync(["git", ...args], {
+      cwd: root,
+      env: outsideHooks(),
+    });
     return success ? stdout.toString() : "";
   };
   const commits = git("log", "--all", "--format=%H", "--", file).split("\n");

@@ -6,7 +6,7 @@ import { root } from "../../src/env";
 import { encodeValues } from "../../src/infrastructure/database/values";
 import { testDatabase as test } from "../lib/database";
 
-const script = join(root, "tests/lib/every-type.ts");
+const script = "tests/lib/every-type.ts";
 
 for (const TZ of ["UTC", "Europe/Berlin"])
   test(`every type is stored and read in ${TZ}`, "empty", async (database) => {

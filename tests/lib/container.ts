@@ -21,7 +21,9 @@ export async function startContainer(
   runFolder: string,
 ): Promise<DatabaseAddress> {
   const composeProjectName = `starter-tests-${process.pid}`;
-  const database = { ...env.database, port: await findFreePort() };
+  const port = await findFreePort();
+  // It is this run's own, and no server that a clone has started.
+  const database = { ...env.database, port, guard: undefined };
   writeFileSync(noteIn(runFolder), composeProjectName);
   const { command, variables } = composeCommand(
     { ...env, database, composeProjectName },

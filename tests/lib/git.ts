@@ -1,11 +1,12 @@
 import { $ } from "bun";
 
+/** The settings of a commit, whatever the user's own are. */
 export const author = [
-  "-c",
   "user.name=test",
-  "-c",
   "user.email=test@localhost",
-];
+  "commit.gpgsign=false",
+  "core.hooksPath=/dev/null",
+].flatMap((setting) => ["-c", setting]);
 
 /** Creates a repository and commits `src` on a branch. */
 export async function commit(folder: string, branch: string): Promise<void> {

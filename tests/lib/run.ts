@@ -28,6 +28,10 @@ export const runFolder =
   process.env.TESTS_FOLDER ??
   mkdtempSync(join(hasRoom() ? MEMORY : tmpdir(), "starter-test-"));
 
+// In a hook, git's variables would lead the tests' git to the real repository.
+for (const name of Object.keys(process.env))
+  if (name.startsWith("GIT_")) delete process.env[name];
+
 chmodSync(runFolder, 0o711); // a program that drops its privileges must enter it
 process.env.TMPDIR = runFolder; // for everything that asks for a temporary folder later
 
