@@ -182,18 +182,21 @@ interface Found {
 function find(layers: Layer[], names: string[]): Found | undefined {
   for (const [depth, { name: from, folder, variables }] of layers.entries())
     for (const name of names) {
-      const value = variables[name]?.trim();
-      if (!value) continue;
+      const text = variables[name] ?? "";
+      if (!text.trim()) continue;
+      // A password may begin or end with a blank, but not with the end of a line.
+      const isPassword = name === "POSTGRES_PASSWORD";
+      const value = isPassword ? text.replace(/[\r\n]+$/, "") : text.trim();
       if (!name.endsWith("_FILE")) return { name, value, depth, from };
-      const text = readFileIfThere(
+      const content = readFileIfThere(
         resolve(folder, value),
         `the file of ${name}`,
       )
         ?.toString()
         .trim();
-      if (text) return { name, value: text, depth, from };
+      if (content) return { name, value: content, depth, from };
       throw misconfigured(
-        `${name} in ${from} names a file that is ${text === "" ? "empty" : "missing"}`,
+        `${name} in ${from} names a file that is ${content === "" ? "empty" : "missing"}`,
         `set \`${name}\` to a file that holds the value`,
       );
     }

@@ -145,7 +145,9 @@ export async function logIn(
       } catch (error) {
         if (error instanceof pg.DatabaseError) {
           const { code = "" } = error;
-          if (ENDS_SESSION.test(code)) loseTo(error);
+          // A function may raise class 08 for a connection of its own.
+          const isOwn = error.severity !== "ERROR";
+          if (isOwn && ENDS_SESSION.test(code)) loseTo(error);
           isOutdated ||=
             code === "25006" || (!!name && NOT_AS_PREPARED.includes(code));
           // Only now does the server say whether a transaction is open.

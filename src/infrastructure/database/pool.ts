@@ -83,6 +83,7 @@ export function openPool(
     user: address.user,
     database: address.database,
     application_name: "app",
+    DateStyle: "ISO", // drizzle reads no other
     // A pooler refuses parameters that it cannot keep separate for each client.
     ...(!settings.isPooled && {
       statement_timeout: String(settings.statementMs),
@@ -100,6 +101,7 @@ export function openPool(
   let releasedAt = 0;
   let opening = 0;
   let fullUntil = 0;
+  let refusal: unknown = new Error("it did not answer");
   const connections = new Set<Connection>();
   const idle: { connection: Connection; timer: Timer }[] = [];
   const waiters: Waiter[] = [];
@@ -143,6 +145,7 @@ export function openPool(
           giveBack(session);
         })
         .catch((error: unknown) => {
+          refusal = error;
           const isFull = codeOf(error) === TOO_MANY;
           // The server is full: another connection will become free.
           if (!isFull || connections.size + opening === 1)
@@ -198,7 +201,12 @@ export function openPool(
       };
       const timer = setTimeout(() => {
         waiters.splice(waiters.indexOf(waiter), 1);
-        reject(busyError(settings.acquireMs, connections.size, size));
+        const used = connections.size;
+        reject(
+          used === 0
+            ? explainRefusal(refusal, address)
+            : busyError(settings.acquireMs, used, size),
+        );
       }, settings.acquireMs);
       waiters.push(waiter);
       open();

@@ -30,6 +30,9 @@ const ASK_ANOTHER = [
   "42P01", // a table, a column or a type that a migration has just created
   "42703",
   "42704",
+  "42883", // a function
+  "3F000", // a schema
+  "22P02", // a value of an enum
   "CONNECTION_LOST",
 ];
 /** Errors that are not the replica's fault. */

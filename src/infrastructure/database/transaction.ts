@@ -19,10 +19,12 @@ const REPEATABLE_CODES = [
   "CANNOT_CONNECT",
 ];
 
-/** Causes that would only happen again: idle for too long, a silent server. */
-const HOPELESS_CODES = ["25P03", "CONNECT_TIMEOUT"];
+/** Causes that would only happen again: idle or open for too long, a silent server. */
+const HOPELESS_CODES = ["25P03", "25P04", "CONNECT_TIMEOUT"];
 
 const FIRST_PAUSE_MS = 50;
+/** `end` is another name of COMMIT, and a word of other statements. */
+const COMMITS = /\bcommit\b|\bprepare\s+transaction\b|(^|;)\s*end\b/i;
 const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
 
 /**
@@ -43,6 +45,7 @@ export async function transact<T>(
   let verdict: Error | undefined;
   let hasBegun = false;
   let isEnding = false;
+  let isUndone = false;
   let isOver = false;
   let last: Promise<unknown> = Promise.resolve();
   const lease = await pool.acquire().catch((error: unknown) => {
@@ -65,10 +68,15 @@ export async function transact<T>(
     const wasLost = lease.isLost();
     try {
       const result = await lease.query(withLimits(statement, settings), values);
-      if (text === "commit" && result.command === "ROLLBACK")
+      // Without a transaction, PostgreSQL answers COMMIT with COMMIT.
+      if (!isEnd && hasBegun && !lease.isInTransaction())
+        isUndone = commandOf(result) === "ROLLBACK";
+      if (text === "commit" && (isUndone || result.command === "ROLLBACK"))
         throw (verdict = databaseError(
           "ROLLED_BACK",
-          "the transaction was rolled back at COMMIT: one of its statements had failed",
+          isUndone
+            ? "the transaction was rolled back by a statement of its own"
+            : "the transaction was rolled back at COMMIT: one of its statements had failed",
           failures.findLast((failure) => codeOf(failure) !== "25P02"),
         ));
       hasBegun = true;
@@ -76,7 +84,7 @@ export async function transact<T>(
     } catch (error) {
       if (error !== verdict) failures.push(error);
       if (text === "rollback") return rolledBack(); // lost by now
-      const mayCommit = /\bcommit\b/i.test(text.replace(QUOTED, ""));
+      const mayCommit = COMMITS.test(text.replace(QUOTED, ""));
       if (mayCommit && !wasLost && lease.isLost())
         verdict = databaseError(
           "COMMIT_UNKNOWN",
@@ -138,6 +146,11 @@ export interface RetryConfig extends PgTransactionConfig {
 /** Returns the result of a `rollback` when the transaction is rolled back already. */
 function rolledBack(): QueryResult {
   return { command: "ROLLBACK", rowCount: null, oid: 0, fields: [], rows: [] };
+}
+
+/** Returns the command of the last statement that ran. */
+function commandOf(result: QueryResult): string | undefined {
+  return [result].flat().at(-1)?.command;
 }
 
 /** Adds the limits to BEGIN behind a pooler; elsewhere the session has them. */

@@ -15,7 +15,7 @@ const parsers = new Map<number, Parse>([
   [types.builtins.FLOAT4, parseNumber],
   [types.builtins.FLOAT8, parseNumber],
   [types.builtins.BOOL, (text) => text === "t"],
-  [types.builtins.BYTEA, (text) => Buffer.from(text.slice(2), "hex")],
+  [types.builtins.BYTEA, types.getTypeParser(types.builtins.BYTEA)],
   [types.builtins.JSON, (text) => JSON.parse(text)],
   [types.builtins.JSONB, (text) => JSON.parse(text)],
   // Arrays that drizzle parses itself: dates, timestamps and numerics.
