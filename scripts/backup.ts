@@ -73,6 +73,9 @@ if (
     code: "USAGE",
   });
 
+if (values.verify === "" || values.drill === "")
+  throw refusal("--verify and --drill take an archive", { code: "USAGE" });
+
 const env = readEnv();
 const { direct: address, backupDir: folder } = env;
 if (values.list) list();

@@ -6,7 +6,7 @@ import { spawn } from "bun";
 import { formatDatabaseUrl } from "../src/database-url";
 import { readEnv, root } from "../src/env";
 import { openConnection, settledAddress } from "./lib/connection";
-import { readOptions } from "./lib/options";
+import { readOptions, readWhole } from "./lib/options";
 import { failure } from "./lib/report";
 
 const usage = `bun run db:studio [flags]
@@ -21,11 +21,12 @@ const { values } = readOptions(usage, {
     help: "where it listens",
   },
 });
+const port = readWhole(values.port, "--port", 65_535);
 
 await checkServer();
 const kit = fileURLToPath(import.meta.resolve("drizzle-kit/package.json"));
 // By default it would listen on every interface.
-const flags = ["--host", "127.0.0.1", "--port", values.port];
+const flags = ["--host", "127.0.0.1", "--port", String(port)];
 const child = spawn(
   [process.execPath, join(kit, "..", "bin.cjs"), "studio", ...flags],
   {

@@ -11,7 +11,13 @@ import { readIdentity } from "./lib/own-server";
 import { isPooled } from "./lib/pooler";
 import { isStamped } from "./lib/protection";
 import { nameReplication, readReplication } from "./lib/replication";
-import { advise, note, print, printJson } from "./lib/report";
+import {
+  advise,
+  type FailureFields,
+  note,
+  print,
+  printJson,
+} from "./lib/report";
 import { readPlan } from "./migrations/plan";
 import { chooseEngine, findEngine, isEngineRunning } from "./server/server";
 
@@ -87,8 +93,13 @@ printJson({
 });
 
 async function reportUnreachable(error: Error): Promise<never> {
-  const engine = await chooseEngine(env);
-  const running = await isEngineRunning(env, engine);
+  // A server that refuses is there, and may be another than this clone's.
+  const { details } = error as FailureFields & {
+    details?: { sqlstate?: string };
+  };
+  const refuses = details?.sqlstate !== undefined;
+  const engine = await (refuses ? findEngine(env) : chooseEngine(env));
+  const running = refuses || (await isEngineRunning(env, engine));
   const { host, port, database, user } = address;
   printRows({
     Engine: `${engine}, ${running ? "running" : "not running"}`,

@@ -73,7 +73,7 @@ export function readOptions<T extends Record<string, Flag>>(
     } as never);
   } catch (error) {
     const [message = ""] = (error as Error).message.split(/\.(?:\s|$)/);
-    const call = usage.replace(/ *[[<\n][^]*/, "");
+    const call = usage.replace(/ *[[<|\n][^]*/, "");
     throw usageError(message.charAt(0).toLowerCase() + message.slice(1), {
       hint: `\`${call} --help\` lists the flags`,
     });

@@ -45,7 +45,7 @@ export async function withScratchDatabase<T>(
         throw refusal(
           `the role ${address.user} may not create a scratch database`,
           {
-            hint: `let an administrator run \`ALTER ROLE ${quoteIdentifier(address.user)} CREATEDB\`, or set \`TEST_DATABASE_URL\` to another server`,
+            hint: `let an administrator run \`ALTER ROLE ${quoteIdentifier(address.user)} CREATEDB\`${name === "db:backup" ? "" : ", or set `TEST_DATABASE_URL` to another server"}`,
           },
         );
       });

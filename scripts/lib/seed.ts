@@ -17,7 +17,13 @@ import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { Sql } from "postgres";
 import { root } from "../../src/env";
 import { pollLock, tryLockTransaction } from "./lock";
-import { failure, isLost, refusal } from "./report";
+import {
+  failure,
+  type FailureFields,
+  isLost,
+  READ_ONLY,
+  refusal,
+} from "./report";
 
 const folder = join(import.meta.dirname, "../seeds");
 /** `db:seed dev` loads development.ts: a short name, because it is typed often. */
@@ -134,7 +140,13 @@ export async function insertSeed(
         if (isLost(reason)) throw error;
         throw failure(
           `the seed ${name} failed at ${getTableName(entry.table)}: ${reason.message}`,
-          { code: "SEED_FAILED", hint: `fix \`${nameFile(name)}\`` },
+          {
+            code: "SEED_FAILED",
+            hint:
+              (reason as FailureFields).code === "25006"
+                ? READ_ONLY
+                : `fix \`${nameFile(name)}\``,
+          },
         );
       });
     return seeded;

@@ -27,8 +27,8 @@ export interface LeftOut {
 /** foreign_key_violation, not_null_violation, what a block raises itself, a null for
  * a name, and division by zero (`select 1 / count(*)`). */
 const NEEDS_ROWS = /^(23503|23502|P000[1-4]|21000|22004|22012)$/;
-/** insufficient_privilege, and an extension that is not installed on the server. */
-const NOT_ALLOWED = /^(42501|0A000|58P01)$/;
+/** insufficient_privilege, and a file of an extension that is not there. */
+const NOT_ALLOWED = /^(42501|58P01)$/;
 
 /**
  * Applies migrations to the scratch database.
@@ -117,6 +117,7 @@ async function runRest(
         ((missing || sqlstate === "42703") && trial.isIncomplete) ||
         NEEDS_ROWS.test(sqlstate) ||
         NOT_ALLOWED.test(sqlstate) ||
+        (failed && lacksExtension(failed, sqlstate)) ||
         (sqlstate === "42704" && /role "/.test(error.message));
       if (!isExpected) throw error;
       // Without a number the commit failed: a deferred constraint.
@@ -157,6 +158,15 @@ function mustSkip(
   return reach === "outside" || !isScratchServer || (isApplied && isNoSchema);
 }
 
+/** True when the server has no such extension. Of other statements the same code,
+ * feature_not_supported, is certain to come again. */
+function lacksExtension({ tokens }: Statement, sqlstate: string): boolean {
+  return (
+    sqlstate === "0A000" &&
+    readWords(tokens, 2).join(" ") === "CREATE EXTENSION"
+  );
+}
+
 /** True when the failed statement of an applied migration changes nothing that is
  * compared, such as an owner. */
 function isHarmless(
@@ -164,7 +174,7 @@ function isHarmless(
   { tokens }: Statement,
   sqlstate: string,
 ): boolean {
-  if (!NOT_ALLOWED.test(sqlstate)) return false;
+  if (!/^(42501|0A000|58P01)$/.test(sqlstate)) return false;
   const text = readWords(tokens, 40).join(" ");
   const [, extension] =
     /^CREATE EXTENSION (?:IF NOT EXISTS )?(\S+)/.exec(text) ?? [];

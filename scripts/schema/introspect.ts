@@ -270,17 +270,29 @@ function describeView({
     definition: definition.replace(/;$/, "").trim(),
     isExisting: false,
     materialized,
-    with: readOptions(found.with),
+    with: readViewOptions(found.with) ?? undefined,
   };
 }
 
-/** Reads options: `security_barrier=true` becomes `{ securityBarrier: true }`. */
+/** Reads a view's options: `security_barrier=on` becomes `{ securityBarrier: true }`. */
+const readViewOptions = (options: string[] | null) =>
+  options &&
+  Object.fromEntries(
+    Object.entries(readOptions(options) ?? {}).map(([key, value]) => {
+      const name = key.replace(/_(\w)/g, (_, letter) => letter.toUpperCase());
+      if (!BOOLEANS.test(name)) return [name, value];
+      return [name, /^(true|on|yes|1)$/.test(String(value))];
+    }),
+  );
+const BOOLEANS =
+  /^(security(Barrier|Invoker)|autovacuumEnabled|vacuumTruncate)$/;
+
+/** Reads options: `fillfactor=70` becomes `{ fillfactor: 70 }`. */
 function readOptions(options: string[] | null) {
   if (!options) return undefined;
   return Object.fromEntries(
     options.map((option) => {
-      const [key = "", value = ""] = option.split("=");
-      const name = key.replace(/_(\w)/g, (_, letter) => letter.toUpperCase());
+      const [name = "", value = ""] = option.split("=");
       if (/^(true|false)$/.test(value)) return [name, value === "true"];
       return [
         name,
