@@ -374,4 +374,31 @@ create view small as select name from shirts where size in ('s', 'm');`,
       );
     },
   );
+
+  test(
+    "calls a change that a view forbids an error, and an extension that this server lacks none",
+    "migrated",
+    async ({ run, project }) => {
+      addMigration(
+        project,
+        "0001_lacks",
+        "create extension nowhere_to_be_found;",
+        "select 1;",
+      );
+      const lacks = await run("db:check --json");
+      addMigration(
+        project,
+        "0002_view",
+        "create view names as select name from users; alter table users alter name type varchar(9);",
+        "drop view names;",
+      );
+      const forbidden = await run("db:check --json");
+
+      expect(lacks.exitCode).toBe(0);
+      expect(forbidden.exitCode).toBe(3);
+      expect(readFound(forbidden).problems.at(-1)?.message).toContain(
+        "cannot alter type of a column used by a view or rule",
+      );
+    },
+  );
 });
