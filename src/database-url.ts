@@ -112,9 +112,10 @@ export interface DatabaseAddress extends Host {
   parameters: Record<string, string>;
   /**
    * Set for an address on this machine, where another clone's server may use the
-   * port: the folder of this clone's record, and whether the address was configured.
+   * port: the folder of this clone's record, and whether the address was configured, and
+   * by a URL.
    */
-  guard?: { dataDir: string; isChosen: boolean };
+  guard?: { dataDir: string; isChosen: boolean; isUrl: boolean };
 }
 
 const DEFAULT_SECONDS = 10;

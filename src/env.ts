@@ -95,7 +95,11 @@ export function readEnv(
   if (engine !== "external")
     for (const address of [database, direct])
       if (isLocal(address) && !address.host.startsWith("/"))
-        address.guard = { dataDir, isChosen: isAddressChosen(layers) };
+        address.guard = {
+          dataDir,
+          isChosen: isAddressChosen(layers),
+          isUrl: url !== undefined,
+        };
   return {
     isProduction,
     database,

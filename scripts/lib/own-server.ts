@@ -62,6 +62,17 @@ export function isOwnServer(
 }
 
 /**
+ * True when a server that is not this clone's has the cluster name of an embedded
+ * one, and a port alone leads to it: who names it with a URL means it.
+ */
+export function isAnotherClones(
+  { guard }: DatabaseAddress,
+  identity: string,
+): boolean {
+  return guard?.isUrl === false && /clone-[0-9a-f]{12}$/.test(identity);
+}
+
+/**
  * Compares the server that `sql` is connected to with the record; closes the
  * connection when they differ.
  *
@@ -71,8 +82,10 @@ export async function requireOwnServer(
   sql: Sql,
   address: DatabaseAddress,
 ): Promise<void> {
-  if (!isGuarded(address)) return;
-  if (isOwnServer(address, await readIdentity(sql))) return;
+  if (!address.guard) return;
+  const identity = await readIdentity(sql);
+  if (isOwnServer(address, identity)) return;
+  if (!isGuarded(address) && !isAnotherClones(address, identity)) return;
   await sql.end({ timeout: 5 });
   throw refuseServer(address);
 }

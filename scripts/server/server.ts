@@ -13,6 +13,7 @@ import { type Env, root } from "../../src/env";
 import { openConnection } from "../lib/connection";
 import { nameServer } from "../lib/explain-connection";
 import {
+  isAnotherClones,
   isGuarded,
   isOwnServer,
   type OwnServer,
@@ -83,7 +84,8 @@ export async function startServer(env: Env) {
 async function findOwnEngine(env: Env, found: Probe): Promise<Engine> {
   const identity = found.state === "ready" ? found.identity : undefined;
   const engine = await findEngine(env, env.database, identity);
-  if (engine === "external" && isGuarded(env.database))
+  const isOthers = identity && isAnotherClones(env.database, identity);
+  if (engine === "external" && (isOthers || isGuarded(env.database)))
     throw failure(
       `${nameServer(env.database)} is taken by a server that this clone did not start`,
       {

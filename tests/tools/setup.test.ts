@@ -52,6 +52,11 @@ test("makes a working database beside what has the usual port, says so, and find
   const program = await listen((socket) => socket.end(), port + 1);
 
   const before = await clone.run("db:reset", variables);
+  const told = { ...variables, POSTGRES_PORT: String(port) };
+  const taken = [
+    await clone.run("db:reset", told),
+    await clone.run("db:start", told),
+  ];
   const first = await clone.run("db:setup", variables);
   await program.close();
   await stopEmbedded(dataDir);
@@ -64,6 +69,9 @@ test("makes a working database beside what has the usual port, says so, and find
     stdout: "",
     stderr: `Error: this clone did not start the server on localhost:${port}: it may be another clone's`,
   });
+  expect(taken.map(({ exitCode }) => exitCode)).toEqual([2, 1]);
+  expect(taken[0]?.stderr.split("\n")[0]).toBe(before.stderr.split("\n")[0]);
+  expect(taken[1]?.stderr).toContain("a server that this clone did not start");
   const [, chosen = ""] = /with port (\d+)/.exec(first.stdout) ?? [];
   const figures = /PostgreSQL \d+\.\d+|[\d.]+ ms/g;
   expect({ exitCode: first.exitCode, stderr: first.stderr }).toEqual({
