@@ -25,6 +25,7 @@ import { hashStatements, splitStatements } from "../migrations/statements";
 import {
   type BranchComparison,
   compareWithDefaultBranch,
+  explainNoBranch,
 } from "./default-branch";
 import { diffSnapshots } from "./diff-snapshots";
 import { loadDrizzleKit } from "./drizzle-kit";
@@ -49,8 +50,7 @@ export async function checkFolder(): Promise<Problem[]> {
   const { entries, text, problems } = tryReadJournal();
   const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
-  if (!branch)
-    note("Not compared with git: found no origin/HEAD, main or master");
+  if (!branch) note(`Not compared with git: ${explainNoBranch()}`);
   if (problems.length > 0) return problems;
   return [
     ...checkOrder(entries, text),
@@ -195,8 +195,7 @@ async function checkFolders(names: string[]): Promise<Problem[]> {
   const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
   const branch = compareWithDefaultBranch(folder);
   note("Not compared: snapshots of drizzle-kit 1.0 with schema.ts");
-  if (!branch)
-    note("Not compared with git: found no origin/HEAD, main or master");
+  if (!branch) note(`Not compared with git: ${explainNoBranch()}`);
   const left = findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) =>
     problem(
       "file_orphan",

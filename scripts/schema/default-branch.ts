@@ -68,6 +68,18 @@ export function findDefaultBranch(): string | undefined {
   );
 }
 
+/** Says why there is nothing to compare with. */
+export function explainNoBranch(): string {
+  if (!Bun.which("git")) return "there is no git";
+  const { stderr } = spawnSync(["git", "rev-parse"], {
+    cwd: root,
+    env: { ...outsideHooks(), LC_ALL: "C" },
+  });
+  return stderr.toString().includes("dubious ownership")
+    ? `git refuses this folder, which belongs to another user: \`git config --global --add safe.directory ${root}\` allows it`
+    : "found no origin/HEAD, main or master";
+}
+
 /** Returns git's output; undefined when git fails or is not installed. */
 export function git(...args: string[]): string | undefined {
   try {
