@@ -80,6 +80,7 @@ export async function diffSnapshots(
     ...removeViews(valued, old.detached),
     old.detached,
     old.unbound,
+    old.settled,
     old.bare,
     share(old.bare, after, change),
     ...[
@@ -238,7 +239,16 @@ const FAMILIES = [
 function takeApart(snapshot: Snapshot, other: Snapshot, change: Change) {
   const detached = detach(snapshot, other, change);
   const unbound = unbind(detached, other, change);
-  return { detached, unbound, bare: removeDefaults(unbound, other, change) };
+  // Before any type changes: a column that is computed from another holds its type.
+  const settled = mapShared(unbound, other, ({ columns }, same, key) => ({
+    columns: filter(
+      columns,
+      ({ name }) =>
+        !(name in same.columns && change.recomputed[key]?.includes(name)),
+    ),
+  }));
+  const bare = removeDefaults(settled, other, change);
+  return { detached, unbound, settled, bare };
 }
 
 /** Adds new values to the enums that only get more values, before other changes. */
@@ -377,15 +387,15 @@ function unbind(
 function removeDefaults(
   snapshot: Snapshot,
   other: Snapshot,
-  { rebuilt, recomputed, remade }: Change,
+  { rebuilt, remade }: Change,
 ): Snapshot {
   const isRemade = (column: SnapshotColumn) => remade.has(keyOfEnum(column));
   const left = mapShared(snapshot, other, (table, same, key) => {
-    const columns = filter(table.columns, (column) => {
-      const { name, generated } = column;
-      if (name in same.columns) return !recomputed[key]?.includes(name);
-      return !generated && !isRemade(column);
-    });
+    const columns = filter(
+      table.columns,
+      (column) =>
+        column.name in same.columns || !(column.generated || isRemade(column)),
+    );
     return {
       columns: mapValues(columns, (column) => {
         const { name, type, identity } = column;
