@@ -1,5 +1,5 @@
 // bun run docker:dev: starts docker-compose.dev.yml; docker:dev:down takes it down
-// and keeps its volume. Exits 1 when Docker fails, 2 when there is no Docker or the
+// and keeps its volume, unless --volumes is given. Exits 1 when Docker fails, 2 when there is no Docker or the
 // Compose project is another checkout's.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
@@ -11,7 +11,8 @@ import { readUsedEngine, recordServer } from "./server/server";
 
 const usage = `bun run docker:dev | docker:dev:down
 
-Starts docker-compose.dev.yml, or takes it down; the volume is kept.`;
+Starts docker-compose.dev.yml, or takes it down; the volume is kept, unless
+--volumes is given.`;
 
 const { positionals, values } = readOptions(
   usage,

@@ -281,7 +281,7 @@ const readViewOptions = (options: string[] | null) =>
     Object.entries(readOptions(options) ?? {}).map(([key, value]) => {
       const name = key.replace(/_(\w)/g, (_, letter) => letter.toUpperCase());
       if (!BOOLEANS.test(name)) return [name, value];
-      return [name, /^(true|on|yes|1)$/.test(String(value))];
+      return [name, /^(t|y|on|1)/i.test(String(value))]; // `yes` may be `y`
     }),
   );
 const BOOLEANS =
