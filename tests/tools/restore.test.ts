@@ -1,0 +1,293 @@
+// db:restore: what it refuses before it touches anything, and that the old database is in
+// place whatever happens.
+import { expect } from "bun:test";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { verifyBackup } from "../../scripts/backups/folder";
+import {
+  type Given,
+  listDatabases,
+  look,
+  testBackup,
+  tools,
+} from "../lib/backups";
+import { until } from "../lib/database";
+import { ownHead } from "../lib/migrations";
+import { withRoles } from "../lib/roles";
+
+const countBuilds = (given: Given) =>
+  look(given, async (sql) => (await sql`select from builds`).length);
+
+testBackup(
+  "brings back a dropped table, with settings and grants, and can be undone",
+  "seeded",
+  async (given) => {
+    const { run, sql, name, list } = given;
+    await sql.unsafe(`
+    alter database ${name} set search_path to public, "other one";
+    alter database ${name} set statement_timeout to '3min'`);
+    await sql.unsafe(`
+    revoke connect on database ${name} from public;
+    comment on database ${name} is 'it''s ours'`);
+    await run("db:backup");
+    const [file] = list();
+    await sql`drop table builds`;
+    const restored = await run(`db:restore ${file}`);
+    const builds = await countBuilds(given);
+    const settings = await look(
+      given,
+      (own) => own`
+    select unnest(setconfig) as setting from pg_db_role_setting
+    where setdatabase = (select oid from pg_database where datname = ${name})`,
+    );
+    const [kept] = await look(
+      given,
+      (own) => own`
+    select has_database_privilege('pg_monitor', ${name}, 'connect') as allowed,
+      shobj_description(oid, 'pg_database') as comment
+    from pg_database where datname = ${name}`,
+    );
+    const undone = await run("db:restore --undo");
+    const [gone] = await look(
+      given,
+      (own) => own`select to_regclass('builds') as table`,
+    );
+    const again = await run(`db:restore ${file} --json`);
+
+    expect(restored).toEqual({
+      exitCode: 0,
+      stdout: `Restored: ${name} from ${file}, at ${ownHead}\nKept: ${name}__previous, which \`bun run db:restore --undo\` brings back\n`,
+      stderr: "",
+    });
+    expect(builds).toBe(3);
+    expect(settings.map(({ setting }) => setting)).toEqual([
+      'search_path=public, "other one"',
+      "statement_timeout=3min",
+    ]);
+    expect(kept).toMatchObject({ allowed: false, comment: "it's ours" });
+    expect(undone.exitCode).toBe(0);
+    expect(gone?.table).toBeNull();
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      database: name,
+      previous: `${name}__previous`,
+      head: ownHead,
+      tables: { builds: 3 },
+    });
+    expect(await listDatabases(given)).toEqual(["", "__previous"]);
+  },
+);
+
+testBackup(
+  "refuses an archive that was cut or changed, before it touches anything",
+  "seeded",
+  async (given) => {
+    const { run, folder, list } = given;
+    const { pg_restore } = tools!;
+    await run("db:backup");
+    const [file = ""] = list();
+    const path = join(folder, file);
+    const whole = readFileSync(path);
+    const bad = [
+      Buffer.from("ustar, or any other format"),
+      whole.subarray(0, whole.length - 1),
+      whole.subarray(0, 100),
+      new Uint8Array(),
+      whole.map((byte, index) => (index === 60 ? byte ^ 1 : byte)),
+      whole.map((byte, index) =>
+        index === whole.length - 9 ? byte ^ 1 : byte,
+      ),
+    ];
+    for (const bytes of bad) {
+      writeFileSync(path, bytes);
+      for (const isReread of [true, false]) {
+        const { problem } = await verifyBackup(pg_restore, path, isReread);
+        expect(problem).toBeString();
+      }
+    }
+    const verified = await run(`db:backup --verify ${file}`);
+    const restored = await run(`db:restore ${file}`);
+    const listed = await run("db:backup --list --json");
+    writeFileSync(path, whole);
+    await run(`db:backup --verify ${file}`);
+    const fixed = await run("db:backup --list --json");
+    const manifest = readFileSync(`${path}.json`, "utf8");
+    writeFileSync(`${path}.json`, manifest.replace('"users": 1', '"users": 2'));
+    const changed = await run(`db:backup --verify ${file}`);
+    const absent = await run("db:restore absent.dump");
+
+    expect(verified.exitCode).toBe(3);
+    expect(restored.exitCode).toBe(1);
+    expect(restored.stderr).toStartWith(`Error: ${path} is bad: `);
+    expect(JSON.parse(listed.stdout).backups[0].verified).toBe(false);
+    expect(JSON.parse(fixed.stdout).backups[0].verified).toBe(true);
+    expect(changed.stdout).toEndWith("is not a manifest, or was changed\n");
+    expect(changed.exitCode).toBe(3);
+    expect(absent.exitCode).toBe(1);
+    expect(await listDatabases(given)).toEqual([""]);
+  },
+);
+
+testBackup(
+  "takes a dump without a manifest, says so, and keeps the old one where it fails",
+  "seeded",
+  async (given) => {
+    const { run, folder, list } = given;
+    await run("db:backup");
+    const [file = ""] = list();
+    rmSync(join(folder, `${file}.json`));
+    const restored = await run(`db:restore ${file}`);
+    await look(given, async (own) => {
+      // Its check looks into a table whose rows come later.
+      await own.unsafe(`
+        create table zz (id int);
+        create function is_late() returns bool language sql as 'select exists (select from public.zz)';
+        insert into zz values (1);
+        create table aa (id int check (is_late())); insert into aa values (1)`);
+    });
+    await run("db:backup");
+    const broken = list().at(-1);
+    const drilled = await run(`db:backup --drill ${broken}`);
+    const listed = await run("db:backup --list --json");
+    await run(`db:backup --verify ${broken}`);
+    const verified = await run("db:backup --list --json");
+    const failed = await run(`db:restore ${broken}`);
+
+    expect(restored.exitCode).toBe(0);
+    expect(restored.stderr).toContain("It has no manifest: ");
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toContain('violates check constraint "aa_check"');
+    expect(drilled.exitCode).toBe(1);
+    for (const { stdout } of [listed, verified])
+      expect(JSON.parse(stdout).backups[0].verified).toBe(false);
+    expect(await countBuilds(given)).toBe(3);
+    expect(await listDatabases(given)).toEqual(["", "__previous"]);
+  },
+);
+
+testBackup(
+  "names the roles that are not there, and does without them where it is told to",
+  "seeded",
+  async (given) => {
+    const { run, list, name } = given;
+    const roles = [`${name}_owner`, `${name}_reader`];
+    await look(given, async (own) => {
+      await own.unsafe(`
+        create role ${roles[0]}; create role ${roles[1]};
+        create table owned (); alter table owned owner to ${roles[0]};
+        grant select on builds to ${roles[1]}`);
+    });
+    await run("db:backup");
+    const [file = ""] = list();
+    await look(given, async (own) => {
+      await own.unsafe(`
+        drop owned by ${roles[0]}, ${roles[1]}; drop role ${roles[0]}, ${roles[1]}`);
+    });
+    const refused = await run(`db:restore ${file}`);
+    const drilled = await run(`db:backup --drill ${file}`);
+    const before = await listDatabases(given);
+    const restored = await run(`db:restore ${file} --no-owner`);
+
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain(`does not have: ${roles.join(", ")}\n`);
+    expect(refused.stderr).toContain("`--no-owner`");
+    expect(drilled.exitCode).toBe(0);
+    expect(before).toEqual([""]);
+    expect(restored.exitCode).toBe(0);
+    expect(restored.stderr).toContain("not restored: all grants");
+    expect(await countBuilds(given)).toBe(3);
+  },
+);
+
+testBackup(
+  "names what a plain owner may not read, and leaves out an extension that it may not make",
+  "seeded",
+  (given) =>
+    withRoles(given, 1, async (role) => {
+      const { sql, run, list, name } = given;
+      await sql.unsafe(`
+        alter role ${role.name} createdb;
+        create extension dblink; create schema others; create table others.secret ();
+        grant usage on schema drizzle to ${role.name};
+        grant select on all tables in schema public, drizzle to ${role.name};
+        grant select on all sequences in schema public, drizzle to ${role.name}`);
+      const refused = await run("db:backup", role.variables);
+      await sql.unsafe(`
+        grant usage on schema others to ${role.name};
+        grant select on all tables in schema others to ${role.name}`);
+      await run("db:backup", role.variables);
+      const [file = ""] = list();
+      const drilled = await run(`db:backup --drill ${file}`, role.variables);
+      await sql.unsafe(`alter database ${name} owner to ${role.name}`);
+      const foreign = await run(`db:restore ${file}`, role.variables);
+
+      expect(foreign.exitCode).toBe(2);
+      expect(foreign.stderr).toContain(` TO ${role.name}\` first\n`);
+      expect(refused.exitCode).toBe(2);
+      expect(refused.stderr).toContain(
+        `GRANT USAGE ON SCHEMA others TO ${role.name}; GRANT SELECT ON ALL TABLES IN SCHEMA others`,
+      );
+      expect(drilled.stderr).toStartWith(
+        "Warning: not restored: the extension dblink: ",
+      );
+      expect(drilled.exitCode).toBe(0);
+    }),
+);
+
+testBackup(
+  "leaves the old database in place where it is killed, and the next run works",
+  "seeded",
+  async (given) => {
+    const { run, start, sql, list, name } = given;
+    await sql.unsafe(`
+    create function wait() returns int language plpgsql as $$ begin
+      if current_database() like '%next' then perform pg_sleep(60); end if;
+      return 1;
+    end $$;
+    create materialized view slow as select wait()`);
+    await run("db:backup");
+    const slow = list().at(-1);
+    await sql.unsafe("drop materialized view slow");
+    await run("db:backup");
+    const good = list().at(-1);
+    const child = start(`scripts/restore.ts ${slow}`);
+    await until(
+      sql,
+      `datname = '${name}__next' and query ilike '%refresh materialized%'`,
+    );
+    child.kill("SIGKILL");
+    await child.exited;
+    const builds = await countBuilds(given);
+    const next = await run(`db:restore ${good}`);
+
+    expect(builds).toBe(3);
+    expect(next.exitCode).toBe(0);
+    expect(await countBuilds(given)).toBe(3);
+    expect(await listDatabases(given)).toEqual(["", "__previous"]);
+  },
+);
+
+testBackup(
+  "wants the name of a stamped database, and stamps what takes its place",
+  "empty",
+  async (given) => {
+    const { run, list, name } = given;
+    await run("db:migrate", { NODE_ENV: "production" });
+    await run("db:backup");
+    const [file] = list();
+    const refused = await run(`db:restore ${file}`);
+    const restored = await run(`db:restore ${file} --confirm ${name}`);
+    const previous = await run(`db:restore ${file} --confirm ${name}`);
+    const dropped = await run(
+      `db:restore ${file} --confirm ${name} --drop-previous`,
+    );
+    const status = await run("db:status --json");
+
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain(`\`--confirm ${name}\``);
+    expect(restored.exitCode).toBe(0);
+    expect(previous.exitCode).toBe(2);
+    expect(previous.stderr).toContain("--drop-previous");
+    expect(dropped.exitCode).toBe(0);
+    expect(JSON.parse(status.stdout).environment).toBe("production");
+  },
+);
