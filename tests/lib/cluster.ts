@@ -5,6 +5,14 @@ import { createCluster } from "../../scripts/server/embedded";
 import type { DatabaseAddress } from "../../src/database-url";
 import { runFolder } from "./run";
 
+/** Its data need not survive a crash. */
+export const fastSettings = [
+  "fsync=off",
+  "synchronous_commit=off",
+  "full_page_writes=off",
+  "autovacuum=off",
+];
+
 let original: Promise<string> | undefined;
 
 /** Returns the address of a server that runs on a copy of the cluster. */
@@ -35,10 +43,7 @@ async function makeCluster(): Promise<string> {
   if (existsSync(cluster)) return cluster;
   const dataDir = mkdtempSync(join(runFolder, "cluster-"));
   const settings = [
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
-    "autovacuum=off",
+    ...fastSettings,
     "scram_iterations=1", // 4,096 take longer than a small command
   ];
   await createCluster(dataDir, clusterAddress(0), [

@@ -116,14 +116,16 @@ async function openApplication({ address }: TestDatabase) {
  * Runs `work` with a new database, and drops it unless `work` throws.
  *
  * @param folder the project whose migrations and seeds the database gets.
+ * @param server the server on which it is made.
  */
 export async function withDatabase(
   state: State,
   body: (database: TestDatabase) => Promise<void>,
   folder = root,
+  server = testServer,
 ): Promise<void> {
-  const database = describeDatabase(folder);
-  await createDatabase(database.name, state, folder);
+  const database = describeDatabase(folder, server);
+  await createDatabase(database, state, folder);
   let hasPassed = false;
   try {
     await body(database);
@@ -153,7 +155,7 @@ export function useDatabase(state: State) {
 export function shareDatabase(state: State, folder: string) {
   const database = describeDatabase(folder);
   let hasPassed = true;
-  beforeAll(() => createDatabase(database.name, state, folder), TIMEOUT_MS);
+  beforeAll(() => createDatabase(database, state, folder), TIMEOUT_MS);
   afterAll(() => disposeOf(database, hasPassed), TIMEOUT_MS);
 
   const test = (sentence: string, body: () => Promise<void>) => {
@@ -195,9 +197,10 @@ export async function until(
 
 function describeDatabase(
   folder: string,
+  server = testServer,
   name = `test_${crypto.randomUUID().slice(0, 8)}`,
 ): TestDatabase {
-  const address = { ...testServer, database: name };
+  const address = { ...server, database: name };
   const url = urlOf(address);
   const own = {
     DATABASE_URL: url,
@@ -220,23 +223,21 @@ function describeDatabase(
 }
 
 async function createDatabase(
-  name: string,
+  { name, address }: TestDatabase,
   state: State,
   folder: string,
 ): Promise<void> {
   const template =
-    state === "empty" ? "template1" : await templateOf(state, folder);
-  const strategy = await (copying ??= chooseStrategy());
-  await onServer().unsafe(
-    `create database ${name} template ${template} ${strategy}`,
+    state === "empty" ? "template1" : await templateOf(state, folder, address);
+  const { sql, strategy } = onServer(address);
+  await sql.unsafe(
+    `create database ${name} template ${template} ${await strategy}`,
   );
 }
 
-let copying: Promise<string> | undefined;
-
 /** Copying files is half the work where a checkpoint is cheap. */
-async function chooseStrategy(): Promise<string> {
-  const [row] = await onServer()`select current_setting('fsync') as fsync`;
+async function chooseStrategy(sql: Sql): Promise<string> {
+  const [row] = await sql`select current_setting('fsync') as fsync`;
   return row?.fsync === "off" ? "strategy file_copy" : "";
 }
 
@@ -246,9 +247,10 @@ const templates = new Map<string, Promise<string>>();
 function templateOf(
   state: "migrated" | "seeded",
   folder: string,
+  server: DatabaseAddress,
 ): Promise<string> {
-  const key = `${state} ${folder}`;
-  const template = templates.get(key) ?? makeTemplate(state, folder);
+  const key = `${state} ${folder} ${server.port}`;
+  const template = templates.get(key) ?? makeTemplate(state, folder, server);
   templates.set(key, template);
   return template;
 }
@@ -256,11 +258,12 @@ function templateOf(
 async function makeTemplate(
   state: "migrated" | "seeded",
   folder: string,
+  server: DatabaseAddress,
 ): Promise<string> {
   const name = `${templatePrefix}${crypto.randomUUID().slice(0, 8)}`;
-  const database = describeDatabase(folder, name);
+  const database = describeDatabase(folder, server, name);
   const isSeeded = state === "seeded";
-  await createDatabase(name, isSeeded ? "migrated" : "empty", folder);
+  await createDatabase(database, isSeeded ? "migrated" : "empty", folder);
   const { exitCode, stderr } = await database.run(
     isSeeded ? "db:seed" : "db:migrate",
   );
@@ -269,23 +272,30 @@ async function makeTemplate(
 }
 
 async function disposeOf(
-  { name, sql }: TestDatabase,
+  { name, sql, address }: TestDatabase,
   hasPassed: boolean,
 ): Promise<void> {
   await sql.end({ timeout: 0 });
   if (!hasPassed && isServerKept)
     return console.error(`Kept: ${name} on ${testServer.host}`);
-  const server = onServer();
+  const { sql: server } = onServer(address);
   const databases = await server<{ datname: string }[]>`
     select datname from pg_database where starts_with(datname, ${name})`;
   for (const { datname } of databases)
     await server.unsafe(`drop database "${datname}" with (force)`);
 }
 
-let administrator: Sql | undefined;
+const administrators = new Map<number, ReturnType<typeof openServer>>();
 
-/** Returns the client that creates and drops databases, one for all tests. */
-function onServer(): Sql {
-  administrator ??= openDatabase(testServer);
-  return administrator;
+/** Returns the client that creates and drops databases of a server, one for all tests,
+ * and how to copy one. */
+function onServer(address: DatabaseAddress) {
+  const opened = administrators.get(address.port) ?? openServer(address);
+  administrators.set(address.port, opened);
+  return opened;
+}
+
+function openServer(address: DatabaseAddress) {
+  const sql = openDatabase({ ...address, database: testServer.database });
+  return { sql, strategy: chooseStrategy(sql) };
 }

@@ -9,8 +9,11 @@ export const seed = Number(
   process.env.RANDOM_SEED ?? (isWhole ? 1 : Date.now() % 1000),
 );
 
+/** True where the files of the run were chosen, since no command has changed. */
+export const isChosen = Boolean(process.env.TESTS_CHOSEN);
+
 /** False where a file is run by itself, or some files were chosen. */
-const hasAllFiles = isPart && !process.env.TESTS_CHOSEN;
+const hasAllFiles = isPart && !isChosen;
 
 /** How many processes do at once what only one may do. */
 export const CROWD = isWhole ? 20 : 3;
@@ -23,14 +26,15 @@ export function sampleOf<T>(all: T[], part: number): T[] {
 }
 
 /** Returns `register` for tests of which one of about `part` is run, by their sentences
- * and the seed; all of them where not all files are run. */
+ * and the seed; all of them where not `isSampled`, as where not all files are run. */
 export function oneOf<F extends (...args: never[]) => void>(
   part: number,
   register: F,
+  isSampled = hasAllFiles,
 ): F {
   const choose = (...args: never[]) => {
     const place = Bun.hash.crc32(String(args[0]));
-    if (isWhole || !hasAllFiles || place % part === seed % part)
+    if (isWhole || !isSampled || place % part === seed % part)
       register(...args);
   };
   return choose as F;

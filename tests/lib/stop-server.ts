@@ -1,12 +1,13 @@
-// Waits until its parent closes the pipe or ends. Then it stops the server of the run
+// Waits until its parent closes the pipe or ends. Then it stops the servers of the run
 // whose folder is its argument, and removes the folder.
-import { rmSync } from "node:fs";
+import { globSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { stopEmbedded } from "../../scripts/server/embedded";
 import { removeContainer } from "./container";
 
 const [runFolder = ""] = process.argv.slice(2);
 for await (const _ of Bun.stdin.stream());
-await stopEmbedded(join(runFolder, "server"));
+for (const folder of globSync(join(runFolder, "{server,installed-*}")))
+  await stopEmbedded(folder);
 await removeContainer(runFolder);
 rmSync(runFolder, { recursive: true, force: true });

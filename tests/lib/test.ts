@@ -1,5 +1,6 @@
 // The `test` function for the commands. Each test has its own database, and a project
 // with the schema, migrations and seeds of the fixture.
+import type { DatabaseAddress } from "../../src/database-url";
 import {
   type State,
   type TestDatabase,
@@ -63,10 +64,24 @@ export function test(sentence: string, body: Body): void;
 export function test(sentence: string, state: State, body: Body): void;
 export function test(sentence: string, ...rest: [Body] | [State, Body]): void {
   const [state, body] = rest.length === 1 ? ["empty" as const, ...rest] : rest;
-  testBeside(sentence, () => withProject(state, body));
+  testOn(undefined, sentence, state, body);
 }
 
-async function withProject(state: State, body: Body): Promise<void> {
+/** Does the same on another server than that for the tests. */
+export function testOn(
+  server: DatabaseAddress | undefined,
+  sentence: string,
+  state: State,
+  body: Body,
+): void {
+  testBeside(sentence, () => withProject(server, state, body));
+}
+
+async function withProject(
+  server: DatabaseAddress | undefined,
+  state: State,
+  body: Body,
+): Promise<void> {
   const common = sharedProject().folder;
   let own: Project | undefined;
   const work = async (database: TestDatabase) => {
@@ -92,7 +107,7 @@ async function withProject(state: State, body: Body): Promise<void> {
     });
   };
   try {
-    await withDatabase(state, work, common);
+    await withDatabase(state, work, common, server);
   } finally {
     own?.[Symbol.dispose]();
   }

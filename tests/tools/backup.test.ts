@@ -62,14 +62,16 @@ test("the folder keeps what is under way, and believes no manifest that was chan
     ms: 1,
   });
   const { mode } = statSync(`${path}.json`);
-  const verify = async () =>
-    (await verifyBackup({} as PostgresTool, path, false)).problem;
+  const verify = async (isReread = false) =>
+    (await verifyBackup({} as PostgresTool, path, isReread)).problem;
   const whole = [listBackups(folder)[0]?.verified, await verify()];
   writeFileSync(path, "DATA");
   const other = await verify();
   const manifest = readFileSync(`${path}.json`, "utf8");
   writeFileSync(`${path}.json`, manifest.replace("18.4", "17.1"));
   const changed = listBackups(folder)[0]?.verified;
+  rmSync(`${path}.json`);
+  const foreign = await verify(true);
   rmSync(folder, { recursive: true });
 
   expect(left).toEqual([basename(partialOf(process.ppid))]);
@@ -77,6 +79,7 @@ test("the folder keeps what is under way, and believes no manifest that was chan
   expect(whole).toEqual([true, undefined]);
   expect(other).toBe("its checksum differs from the one in its manifest");
   expect(changed).toBe(false);
+  expect(foreign).toStartWith("it is not an archive of ");
 });
 
 testBackup(

@@ -8,8 +8,8 @@ import {
   type Given,
   listDatabases,
   look,
+  pgRestore,
   testBackup,
-  tools,
 } from "../lib/backups";
 import { until } from "../lib/database";
 import { ownHead } from "../lib/migrations";
@@ -82,7 +82,6 @@ testBackup(
   "seeded",
   async (given) => {
     const { run, folder, list } = given;
-    const { pg_restore } = tools!;
     await run("db:backup");
     const [file = ""] = list();
     const path = join(folder, file);
@@ -100,7 +99,7 @@ testBackup(
     for (const bytes of bad) {
       writeFileSync(path, bytes);
       for (const isReread of [true, false]) {
-        const { problem } = await verifyBackup(pg_restore, path, isReread);
+        const { problem } = await verifyBackup(pgRestore, path, isReread);
         expect(problem).toBeString();
       }
     }
