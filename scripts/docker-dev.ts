@@ -1,6 +1,6 @@
 // bun run docker:dev: starts docker-compose.dev.yml; docker:dev:down takes it down
-// and keeps its volume, unless --volumes is given. Exits 1 when Docker fails, 2 when there is no Docker or the
-// Compose project is another checkout's.
+// and keeps its volume, unless --volumes is given. Exits 1 when Docker fails, 2 when
+// there is no Docker or the Compose project is another checkout's.
 import { spawn } from "bun";
 import { readEnv } from "../src/env";
 import { readOptions } from "./lib/options";
