@@ -25,7 +25,7 @@ function makeApplication(files: Record<string, string>, packages?: string[]) {
     writeFileSync(join(folder, file), text);
   }
   const modules = join(folder, "node_modules");
-  if (packages) mkdirSync(modules);
+  if (packages) mkdirSync(modules, { recursive: true });
   else symlinkSync(join(root, "node_modules"), modules);
   for (const name of packages ?? [])
     symlinkSync(join(root, "node_modules", name), join(modules, name));
@@ -244,6 +244,38 @@ describe("copy", () => {
       ]);
     },
   );
+
+  testBeside("names the packages that an application lacks", async () => {
+    const find = async (content: object, command = "", tsx = "1.0.0") => {
+      using application = makeApplication(
+        {
+          "package.json": JSON.stringify(content),
+          "node_modules/tsx/package.json": JSON.stringify({ version: tsx }),
+        },
+        [],
+      );
+      const { stdout } = await application.copy(`${command} --dry-run`.trim());
+      return stdout
+        .split("\n")
+        .filter((line) => line.startsWith("Packages"))
+        .map((line) => line.replace(/@\S+/g, ""));
+    };
+    const devDependencies = { tsx: "^1.0.0", postgres: "1" };
+    const old = await find({ devDependencies });
+    const kept = [
+      await find({ devDependencies, type: "module" }),
+      await find({ devDependencies }, "", "99.0.0"),
+    ];
+    const forDevelopment = await find({}, "db:check");
+
+    expect(old).toEqual(["Packages to add: npm install dotenv tsx"]);
+    for (const lines of kept)
+      expect(lines).toEqual(["Packages to add: npm install dotenv"]);
+    expect(forDevelopment).toEqual([
+      "Packages to add: npm install dotenv drizzle-orm postgres",
+      "Packages to add: npm install -D drizzle-kit",
+    ]);
+  });
 
   testBeside("refuses a command or a folder that there is not", async () => {
     const command = await runCommand("copy . db:nothing");
