@@ -17,6 +17,8 @@ import {
   printDown,
 } from "../../scripts/schema/down-file";
 import { introspect } from "../../scripts/schema/introspect";
+import { drawDiagram } from "../../scripts/schema/mermaid";
+import { writeOnline } from "../../scripts/schema/online";
 import { printSchema } from "../../scripts/schema/print-schema";
 import { emptySnapshot, type Snapshot } from "../../scripts/schema/snapshots";
 import { root } from "../../src/env";
@@ -65,6 +67,20 @@ test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, a
     expect(compareCatalogs(after, full)).toEqual([]);
   });
 }, 300_000);
+
+test("the SQL of every entry, and its diagram, are as they were", async () => {
+  const all = await describeExports(everyEntry, "");
+  const bare = await describeExports(bareEntries, "");
+  const up = (await diffRenamed(bare, all, [])).join(BREAKPOINT);
+  const down = await printDown(bare, all, up);
+  const online = await writeOnline(bare, all, []);
+
+  const schema = printSchema(all, SCHEMAS);
+  for (const text of [up, down, online, schema, drawDiagram(all)])
+    expect(
+      text.replaceAll(BREAKPOINT, "\n").replaceAll(role, "role"),
+    ).toMatchSnapshot();
+});
 
 test("db:push renames what PostgreSQL has named after a table, and leaves what an earlier rename has not, and loses no count", async () => {
   await withDatabase("empty", async ({ address }) => {

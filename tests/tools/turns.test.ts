@@ -12,6 +12,7 @@ import {
   diffRenamed,
   printDown,
 } from "../../scripts/schema/down-file";
+import { writeOnline } from "../../scripts/schema/online";
 import { answerRenames } from "../../scripts/schema/renames";
 import {
   emptySnapshot,
@@ -667,6 +668,21 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
     );
   });
 }, 300_000);
+
+test("the SQL of each change is as it was", async () => {
+  for (const [name, { from, to, renames: answers = [] }] of Object.entries(
+    ALL_TURNS,
+  )) {
+    const before = await describeExports(from, "");
+    const after = await describeExports(to, "");
+    const { renames } = answerRenames(before, after, answers);
+    const up = (await diffRenamed(before, after, renames)).join(BREAKPOINT);
+    const down = await printDown(before, after, up);
+    const online = await writeOnline(before, after, renames);
+    for (const text of [up, down, online])
+      expect(text.replaceAll(BREAKPOINT, "\n")).toMatchSnapshot(name);
+  }
+});
 
 test("a table that stays the same is read once in each snapshot, however much changes", async () => {
   const t = (columns: Record<string, pg.PgColumnBuilderBase>) =>
