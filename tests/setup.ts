@@ -57,7 +57,6 @@ function describeSample(): string {
   const sampled = [
     choice &&
       `${choice.chosen} of ${choice.all} files of tests/tools, for what they test is as on ${choice.branch}`,
-    parts && !choice && "new servers, other tools and databases",
     "interruptions, crowds, and changes of schemas and rows",
   ];
   return `Sampled: ${sampled.filter(Boolean).join("; ")} (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`;

@@ -19,7 +19,7 @@ import type { DatabaseAddress } from "../../src/database-url";
 import { readEnv } from "../../src/env";
 import { openDatabase, type State, type TestDatabase } from "./database";
 import { startInstalled } from "./installed-server";
-import { isChosen, oneOf } from "./sample";
+import { oneOf } from "./sample";
 import { testOn } from "./test";
 
 /** What a test of backups is given. */
@@ -87,7 +87,7 @@ export function testFolder(
 
 /** Registers a test that needs pg_dump and pg_restore. Each starts several programs: where
  * files are chosen, one of about three is run. */
-export const testBackup = missing ? () => {} : oneOf(3, testFolder, isChosen);
+export const testBackup = missing ? () => {} : oneOf(3, testFolder);
 
 /** With a connection of its own, for a swap ends those that are open. */
 export async function look<T>(

@@ -1,6 +1,5 @@
-// Sets how much a test run does of the long sweeps, and of the tests that seldom find
-// what no other finds: a sample, or everything with ALL=1, as in CI.
-import { isPart } from "./run";
+// Sets how much a test run does of the long sweeps: a sample, or everything with ALL=1,
+// as in CI.
 
 export const isWhole = Boolean(process.env.ALL);
 
@@ -8,12 +7,6 @@ export const isWhole = Boolean(process.env.ALL);
 export const seed = Number(
   process.env.RANDOM_SEED ?? (isWhole ? 1 : Date.now() % 1000),
 );
-
-/** True where the files of the run were chosen, since no command has changed. */
-export const isChosen = Boolean(process.env.TESTS_CHOSEN);
-
-/** False where a file is run by itself, or some files were chosen. */
-const hasAllFiles = isPart && !isChosen;
 
 /** How many processes do at once what only one may do. */
 export const CROWD = isWhole ? 20 : 3;
@@ -25,16 +18,17 @@ export function sampleOf<T>(all: T[], part: number): T[] {
     : all.filter((_one, index) => index % part === seed % part);
 }
 
-/** Returns `register` for tests of which one of about `part` is run, by their sentences
- * and the seed; all of them where not `isSampled`, as where not all files are run. */
+/**
+ * Returns `register` for tests of which one of about `part` is run, by their sentences
+ * and the seed, where the files of the run were chosen; where not, each is run.
+ */
 export function oneOf<F extends (...args: never[]) => void>(
   part: number,
   register: F,
-  isSampled = hasAllFiles,
 ): F {
   const choose = (...args: never[]) => {
     const place = Bun.hash.crc32(String(args[0]));
-    if (isWhole || !isSampled || place % part === seed % part)
+    if (!process.env.TESTS_CHOSEN || place % part === seed % part)
       register(...args);
   };
   return choose as F;

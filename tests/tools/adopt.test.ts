@@ -6,10 +6,7 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
 import { migrations, ownHead } from "../lib/migrations";
 import { fixture } from "../lib/project";
-import { oneOf } from "../lib/sample";
-import { test as everyTest } from "../lib/test";
-
-const test = oneOf(3, everyTest);
+import { test } from "../lib/test";
 
 const migrationsFolder = join(fixture, migrations);
 

@@ -162,6 +162,20 @@ test(
       const made = await run(`db:bootstrap:roles --app-role ${name} --json`);
       const again = await run(`db:bootstrap:roles --app-role ${name}`);
       const own = await run(`db:bootstrap:roles --app-role ${address.user}`);
+      const powers = {
+        superuser: "is a superuser",
+        nosuperuser: "is a member of the role that migrates",
+      };
+      const refused: Record<string, string> = {};
+      for (const power of Object.keys(powers)) {
+        const role = `${name}_${power}`;
+        await sql.unsafe(
+          `create role ${role} ${power}; grant ${address.user} to ${role}`,
+        );
+        const { stderr } = await run(`db:bootstrap:roles --app-role ${role}`);
+        await sql.unsafe(`drop role ${role}`);
+        refused[power] = /_\w+ (is .*): it could/.exec(stderr)?.[1] ?? stderr;
+      }
       await sql`create table later (id serial)`;
       const { password } = JSON.parse(made.stdout);
       const login = { ...address, user: name, password };
@@ -176,6 +190,7 @@ test(
       expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
       expect(own.exitCode).toBe(2);
       expect(own.stderr).toContain("is the role that migrates");
+      expect(refused).toEqual(powers);
       for (const text of [
         "drop table users",
         "truncate users",

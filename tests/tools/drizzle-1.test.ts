@@ -4,10 +4,7 @@ import { expect } from "bun:test";
 import { readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { migrations, writeMigrations } from "../lib/migrations";
-import { oneOf } from "../lib/sample";
-import { test as everyTest } from "../lib/test";
-
-const test = oneOf(3, everyTest);
+import { test } from "../lib/test";
 
 test("Drizzle 1.0 and the commands take turns on one database, and nothing runs twice", async ({
   sql,

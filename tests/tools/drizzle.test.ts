@@ -1,5 +1,7 @@
 // db:push and db:pull, without a terminal, on a copy of the project.
 import { describe, expect } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { image, schemaFile } from "../lib/schema-file";
 import { test } from "../lib/test";
 
@@ -182,9 +184,13 @@ describe("db:pull", () => {
     await sql`create table other (id int primary key)`;
     const second = await run("db:pull --json");
     const pulled = project.read("pulled/schema.ts");
+    const relations = project.read("pulled/relations.ts");
     project.write(schemaFile, pulled);
     await sql`drop index by_note; alter table "Teams" add later int`.simple();
     const pushed = await run("db:push --dry-run --json");
+    await sql`drop table people, "Teams", parts, "class"`.simple();
+    const third = await run("db:pull --json");
+    const left = existsSync(join(project.folder, "pulled/relations.ts"));
 
     expect(first).toEqual({
       exitCode: 0,
@@ -198,10 +204,12 @@ describe("db:pull", () => {
     expect(JSON.parse(second.stdout)).toEqual({
       files: ["pulled/schema.ts", "pulled/relations.ts"],
     });
+    expect(JSON.parse(third.stdout)).toEqual({ files: ["pulled/schema.ts"] });
+    expect(left).toBe(false);
     expect(pulled).toContain('export const other = pgTable("other"');
     expect(pulled).toContain("foreignColumns: [table.id]");
     expect(pulled).toContain("(table): PgTableExtraConfigValue[] => [");
-    expect(project.read("pulled/relations.ts")).toContain("one(class2, {");
+    expect(relations).toContain("one(class2, {");
     expect(JSON.parse(pushed.stdout)).toEqual({
       database: database.name,
       // The index without what drizzle cannot describe, and a column of a quoted name.

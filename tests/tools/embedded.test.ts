@@ -24,7 +24,7 @@ import { clusterAddress, copyCluster } from "../lib/cluster";
 import { migrations, writeMigrations } from "../lib/migrations";
 import { findFreePort, listen } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
-import { CROWD, oneOf } from "../lib/sample";
+import { CROWD } from "../lib/sample";
 import { testBeside } from "../lib/database";
 
 /** A clone with a cluster of its own, whose server does not run. */
@@ -37,13 +37,8 @@ interface Clone extends Project {
   created: string;
 }
 
-const test = oneOf(3, testUsedClone);
-
 /** A test on a clone that has used the embedded server before. */
-function testUsedClone(
-  sentence: string,
-  body: (clone: Clone) => Promise<void>,
-): void {
+function test(sentence: string, body: (clone: Clone) => Promise<void>): void {
   testNewClone(sentence, async (clone) => {
     await copyCluster(clone.dataDir);
     await body(clone);
@@ -179,42 +174,39 @@ describe("db:start and db:stop", () => {
     },
   );
 
-  testUsedClone(
-    "start after kill -9 of the server, once when many start at once, and not while a copy of the cluster has the port",
-    async (clone) => {
-      await clone.run("db:start");
-      const file = readFileSync(join(clone.cluster, "postmaster.pid"), "utf8");
-      process.kill(Number.parseInt(file, 10), "SIGKILL");
-      using copy = copyProject("a clone");
-      const dataDir = join(copy.folder, ".data");
-      cpSync(clone.dataDir, dataDir, { recursive: true });
-      await startEmbedded(dataDir, clusterAddress(clone.port));
+  test("start after kill -9 of the server, once when many start at once, and not while a copy of the cluster has the port", async (clone) => {
+    await clone.run("db:start");
+    const file = readFileSync(join(clone.cluster, "postmaster.pid"), "utf8");
+    process.kill(Number.parseInt(file, 10), "SIGKILL");
+    using copy = copyProject("a clone");
+    const dataDir = join(copy.folder, ".data");
+    cpSync(clone.dataDir, dataDir, { recursive: true });
+    await startEmbedded(dataDir, clusterAddress(clone.port));
 
-      const refused = await clone.run("db:start");
-      const reset = await clone.run("db:reset");
-      const meant = await clone.run("db:start", { DB_ENGINE: "external" });
-      await stopEmbedded(dataDir);
-      const lock = join(clone.dataDir, "lock");
-      const all = await withFileLock(lock, async () => {
-        const running = Array.from({ length: CROWD }, () =>
-          clone.run("db:start"),
-        );
-        await untilOpenedBy(running, lock);
-        return running;
-      }).then((running) => Promise.all(running));
+    const refused = await clone.run("db:start");
+    const reset = await clone.run("db:reset");
+    const meant = await clone.run("db:start", { DB_ENGINE: "external" });
+    await stopEmbedded(dataDir);
+    const lock = join(clone.dataDir, "lock");
+    const all = await withFileLock(lock, async () => {
+      const running = Array.from({ length: CROWD }, () =>
+        clone.run("db:start"),
+      );
+      await untilOpenedBy(running, lock);
+      return running;
+    }).then((running) => Promise.all(running));
 
-      expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
-      expect(refused.stderr).toContain(
-        `localhost:${clone.port} is taken by a server that this clone did not start`,
-      );
-      expect(reset).toMatchObject({ exitCode: 2, stdout: "" });
-      expect(meant.exitCode).toBe(0);
-      expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(CROWD).fill(0));
-      expect(all.filter(({ stdout }) => stdout === clone.started)).toHaveLength(
-        1,
-      );
-    },
-  );
+    expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
+    expect(refused.stderr).toContain(
+      `localhost:${clone.port} is taken by a server that this clone did not start`,
+    );
+    expect(reset).toMatchObject({ exitCode: 2, stdout: "" });
+    expect(meant.exitCode).toBe(0);
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(CROWD).fill(0));
+    expect(all.filter(({ stdout }) => stdout === clone.started)).toHaveLength(
+      1,
+    );
+  });
 
   test("start with the libraries' links missing, as without install scripts", async (clone) => {
     const modules = join(clone.folder, "node_modules");
@@ -293,7 +285,7 @@ describe("what is in the way", () => {
   );
 
   if (canMount)
-    oneOf(3, testNewClone)(
+    testNewClone(
       "a full disk, before and after there is a cluster",
       async (clone) => {
         await withSmallDisk(clone.dataDir, async () => {

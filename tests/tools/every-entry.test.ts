@@ -59,6 +59,16 @@ test("every entry of drizzle-orm/pg-core goes up, down and up, is pushed once, a
     const full = await readCatalog(sql);
     await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
 
+    const [version] = await sql`
+      select current_setting('server_version_num')::int / 10000 as major`;
+    // Another version describes a few things in other words.
+    if (version?.major === 18)
+      expect(
+        [...after]
+          .map(([object, { sql }]) => `${object}: ${sql}`)
+          .join("\n")
+          .replaceAll(role, "role"),
+      ).toMatchSnapshot();
     expect(compareCatalogs(before, back)).toEqual([]);
     expect(compareCatalogs(after, again)).toEqual([]);
     expect(unchanged).toEqual({ statements: [], losses: [], left: [] });

@@ -369,19 +369,25 @@ describe("after a merge", () => {
       await run("db:generate two");
       put(project, "0003_ours", ours);
       replace(schemaFile, logo, motto);
+      const file = `${migrations}/0003_ours.sql`;
       const down = `${migrations}/0003_ours.down.sql`;
       write(down, `-- reviewed\n${ours.down}`);
       const refused = await run("db:generate --rebase");
       const kept = read(down);
       write(down, ours.down);
+      write(file, `-- reviewed\n${ours.up}`);
+      const commented = await run("db:generate --rebase");
+      write(file, ours.up);
       const rebased = await run("db:generate --rebase");
       const checked = await run("db:check --strict --offline");
 
       expect(refused.exitCode).toBe(2);
       expect(refused.stderr).toContain(`Error: ${down} was edited by hand`);
       expect(kept).toStartWith("-- reviewed");
+      expect(commented.exitCode).toBe(2);
+      expect(commented.stderr).toContain(`Error: ${file} was edited by hand`);
       expect(rebased.exitCode).toBe(0);
-      expect(read(`${migrations}/0003_ours.sql`)).toBe(toMotto);
+      expect(read(file)).toBe(toMotto);
       expect(checked.stdout).toBe("Checked: 0 errors, 0 warnings\n");
     },
   );

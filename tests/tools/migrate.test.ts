@@ -20,7 +20,6 @@ import {
   writeMigrations,
 } from "../lib/migrations";
 import { fixture } from "../lib/project";
-import { oneOf } from "../lib/sample";
 import { test } from "../lib/test";
 
 const migrationsFolder = join(fixture, migrations);
@@ -55,7 +54,7 @@ describe("db:migrate", () => {
     });
   });
 
-  oneOf(3, test)(
+  test(
     "leaves nothing to do for drizzle-kit and drizzle-orm, nor they for it",
     "migrated",
     async ({ database, sql, project, run }) => {

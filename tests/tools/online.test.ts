@@ -11,7 +11,6 @@ import { writeOnline } from "../../scripts/schema/online";
 import { root } from "../../src/env";
 import { until } from "../lib/database";
 import { migrations, ownMigrations } from "../lib/migrations";
-import { oneOf } from "../lib/sample";
 import { image } from "../lib/schema-file";
 import { test } from "../lib/test";
 
@@ -200,7 +199,7 @@ DROP INDEX CONCURRENTLY IF EXISTS "a_name_old";`,
   },
 );
 
-oneOf(3, test)(
+test(
   "a migration online tries again where a writer is in its way, goes on after a kill, and loses nothing",
   "seeded",
   async ({ run, start, change, project, sql }) => {

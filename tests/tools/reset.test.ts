@@ -6,7 +6,6 @@ import { urlOf } from "../lib/command";
 import { openDatabase, type TestDatabase, until } from "../lib/database";
 import { migrations, ownHead } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
-import { oneOf } from "../lib/sample";
 import { test } from "../lib/test";
 import { testServer } from "../setup";
 
@@ -79,7 +78,7 @@ test(
   },
 );
 
-oneOf(3, test)(
+test(
   "runs three at once one after the other, each drops the older previous one, and makes nothing where that cannot make way",
   "empty",
   async (database) => {

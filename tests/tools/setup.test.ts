@@ -15,14 +15,11 @@ import { ownHead, ownMigrations } from "../lib/migrations";
 import { findFreePort, findQuietPort, listen } from "../lib/ports";
 import { copyProject, type Project } from "../lib/project";
 import { testBeside } from "../lib/database";
-import { oneOf } from "../lib/sample";
 
 const variables = { DB_ENGINE: "embedded" };
 
-const test = oneOf(3, testClone);
-
 /** A test on a new clone whose .env.example names a port that is free. */
-function testClone(
+function test(
   sentence: string,
   body: (clone: Project, port: number) => Promise<void>,
 ) {

@@ -1,13 +1,10 @@
 // The server that db:check starts for itself, when db:check is killed.
-import { expect, test as everyTest } from "bun:test";
+import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { root } from "../../src/env";
-import { oneOf } from "../lib/sample";
-
-const test = oneOf(3, everyTest);
 
 test("a temporary server ends with the process that started it, also after kill -9", async () => {
   const folder = mkdtempSync(join(tmpdir(), "starter-temporary-"));

@@ -8,10 +8,7 @@ import { splitStatements } from "../../scripts/migrations/statements";
 import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
 import { writeMigrations } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
-import { oneOf } from "../lib/sample";
-import { type Given, test as everyTest } from "../lib/test";
-
-const test = oneOf(3, everyTest);
+import { type Given, test } from "../lib/test";
 
 /** What db:check finds, but for what a folder without snapshots lacks. */
 async function check({ run }: Given, variables?: Record<string, string>) {
@@ -184,51 +181,48 @@ test("changes nothing on the server, whatever the migrations would do to it", as
   }
 });
 
-everyTest(
-  "runs no down file that changes the server, and leaves out what needs rows; annotates findings in GitHub Actions, and adds them to the summary",
-  async (given) => {
-    const { sql, run, project, name } = given;
-    const role = `${name}_kept`;
-    const summary = join(project.folder, "summary.md");
-    writeMigrations(project, {
-      "0000_base": `
+test("runs no down file that changes the server, and leaves out what needs rows; annotates findings in GitHub Actions, and adds them to the summary", async (given) => {
+  const { sql, run, project, name } = given;
+  const role = `${name}_kept`;
+  const summary = join(project.folder, "summary.md");
+  writeMigrations(project, {
+    "0000_base": `
       create table tenants (id int primary key);
       create table members (tenant int not null references tenants)`,
-      "0001_a": "create table a ()",
-      "0001_a.down": `drop table a; drop role ${role}`,
-      "0002_rows": needsRows,
+    "0001_a": "create table a ()",
+    "0001_a.down": `drop table a; drop role ${role}`,
+    "0002_rows": needsRows,
+  });
+  await run("db:migrate --to 0000_base");
+  await sql.unsafe(`insert into tenants values (7); create role ${role}`);
+  try {
+    const { found, stderr } = await check(given, {
+      GITHUB_ACTIONS: "true",
+      GITHUB_WORKSPACE: join(project.folder, ".."),
+      GITHUB_STEP_SUMMARY: summary,
     });
-    await run("db:migrate --to 0000_base");
-    await sql.unsafe(`insert into tenants values (7); create role ${role}`);
-    try {
-      const { found, stderr } = await check(given, {
-        GITHUB_ACTIONS: "true",
-        GITHUB_WORKSPACE: join(project.folder, ".."),
-        GITHUB_STEP_SUMMARY: summary,
-      });
 
-      expect(found).toEqual([
-        "pending 0001_a",
-        "pending 0002_rows",
-        "not_tried 0001_a",
-        "not_tried 0002_rows 2",
-        "not_tried 0002_rows 4",
-        "not_tried 0002_rows 5",
-      ]);
-      expect(
-        await sql`select from pg_roles where rolname = ${role}`,
-      ).toHaveLength(1);
-      expect(stderr).toMatch(
-        /^::warning file=[^,]+\/0001_a\.sql,title=pending::not applied/m,
-      );
-      expect(readFileSync(summary, "utf8")).toMatch(
-        /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0001_a\.sql` \|/,
-      );
-    } finally {
-      await sql.unsafe(`drop role if exists ${role}`);
-    }
-  },
-);
+    expect(found).toEqual([
+      "pending 0001_a",
+      "pending 0002_rows",
+      "not_tried 0001_a",
+      "not_tried 0002_rows 2",
+      "not_tried 0002_rows 4",
+      "not_tried 0002_rows 5",
+    ]);
+    expect(
+      await sql`select from pg_roles where rolname = ${role}`,
+    ).toHaveLength(1);
+    expect(stderr).toMatch(
+      /^::warning file=[^,]+\/0001_a\.sql,title=pending::not applied/m,
+    );
+    expect(readFileSync(summary, "utf8")).toMatch(
+      /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0001_a\.sql` \|/,
+    );
+  } finally {
+    await sql.unsafe(`drop role if exists ${role}`);
+  }
+});
 
 test("works for a plain owner, beside extensions that it may not make", async (given) => {
   await withRoles(given, 1, async ({ name, variables }) => {
