@@ -188,22 +188,26 @@ function find(layers: Layer[], names: string[]): Found | undefined {
     for (const name of names) {
       const text = variables[name] ?? "";
       if (!text.trim()) continue;
-      // A password may begin or end with a blank, but not with the end of a line.
-      const isPassword = name === "POSTGRES_PASSWORD";
-      const value = isPassword ? text.replace(/[\r\n]+$/, "") : text.trim();
+      const value = clean(name, text);
       if (!name.endsWith("_FILE")) return { name, value, depth, from };
-      const content = readFileIfThere(
-        resolve(folder, value),
+      const file = readFileIfThere(
+        resolve(folder, text.trim()),
         `the file of ${name}`,
-      )
-        ?.toString()
-        .trim();
-      if (content) return { name, value: content, depth, from };
+      );
+      const content = file && clean(name, file.toString());
+      if (content?.trim()) return { name, value: content, depth, from };
       throw misconfigured(
-        `${name} in ${from} names a file that is ${content === "" ? "empty" : "missing"}`,
+        `${name} in ${from} names a file that is ${file ? "empty" : "missing"}`,
         `set \`${name}\` to a file that holds the value`,
       );
     }
+}
+
+/** A password may begin or end with a blank, but not with the end of a line. */
+function clean(name: string, text: string): string {
+  return name.startsWith("POSTGRES_PASSWORD")
+    ? text.replace(/[\r\n]+$/, "")
+    : text.trim();
 }
 
 function parse({ name, value, from }: Found): DatabaseAddress {

@@ -182,8 +182,7 @@ function makeClient(
     host: "server",
     port: address.port,
     user: address.user,
-    // postgres.js would look for a missing password in PGPASSWORD.
-    password: address.password || (() => ""),
+    password: address.password,
     database: address.database,
     ssl: false,
     max: 1,

@@ -2,7 +2,7 @@
 // other tests run most of them in workers.
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { spawn } from "bun";
 import { root } from "../../src/env";
 import { copyProject } from "../lib/project";
@@ -120,6 +120,14 @@ testProject(
         line: `Error: ${error}`,
       });
     }
+    const PATH = dirname(process.execPath);
+    const undocked = await run("docker:dev", { PATH });
+    expect(undocked).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining(
+        "no Docker engine with Compose v2 answers",
+      ),
+    });
     // No server answers here: the greatest number is not refused.
     const { exitCode } = await run("db:migrate --wait 999999999");
     expect(exitCode).toBe(1);

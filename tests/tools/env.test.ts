@@ -79,7 +79,7 @@ describe("where variables come from", () => {
     const files = {
       ".env.local":
         "POSTGRES_DB=parts\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD_FILE=secret\n",
-      secret: "from a file\n",
+      secret: " from a file \r\n",
       url: `${to("file")}\n`,
     };
     const open = (variables: Record<string, string>) =>
@@ -89,7 +89,7 @@ describe("where variables come from", () => {
 
     expect(open({ DATABASE_URL: "" })).toMatchObject({
       database: "parts",
-      password: "from a file",
+      password: " from a file ",
     });
     expect(open({ DATABASE_URL_FILE }).database).toBe("file");
     expect(open({ DATABASE_URL_FILE, POSTGRES_URL })).toMatchObject({

@@ -48,7 +48,7 @@ test("the SQL of the first ten is as it was", async () => {
     for (const text of [up, down, online])
       expect(text.replaceAll(BREAKPOINT, "\n")).toMatchSnapshot();
   }
-});
+}, 300_000);
 
 async function makeMigration(seed: number) {
   const { before: model, after: changed, renames: answers } = makeChange(seed);

@@ -12,6 +12,7 @@ import {
   diffRenamed,
   printDown,
 } from "../../scripts/schema/down-file";
+import { drawDiagram } from "../../scripts/schema/mermaid";
 import { writeOnline } from "../../scripts/schema/online";
 import { answerRenames } from "../../scripts/schema/renames";
 import {
@@ -682,7 +683,7 @@ test("the SQL of each change is as it was", async () => {
     for (const text of [up, down, online])
       expect(text.replaceAll(BREAKPOINT, "\n")).toMatchSnapshot(name);
   }
-});
+}, 300_000);
 
 test("a table that stays the same is read once in each snapshot, however much changes", async () => {
   const t = (columns: Record<string, pg.PgColumnBuilderBase>) =>
@@ -722,10 +723,38 @@ test("a table that stays the same is read once in each snapshot, however much ch
   expect(reads).toBe(2);
 });
 
+test("the diagram tells one from many, and what has to be there from what may", async () => {
+  const one = pg.pgTable("one", { id: id() });
+  const to = () => pg.integer().references(() => one.id);
+  const many = pg.pgTable("many", {
+    a: to(),
+    b: to().unique(),
+    c: to().notNull(),
+    d: to().primaryKey(),
+  });
+
+  const lines = drawDiagram(await describeExports({ one, many }, ""))
+    .split("\n")
+    .filter((line) => line.includes("--"))
+    .filter((line) => line.startsWith("  "));
+
+  expect(lines).toEqual([
+    '  one |o--o{ many : "a"',
+    '  one |o--o| many : "b"',
+    '  one ||--o{ many : "c"',
+    '  one ||--o| many : "d"',
+  ]);
+});
+
 test("a name that two columns or relations share is refused, also where PostgreSQL cuts it", async () => {
   const x = () => pg.text();
   const long = "x".repeat(63);
+  const twice = (part: () => pg.PgTableExtraConfigValue) => ({
+    a: pg.pgTable("a", { x: x() }, () => [part(), part()]),
+  });
   const pairs = {
+    "the check c of public.a": twice(() => pg.check("c", S`true`)),
+    "the policy p of public.a": twice(() => pg.pgPolicy("p")),
     "the column x of public.a exists twice": {
       a: pg.pgTable("a", { x: x(), y: pg.text("x") }),
     },
