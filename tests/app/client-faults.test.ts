@@ -1,6 +1,7 @@
 // What the client does when a connection, a server or the network fails.
 import { expect } from "bun:test";
 import { eq, sql } from "drizzle-orm";
+import { pgTable, timestamp } from "drizzle-orm/pg-core";
 import { codeOf } from "../../src/infrastructure/database/errors";
 import type { Transaction } from "../../src/infrastructure/database/database";
 import {
@@ -251,6 +252,24 @@ test("a transaction says what became of it", async ({ address }) => {
         .catch(() => {});
     }),
   );
+  const never = new Date(NaN);
+  const dated = pgTable("dated", { at: timestamp() });
+  const unsent = [
+    (tx: Transaction) => tx.execute(sql`select ${{ big: 1n }}::jsonb`),
+    (tx: Transaction) => tx.insert(dated).values({ at: never }),
+  ].map((send) =>
+    db
+      .transaction(async (tx) => {
+        await tx.insert(items).values({ slug: "unsent" });
+        await rejection((async () => await send(tx))());
+      })
+      .catch((error) => [codeOf(error), String(error.cause)]),
+  );
+  const saved = await db.transaction(async (tx) => {
+    const part = tx.transaction((inner) => inner.execute(sql`select ${never}`));
+    await rejection(part);
+    return await tx.$count(items);
+  });
   const undone = await rejection(
     db.transaction(async (tx) => {
       await tx.insert(items).values({ slug: "undone" });
@@ -275,6 +294,11 @@ test("a transaction says what became of it", async ({ address }) => {
   expect(nested).toBe(2);
   expect(codeOf(swallowed)).toBe("ROLLED_BACK");
   expect(codeOf((swallowed as Error).cause)).toBe("23505");
+  expect(await Promise.all(unsent)).toEqual([
+    ["ROLLED_BACK", expect.stringContaining("BigInt")],
+    ["ROLLED_BACK", "RangeError: Invalid Date"],
+  ]);
+  expect(saved).toBe(2);
   expect([codeOf(undone), kept]).toEqual(["ROLLED_BACK", "kept"]);
   expect(thrown).toEqual(new Error("mine"));
   expect(codeOf(late)).toBe("TRANSACTION_OVER");
@@ -394,6 +418,12 @@ test("a failed statement leaves nothing that others meet", async ({
   await db.execute("alter table items alter name type varchar");
   const changed = await rejection(prepared.execute());
   const again = await prepared.execute();
+  const cast = db
+    .select({ value: sql`${sql.placeholder("value")}::jsonb` })
+    .from(items)
+    .prepare("cast");
+  await rejection(cast.execute({ value: { big: 1n } }));
+  const sent = await cast.execute({ value: { big: 1 } });
   const missing = await rejection(
     db
       .select()
@@ -406,4 +436,5 @@ test("a failed statement leaves nothing that others meet", async ({
   expect(after).toEqual(Array(10).fill(undefined));
   expect(codeOf(changed)).toBe("0A000");
   expect(again).toHaveLength(1);
+  expect(sent).toEqual([{ value: { big: 1 } }]);
 });

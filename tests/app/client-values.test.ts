@@ -23,7 +23,7 @@ for (const TZ of ["UTC", "Europe/Berlin"])
 bunTest("more parameters than the protocol can count are refused", () => {
   const most = Array.from({ length: 65_535 }, () => 1);
 
-  expect(encodeValues(most)).toEqual(most);
+  expect(encodeValues(most)).toHaveLength(65_535);
   expect(() => encodeValues([...most, 1])).toThrow(
     "a statement has 65536 parameters, and may have 65535",
   );

@@ -122,6 +122,7 @@ export async function logIn(
     destroy: () => socket.destroy(),
     ask: async ({ text, name, rowMode }, values, types, limitMs) => {
       if (loss) throw loss;
+      const encoded = encodeValues(values);
       const timer = setTimeout(() => {
         lose(
           databaseError(
@@ -136,7 +137,7 @@ export async function logIn(
       try {
         return await client.query({
           text,
-          values: encodeValues(values),
+          values: encoded,
           // pg reads declared oids from the same property as the parsers.
           types: Object.assign(typesOf(values), types),
           ...(name && { name }),

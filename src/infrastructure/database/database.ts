@@ -18,8 +18,13 @@ export type Query = (
   values: unknown[],
 ) => Promise<QueryResult>;
 
-/** Runs a transaction on one connection: `run` gets the function that sends to it. */
-export type Transact = <T>(run: (query: Query) => Promise<T>) => Promise<T>;
+/**
+ * Runs a transaction on one connection: `run` gets the function that sends to it, and
+ * one that makes the transaction fail for a statement that could not be sent.
+ */
+export type Transact = <T>(
+  run: (query: Query, fail: (error: unknown) => void) => Promise<T>,
+) => Promise<T>;
 
 /** The result of `execute`: an array of rows, with PostgreSQL's other fields. */
 export type Rows<Row> = Row[] & {
@@ -50,13 +55,12 @@ export function openDatabase(query: Query, transact: Transact): Database {
   const database = drizzle({ client: asClient(query), schema });
   const { schema: tables, fullSchema, tableNamesMap } = database._;
   const relations = tables && { schema: tables, fullSchema, tableNamesMap };
-  const dialect = new PgDialect();
   // drizzle's own, on a pool, sends ROLLBACK to a lost connection and keeps it.
   const transaction: typeof database.transaction = (work, config) =>
-    transact((run) =>
+    transact((run, fail) =>
       new NodePgSession<typeof schema, NonNullable<typeof tables>>(
         asClient(run),
-        dialect,
+        new WatchedDialect(fail),
         relations,
       ).transaction(work, config),
     );
@@ -71,6 +75,21 @@ export function openDatabase(query: Query, transact: Transact): Database {
     transaction,
     $count,
   }) as unknown as Database;
+}
+
+/** Reports a statement that drizzle cannot write: a column refuses its value. */
+class WatchedDialect extends PgDialect {
+  constructor(private readonly onError: (error: unknown) => void) {
+    super();
+  }
+  override sqlToQuery(...statement: Parameters<PgDialect["sqlToQuery"]>) {
+    try {
+      return super.sqlToQuery(...statement);
+    } catch (error) {
+      this.onError(error);
+      throw error;
+    }
+  }
 }
 
 /** Returns a client for drizzle, which uses only `query`. */

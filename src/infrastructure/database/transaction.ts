@@ -1,7 +1,7 @@
 // Transactions on one connection from BEGIN to COMMIT. Nothing is sent once that is
 // lost, and success is reported only when COMMIT was answered.
 import type { PgTransactionConfig } from "drizzle-orm/pg-core";
-import type { QueryResult } from "pg";
+import pg, { type QueryResult } from "pg";
 import type { ClientSettings } from "../../env";
 import { causesOf, codeOf, databaseError } from "./errors";
 import type { Statement } from "./connection";
@@ -26,20 +26,22 @@ const FIRST_PAUSE_MS = 50;
 /** `end` is another name of COMMIT, and a word of other statements. */
 const COMMITS = /\bcommit\b|\bprepare\s+transaction\b|(^|;)\s*end\b/i;
 const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
+/** PostgreSQL refuses it: there is no such savepoint. */
+const REFUSED = 'rollback to savepoint "a statement could not be sent"';
 
 /**
  * Runs the statements of one transaction, BEGIN and COMMIT included, on one
  * connection.
  *
- * @param run gets the function that runs a statement; sends `begin`, its
- * statements, then `commit` or `rollback`.
+ * @param run gets the function that runs a statement, and `fail` for one that could
+ * not be sent; sends `begin`, its statements, then `commit` or `rollback`.
  * @throws what `run` throws; an error with the code COMMIT_UNKNOWN when COMMIT was
  * sent and not answered, ROLLED_BACK when PostgreSQL answered it with ROLLBACK.
  */
 export async function transact<T>(
   pool: Pool,
   settings: ClientSettings,
-  run: (query: Query) => Promise<T>,
+  run: (query: Query, fail: (error: unknown) => void) => Promise<T>,
 ): Promise<T> {
   const failures: unknown[] = [];
   let verdict: Error | undefined;
@@ -91,8 +93,16 @@ export async function transact<T>(
           "the connection was lost after COMMIT was sent: whether the transaction is committed is unknown",
           error,
         );
+      const isRefused = error instanceof pg.DatabaseError;
+      if (!isRefused && !verdict && !lease.isLost()) fail(error);
       throw verdict ?? error;
     }
+  };
+  /** Makes the transaction, or its savepoint, fail as after a refused statement. */
+  const fail = (error: unknown) => {
+    last = last
+      .then(() => send({ text: REFUSED }, []))
+      .catch(() => failures.push(error));
   };
   /** Sends statements one after the other, each with its own time limit. */
   const query: Query = (statement, values) => {
@@ -102,7 +112,7 @@ export async function transact<T>(
   };
 
   try {
-    return await run(query);
+    return await run(query, fail);
   } catch (error) {
     throw markRepeatable(verdict ?? error, failures);
   } finally {

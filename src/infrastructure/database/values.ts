@@ -1,6 +1,6 @@
 // Converts values from JavaScript to PostgreSQL and back. pg would parse points,
 // intervals and dates into its own objects; drizzle takes them as text.
-import { types } from "pg";
+import pg, { types } from "pg";
 
 type Parse = (text: string) => unknown;
 
@@ -60,11 +60,17 @@ function parseElements(value: unknown, parse: Parse): unknown {
 /** The protocol counts the parameters of a statement in two bytes. */
 const MOST_VALUES = 65_535;
 
+/** pg's own encoding: objects as JSON, arrays as PostgreSQL writes them. */
+const { prepareValue } = (
+  pg as unknown as { utils: { prepareValue(value: unknown): unknown } }
+).utils;
+
 /**
- * Returns the values in the form that pg sends.
+ * Returns the values in the form that pg sends. pg itself would encode them only
+ * after it has sent the statement's text.
  *
- * @throws when one is undefined, or when there are too many: pg would send a wrong
- * count, and PostgreSQL would refuse the message as invalid.
+ * @throws when one is undefined or cannot be encoded, or when there are too many:
+ * pg would send a wrong count, and PostgreSQL would refuse the message as invalid.
  */
 export function encodeValues(values: unknown[]): unknown[] {
   if (values.length > MOST_VALUES)
@@ -74,7 +80,7 @@ export function encodeValues(values: unknown[]): unknown[] {
   return values.map((value) => {
     if (value === undefined)
       throw new Error("a parameter is undefined: write null for SQL's NULL");
-    return encodeDates(value);
+    return prepareValue(encodeDates(value));
   });
 }
 
