@@ -227,6 +227,30 @@ test("a silent server is an error within the limit, and the whole pool is usable
   expect(usable).toBe(3);
 });
 
+test("a connection that the silence swallowed fails nobody who asks afterwards", async ({
+  address,
+}) => {
+  const network = await openNetwork(address);
+  const { db, closeDatabase } = openClient(
+    { ...address, port: network.port },
+    { poolSize: 2, connectMs: 1000 },
+  );
+  const release = Promise.withResolvers<void>();
+
+  const swallowed = network.swallow(true);
+  const held = db.transaction(() => release.promise);
+  await swallowed;
+  await network.swallow(false);
+  // Its connection goes to the first one, so it waits for another.
+  const code = await db.execute("select 1").then(() => undefined, codeOf);
+  release.resolve();
+  await held;
+  await closeDatabase();
+  await network.close();
+
+  expect(code).toBeUndefined();
+});
+
 test("a transaction says what became of it", async ({ address }) => {
   const { db, closeDatabase } = openClient(address);
   let leaked: Transaction | undefined;

@@ -4,7 +4,13 @@ import { beforeAll, expect } from "bun:test";
 import { ne, sql } from "drizzle-orm";
 import { unionAll } from "drizzle-orm/pg-core";
 import { codeOf } from "../../src/infrastructure/database/errors";
-import { CREATE_ITEMS, items, openClient, rejection } from "../lib/client";
+import {
+  CREATE_ITEMS,
+  items,
+  openClient,
+  openNetwork,
+  rejection,
+} from "../lib/client";
 import { useDatabase } from "../lib/database";
 
 const { database, test } = useDatabase("empty");
@@ -97,6 +103,32 @@ test("an error of the query itself is not asked for twice", async () => {
   await closeDatabase();
 
   expect(code).toBe("22012");
+});
+
+test("a replica that was silent is read from at once when it is back", async () => {
+  const network = await openNetwork(address);
+  const { db, closeDatabase } = openClient(address, { connectMs: 8000 }, [
+    { ...replica, port: network.port },
+  ]);
+  let slowest = 0;
+  const read = async () => {
+    const start = Date.now();
+    const [row] = await db.select().from(items);
+    slowest = Math.max(slowest, Date.now() - start);
+    return row?.name;
+  };
+
+  await askUntil("replica", read);
+  void network.swallow(true);
+  // More than there are connections: some have to be opened.
+  await Promise.all(Array.from({ length: 3 }, read));
+  void network.swallow(false);
+  slowest = 0;
+  await askUntil("replica", read);
+  await closeDatabase();
+  await network.close();
+
+  expect(slowest).toBeLessThan(3000);
 });
 
 test("a replica that refuses is left out at once, and comes back", async () => {

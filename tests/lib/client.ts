@@ -35,13 +35,16 @@ export async function rejection(promise: PromiseLike<unknown>) {
   throw new Error("it was not rejected");
 }
 
-/** Opens a network in front of a server; it can drop all data, and later pass data
- * on again. */
+/**
+ * Opens a network in front of a server; it can drop all data, and later pass data on
+ * again. `swallow(true)` resolves once something has been dropped.
+ */
 export async function openNetwork({ port }: DatabaseAddress) {
   let isDown = false;
+  let dropped = Promise.withResolvers<void>();
   const pass = (from: Socket, to: Socket) =>
     from
-      .on("data", (chunk) => isDown || to.write(chunk))
+      .on("data", (chunk) => (isDown ? dropped.resolve() : to.write(chunk)))
       .on("error", () => {})
       .on("close", () => to.destroy());
   const { port: own, close } = await listen((client) => {
@@ -52,6 +55,10 @@ export async function openNetwork({ port }: DatabaseAddress) {
   return {
     port: own,
     close,
-    swallow: (yes: boolean) => (isDown = yes),
+    swallow: async (yes: boolean) => {
+      isDown = yes;
+      dropped = Promise.withResolvers();
+      if (yes) await dropped.promise;
+    },
   };
 }

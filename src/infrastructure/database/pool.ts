@@ -44,7 +44,10 @@ export interface Pool {
   query(statement: Statement, values: unknown[]): Promise<QueryResult>;
   /** Returns when a connection was last in use, in milliseconds; now, while one is. */
   usedAt(): number;
-  /** Closes every connection; statements in progress fail with CONNECTION_LOST. */
+  /**
+   * Closes every connection, also those that are being opened; statements in progress
+   * fail with CONNECTION_LOST.
+   */
   drop(): void;
   /** Refuses new statements, and closes every connection. */
   close(): void;
@@ -99,12 +102,13 @@ export function openPool(
   let hasTypes = false;
   let isClosed = false;
   let releasedAt = 0;
-  let opening = 0;
   let fullUntil = 0;
   let refusal: unknown = new Error("it did not answer");
   const connections = new Set<Connection>();
   const idle: { connection: Connection; timer: Timer }[] = [];
   const waiters: Waiter[] = [];
+  /** Connections that are being opened, each with those who waited when it began. */
+  const openings = new Set<Waiter[]>();
 
   const driver: Driver<Connection & { role: Role }> = {
     logIn: async (socket) => {
@@ -134,12 +138,14 @@ export function openPool(
     while (
       !isClosed &&
       Date.now() >= fullUntil &&
-      waiters.length > opening &&
-      connections.size + opening < size
+      waiters.length > openings.size &&
+      connections.size + openings.size < size
     ) {
-      opening += 1;
+      const present = [...waiters];
+      openings.add(present);
       openSession(target, driver, wanted)
         .then(({ session, way }) => {
+          if (!openings.has(present)) return session.destroy(); // dropped
           target = withHostFirst(target, way);
           connections.add(session);
           giveBack(session);
@@ -147,14 +153,20 @@ export function openPool(
         .catch((error: unknown) => {
           refusal = error;
           const isFull = codeOf(error) === TOO_MANY;
-          // The server is full: another connection will become free.
-          if (!isFull || connections.size + opening === 1)
-            return waiters.shift()?.giveUp(explainRefusal(error, address));
-          fullUntil = Date.now() + FULL_MS;
-          setTimeout(open, FULL_MS).unref();
+          if (isFull && connections.size + openings.size > 1) {
+            // The server is full: another connection will become free.
+            fullUntil = Date.now() + FULL_MS;
+            setTimeout(open, FULL_MS).unref();
+            return;
+          }
+          // Who came later gets a new attempt: the network may be back.
+          const [first] = waiters;
+          if (!first || !present.includes(first)) return;
+          waiters.shift();
+          first.giveUp(explainRefusal(error, address));
         })
         .finally(() => {
-          opening -= 1;
+          openings.delete(present);
           open();
         });
     }
@@ -234,6 +246,7 @@ export function openPool(
     reason = databaseError("CONNECTION_LOST", "the connections were closed"),
   ) {
     for (const waiter of waiters.splice(0)) waiter.giveUp(reason);
+    openings.clear();
     for (const connection of connections) connection.destroy();
   }
 
@@ -255,7 +268,9 @@ export function openPool(
       }
     },
     usedAt: () =>
-      opening > 0 || connections.size > idle.length ? Date.now() : releasedAt,
+      openings.size > 0 || connections.size > idle.length
+        ? Date.now()
+        : releasedAt,
     drop: () => drop(),
     close: () => {
       isClosed = true;
