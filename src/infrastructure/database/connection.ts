@@ -111,7 +111,7 @@ export async function logIn(
   if (bindsChannel && !isBound)
     throw new Error("it offers no channel binding, which the URL requires");
 
-  return {
+  const connection: Connection = {
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
     isOutdated: () => isOutdated,
@@ -149,10 +149,13 @@ export async function logIn(
           // A function may raise class 08 for a connection of its own.
           const isOwn = error.severity !== "ERROR";
           if (isOwn && ENDS_SESSION.test(code)) loseTo(error);
-          isOutdated ||=
-            code === "25006" || (!!name && NOT_AS_PREPARED.includes(code));
+          const isStale = !!name && NOT_AS_PREPARED.includes(code);
+          isOutdated ||= code === "25006" || isStale;
           // Only now does the server say whether a transaction is open.
           if (!loss) await ready.promise;
+          // It has not run: an error inside a function has a context, `where`.
+          if (isStale && !error.where && !loss && !connection.isInTransaction())
+            return connection.ask({ text, rowMode }, values, types, limitMs);
         }
         throw loss ?? (name ? explainPrepared(error) : error);
       } finally {
@@ -160,6 +163,7 @@ export async function logIn(
       }
     },
   };
+  return connection;
 }
 
 /** Explains an error about a prepared statement: a pooler does not keep those. */
