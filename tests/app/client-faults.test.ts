@@ -450,6 +450,12 @@ test("a failed statement leaves nothing that others meet", async ({
     .prepare("cast");
   await rejection(cast.execute({ value: { big: 1n } }));
   const sent = await cast.execute({ value: { big: 1 } });
+  const half = db
+    .select({ value: sql`${sql.placeholder("value")} / 2.0` })
+    .from(items)
+    .prepare("half");
+  await half.execute({ value: 1n });
+  const halved = await half.execute({ value: "1.5" });
   const missing = await rejection(
     db
       .select()
@@ -464,4 +470,5 @@ test("a failed statement leaves nothing that others meet", async ({
   expect(again).toHaveLength(1);
   expect(discarded).toHaveLength(1);
   expect(sent).toEqual([{ value: { big: 1 } }]);
+  expect(Number(halved[0]?.value)).toBe(0.75);
 });

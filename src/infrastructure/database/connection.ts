@@ -111,6 +111,9 @@ export async function logIn(
   if (bindsChannel && !isBound)
     throw new Error("it offers no channel binding, which the URL requires");
 
+  /** The types of each prepared statement: those of its first values. */
+  const declared = new Map<string, string>();
+
   const connection: Connection = {
     loss: () => loss,
     isInTransaction: () => (client.getTransactionStatus() ?? "I") !== "I",
@@ -120,9 +123,15 @@ export async function logIn(
       await client.end();
     },
     destroy: () => socket.destroy(),
-    ask: async ({ text, name, rowMode }, values, types, limitMs) => {
+    ask: async (statement, values, types, limitMs) => {
       if (loss) throw loss;
+      const { text, rowMode } = statement;
+      let { name } = statement;
       const encoded = encodeValues(values);
+      const oids = typesOf(values);
+      // A prepared statement would refuse values of other types.
+      if (name && !declared.has(name)) declared.set(name, String(oids));
+      if (name && declared.get(name) !== String(oids)) name = undefined;
       const timer = setTimeout(() => {
         lose(
           databaseError(
@@ -139,7 +148,7 @@ export async function logIn(
           text,
           values: encoded,
           // pg reads declared oids from the same property as the parsers.
-          types: Object.assign(typesOf(values), types),
+          types: Object.assign(oids, types),
           ...(name && { name }),
           ...(rowMode && { rowMode }),
         });
