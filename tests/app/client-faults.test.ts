@@ -112,6 +112,7 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     await attempt("elsewhere", () =>
       db.execute("select pg_terminate_backend(pg_backend_pid())"),
     ),
+    await attempt("another", () => db.transaction(raise("40001"))),
     await attempt("idle", async (tx) => {
       await tx.execute("set local idle_in_transaction_session_timeout = 1");
       while (true) {
@@ -131,6 +132,7 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     undefined,
     "23505",
     "CONNECTION_LOST",
+    "40001",
     "CONNECTION_LOST",
   ]);
   expect(tries).toEqual({
@@ -141,6 +143,7 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     swallowed: 2,
     duplicate: 1,
     elsewhere: 1,
+    another: 1,
     idle: 1,
   });
   expect(rows.map(({ slug }) => slug)).toEqual([

@@ -180,6 +180,8 @@ function markRepeatable(error: unknown, failures: unknown[]): unknown {
   const chain = causesOf(error);
   const own = chain.find((cause) => failures.includes(cause));
   const [outermost] = chain;
+  // Another transaction, inside this one, may have marked it.
+  if (outermost) repeatable.delete(outermost);
   if (!own || !outermost || codeOf(error) === "COMMIT_UNKNOWN") return error;
   const isHopeless = chain.some((cause) =>
     HOPELESS_CODES.includes(String((cause as { code?: unknown }).code)),
