@@ -2,8 +2,10 @@
 // on the zone of the process, and is what postgres.js stored and read.
 import { expect, test as bunTest } from "bun:test";
 import { join } from "node:path";
+import { pgTable, timestamp } from "drizzle-orm/pg-core";
 import { root } from "../../src/env";
 import { encodeValues } from "../../src/infrastructure/database/values";
+import { openClient } from "../lib/client";
 import { testDatabase as test } from "../lib/database";
 
 const script = "tests/lib/every-type.ts";
@@ -19,6 +21,34 @@ for (const TZ of ["UTC", "Europe/Berlin"])
     expect(stderr).toBe("");
     expect(JSON.parse(stdout)).toEqual(expected);
   });
+
+test("a Date of any year is read", "empty", async ({ address }) => {
+  const { db, closeDatabase } = openClient(address, { poolSize: 1 });
+  const times = pgTable("times", {
+    zoned: timestamp({ withTimezone: true }),
+    plain: timestamp(),
+  });
+  await db.execute("create table times (zoned timestamptz, plain timestamp)");
+  await db.execute("set timezone = 'Europe/Amsterdam'");
+  await db.execute(`insert into times select value, value at time zone 'UTC'
+    from unnest(array['1800-01-01 12:34:56.789Z', '0001-02-03Z', '12345-06-07Z',
+      '0044-03-15Z BC', '2026-07-01Z', 'infinity']::timestamptz[]) as value`);
+
+  const rows = await db.select().from(times);
+  await closeDatabase();
+
+  const dates = [
+    "1800-01-01T12:34:56.789Z",
+    "0001-02-03T00:00:00.000Z",
+    "+012345-06-07T00:00:00.000Z",
+    "-000043-03-15T00:00:00.000Z",
+    "2026-07-01T00:00:00.000Z",
+    null, // there is no such Date
+  ];
+  expect(JSON.parse(JSON.stringify(rows))).toEqual(
+    dates.map((date) => ({ zoned: date, plain: date })),
+  );
+});
 
 bunTest("more parameters than the protocol can count are refused", () => {
   const most = Array.from({ length: 65_535 }, () => 1);

@@ -1,5 +1,6 @@
 // Converts values from JavaScript to PostgreSQL and back. pg would parse points,
 // intervals and dates into its own objects; drizzle takes them as text.
+import { PgTimestamp } from "drizzle-orm/pg-core";
 import pg, { types } from "pg";
 
 type Parse = (text: string) => unknown;
@@ -56,6 +57,19 @@ function parseElements(value: unknown, parse: Parse): unknown {
     return value.map((element) => parseElements(element, parse));
   return typeof value === "string" ? parse(value) : null;
 }
+
+const parseTimestamp = types.getTypeParser(types.builtins.TIMESTAMPTZ);
+
+// drizzle's own, `new Date(text)`, takes the year 1 for 2001 and infinity for 2000, and
+// refuses a zone with seconds, as zones had before 1900, and years BC.
+PgTimestamp.prototype.mapFromDriverValue = function (text) {
+  if (typeof text !== "string") return text;
+  const zoned = this.withTimezone
+    ? text
+    : text.replace(/(?<=\d)( BC)?$/, "+00$1");
+  // Rows in JSON have a T between date and time.
+  return new Date(parseTimestamp(zoned.replace("T", " ")));
+};
 
 /** The protocol counts the parameters of a statement in two bytes. */
 const MOST_VALUES = 65_535;
