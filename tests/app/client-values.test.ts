@@ -2,6 +2,7 @@
 // on the zone of the process, and is what postgres.js stored and read.
 import { expect, test as bunTest } from "bun:test";
 import { join } from "node:path";
+import { sql } from "drizzle-orm";
 import { pgTable, timestamp } from "drizzle-orm/pg-core";
 import { root } from "../../src/env";
 import { encodeValues } from "../../src/infrastructure/database/values";
@@ -22,7 +23,7 @@ for (const TZ of ["UTC", "Europe/Berlin"])
     expect(JSON.parse(stdout)).toEqual(expected);
   });
 
-test("a Date of any year is read", "empty", async ({ address }) => {
+test("a Date is read and compared as it is", "empty", async ({ address }) => {
   const { db, closeDatabase } = openClient(address, { poolSize: 1 });
   const times = pgTable("times", {
     zoned: timestamp({ withTimezone: true }),
@@ -35,6 +36,11 @@ test("a Date of any year is read", "empty", async ({ address }) => {
       '0044-03-15Z BC', '2026-07-01Z', 'infinity']::timestamptz[]) as value`);
 
   const rows = await db.select().from(times);
+  const late = new Date("2026-07-01T23:30Z");
+  const [compared] = await db.execute(sql`select
+    timestamptz '2026-07-01 23:30Z' = ${late} as zoned,
+    timestamp '2026-07-01 23:30' = ${late} as plain,
+    date '2026-07-01' = ${late} as day`);
   await closeDatabase();
 
   const dates = [
@@ -48,6 +54,7 @@ test("a Date of any year is read", "empty", async ({ address }) => {
   expect(JSON.parse(JSON.stringify(rows))).toEqual(
     dates.map((date) => ({ zoned: date, plain: date })),
   );
+  expect(compared).toEqual({ zoned: true, plain: true, day: true });
 });
 
 bunTest("more parameters than the protocol can count are refused", () => {

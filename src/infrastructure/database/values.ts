@@ -114,10 +114,8 @@ export function typesOf(values: unknown[]): number[] {
       ? types.builtins.BOOL
       : typeof value === "bigint"
         ? types.builtins.INT8
-        : value instanceof Date
-          ? types.builtins.TIMESTAMPTZ
-          : value instanceof Uint8Array
-            ? types.builtins.BYTEA
-            : 0,
+        : value instanceof Uint8Array
+          ? types.builtins.BYTEA
+          : 0,
   );
 }
