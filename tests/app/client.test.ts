@@ -99,6 +99,43 @@ await closeDatabase();
   },
 );
 
+test(
+  "reads answers that came while the process was suspended",
+  "empty",
+  async (database) => {
+    using project = copyApplication();
+    project.write(
+      "app.ts",
+      `import { closeDatabase, db } ${barrel};
+const ask = () => db.execute("select pg_sleep(0.3)");
+const askAtOnce = () => Promise.all([ask(), ask(), ask()]);
+await askAtOnce();
+const answers = askAtOnce();
+await new Promise((resolve) => setImmediate(resolve));
+console.log("sent");
+console.log((await answers).length);
+await closeDatabase();
+`,
+    );
+    const child = database.start(
+      "app.ts",
+      { DATABASE_STATEMENT_TIMEOUT: "1s" },
+      project.folder,
+    );
+
+    let output = "";
+    for await (const chunk of child.stdout) {
+      output += Buffer.from(chunk).toString();
+      if (output !== "sent\n") continue;
+      child.kill("SIGSTOP");
+      await Bun.sleep(2500); // longer than the limit and its grace
+      child.kill("SIGCONT");
+    }
+
+    expect(output).toBe("sent\n3\n");
+  },
+);
+
 test("keeps its pool across hot reloads", "empty", async ({ url }) => {
   using project = copyApplication();
   const app = (version: number) =>

@@ -24,7 +24,8 @@ export interface Connection {
    * Runs one statement.
    *
    * @param types the parsers of the columns.
-   * @param limitMs the connection is closed after this time, in milliseconds.
+   * @param limitMs PostgreSQL's own limit, in milliseconds. The connection is closed
+   * a second after it.
    * @throws PostgreSQL's own error, or the `loss`.
    */
   ask(
@@ -53,6 +54,8 @@ const ENDS_SESSION = /^(57P0|08|25P0[34]$)/;
 /** The codes of errors that a prepared statement would get again: its result type changed, or it is gone. */
 const NOT_AS_PREPARED = ["0A000", "26000"];
 
+/** Added to a limit, so that PostgreSQL's own limit comes first. In milliseconds. */
+const GRACE_MS = 1000;
 /** How long the server has to close the connection. In milliseconds. */
 const GOODBYE_MS = 1000;
 const WITH_CHANNEL = "SCRAM-SHA-256-PLUS";
@@ -132,15 +135,21 @@ export async function logIn(
       // A prepared statement would refuse values of other types.
       if (name && !declared.has(name)) declared.set(name, String(oids));
       if (name && declared.get(name) !== String(oids)) name = undefined;
-      const timer = setTimeout(() => {
+      const giveUp = () => {
         lose(
           databaseError(
             "NO_ANSWER",
-            `the database did not answer within ${limitMs / 1000} s, and the connection was closed; whether the statement took effect is unknown`,
+            `the database did not answer within ${(limitMs + GRACE_MS) / 1000} s, and the connection was closed; whether the statement took effect is unknown`,
           ),
         );
         socket.destroy();
-      }, limitMs);
+      };
+      // Two steps: after a suspension of this process the first is late, and the
+      // answer may be there already.
+      let timer = setTimeout(
+        () => (timer = setTimeout(giveUp, GRACE_MS)),
+        limitMs,
+      );
       const ready = Promise.withResolvers<void>();
       goOn = ready.resolve;
       try {

@@ -59,8 +59,6 @@ interface Waiter {
   giveUp(error: unknown): void;
 }
 
-/** Added to a limit, so that PostgreSQL's own limit comes first. In milliseconds. */
-const GRACE_MS = 1000;
 /** A connection that has been idle for this time is closed. In milliseconds. */
 const IDLE_MS = 30_000;
 /** PostgreSQL's code for a server that takes no more connections. */
@@ -81,7 +79,6 @@ export function openPool(
   size: number,
   ofSeveral: Wanted = "any",
 ): Pool {
-  const answerMs = settings.statementMs + GRACE_MS;
   const startup = {
     user: address.user,
     database: address.database,
@@ -231,7 +228,12 @@ export function openPool(
     return {
       query: (statement, values) => {
         const name = settings.canPrepare ? statement.name : undefined;
-        return connection.ask({ ...statement, name }, values, types, answerMs);
+        return connection.ask(
+          { ...statement, name },
+          values,
+          types,
+          settings.statementMs,
+        );
       },
       isLost: () => connection.loss() !== undefined,
       isInTransaction: connection.isInTransaction,
