@@ -799,8 +799,14 @@ describe("a file", () => {
         const qualified = await explain("select from public.nobody;", {
           as: role,
         });
-        await sql.unsafe(`alter database ${database.name} reset search_path`);
+        await sql.unsafe(`
+        alter database ${database.name} reset search_path;
+        alter role ${role?.name} in database ${database.name} set statement_timeout = '1s'`);
+        const both = await explain("select pg_sleep(60);", { as: role });
 
+        expect(both).toContain(
+          `statement_timeout is set to 1s for the role ${role?.name} in ${database.name}: `,
+        );
         expect(timeout).toContain(
           `\nHint: statement_timeout is set to 1s for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
         );

@@ -39,6 +39,7 @@ describe("db:rollback", () => {
   testApplied(
     "undoes the newest, steps, or all after one that is kept; it can be applied again",
     async ({ sql, name, run }) => {
+      const misnamed = await run("db:rollback --confirm other");
       const first = await run("db:rollback");
       const second = await run("db:rollback --json");
       const again = await run("db:migrate");
@@ -48,6 +49,9 @@ describe("db:rollback", () => {
       const steps = await run("db:rollback --steps 5");
       const nothing = await run("db:rollback");
 
+      expect(misnamed.stderr).toStartWith(
+        'Error: "other" is not the name of the database\n',
+      );
       expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
       expect(JSON.parse(second.stdout)).toEqual({
         database: name,
@@ -129,8 +133,8 @@ describe("db:rollback", () => {
     const downs: Record<string, [up: string, down: string]> = {
       "0000_users": [files["0000_users"], files["0000_users.down"]],
       "0001_delete": [
-        "insert into users values (7, 'x');",
-        "delete from users;",
+        "insert into users values (7, 'x'), (8, 'y');",
+        "delete from users where id = 7; update users set name = 'z';",
       ],
       "0002_rename": [
         "alter table users rename name to title;",
@@ -236,7 +240,10 @@ describe("db:rollback", () => {
       "0002_rename": { exitCode: 0, lines: [""] },
       "0001_delete": {
         exitCode: 0,
-        lines: ["Data would be lost: deletes from users: 1 row"],
+        lines: [
+          "Data would be lost: deletes from users: 1 row",
+          "Data would be lost: updates users: 1 row",
+        ],
       },
     });
     expect(sequence).toMatchObject([{ last_value: "1" }]);

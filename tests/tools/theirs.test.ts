@@ -3,6 +3,7 @@
 import { expect, test as bunTest } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { listMade } from "../../scripts/migrations/ours";
 import { followReach } from "../../scripts/migrations/reach";
 import { splitStatements } from "../../scripts/migrations/statements";
 import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
@@ -311,4 +312,18 @@ bunTest("follows how far statements reach", () => {
       reach,
     ]),
   ).toEqual(rows);
+});
+
+bunTest("what a migration makes is told from what it makes for itself", () => {
+  const text = `
+    create schema if not exists "Ours"; create schema authorization ada;
+    create table if not exists "Ours".a (); create unlogged table B ();
+    create or replace view v as select; alter table c rename to d;
+    create temp table e (); create temporary view f as select; drop table g`;
+
+  const { schemas, ownSchemas, objects } = listMade([{ text }]);
+
+  expect([...ownSchemas]).toEqual(["Ours", "ada"]);
+  expect([...schemas]).toEqual(["Ours", "ada", ""]);
+  expect([...objects]).toEqual(["Ours.a", ".b", ".v", ".d"]);
 });
