@@ -62,7 +62,7 @@ printRows({
   Pooler: pooled ? "a transaction pooler" : "none seen",
   Connections: `${connections.used} of ${connections.max}`,
   Stamp: environment ?? "none",
-  Migrations: `${migrations.head ?? "none"}, ${migrations.applied} applied, ${migrations.pending} pending, ${migrations.problems} ${migrations.problems === 1 ? "problem" : "problems"}`,
+  Migrations: nameMigrations(migrations),
   Lock: lockHolder ? nameHolder(lockHolder) : "free",
   Backup: lastBackup ? `${lastBackup.file}, ${lastBackup.at}` : "none",
 });
@@ -165,7 +165,7 @@ function nameTls(tls: boolean): string {
   return `${tls ? "on" : "off"}${isAsked ? ", without the channel binding that is required" : ""}`;
 }
 
-/** Counts the migrations; a journal that cannot be read counts as one problem. */
+/** Counts the migrations; files that cannot be read count as one problem. */
 async function countMigrations(sql: Sql) {
   try {
     const plan = await readPlan(sql);
@@ -178,8 +178,14 @@ async function countMigrations(sql: Sql) {
   } catch (error) {
     if (!("hint" in (error as Error))) throw error;
     note(`Warning: ${(error as Error).message}`);
-    return { head: null, applied: 0, pending: 0, problems: 1 };
+    return { head: null, applied: null, pending: null, problems: 1 };
   }
+}
+
+function nameMigrations(counts: Awaited<ReturnType<typeof countMigrations>>) {
+  const { head, applied, pending, problems } = counts;
+  if (applied === null) return "unknown: the files cannot be read";
+  return `${head ?? "none"}, ${applied} applied, ${pending} pending, ${problems} ${problems === 1 ? "problem" : "problems"}`;
 }
 
 /**

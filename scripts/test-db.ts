@@ -1,6 +1,7 @@
 // bun run db:test: does the application's own client work? Connects to
 // DATABASE_URL as the application does, counts rows, and checks that the schema is
-// current. Exits 1 when it cannot connect, 3 when the schema is behind.
+// current. Exits 1 when it cannot connect, 3 when the schema is behind or the client
+// does not find its tables.
 import type { PgTable } from "drizzle-orm/pg-core";
 import { readEnv } from "../src/env";
 import { openConnection, reachedAddress } from "./lib/connection";
@@ -26,18 +27,20 @@ const { counted } = await import("../src/infrastructure/database/counted");
 const { closeDatabase, db } = await import("../src/infrastructure/database");
 // This connection comes first, because it explains a failure. It is closed before
 // the client connects: a role may have a limit of one connection.
-const { pending, interrupted, isPushed, replication } =
-  await inspect().catch(unreachable);
+const { pending, interrupted, isPushed, replication } = await inspect();
 await using _client = { [Symbol.asyncDispose]: closeDatabase };
 const [server] = await db
   .execute<{ version: string }>(
     sql`select split_part(current_setting('server_version'), ' ', 1) as version`,
   )
-  .catch(unreachable);
+  .catch(fail);
 const start = performance.now();
 await db.execute(sql`select 1`);
 const latencyMs = Math.round((performance.now() - start) * 10) / 10;
 const counts = await countTables();
+const missing = Object.entries(counted)
+  .filter(([name, table]) => table && counts[name] === null)
+  .map(([name]) => name);
 
 const serverVersion = server?.version ?? null;
 print(
@@ -67,16 +70,27 @@ if (pending.length > 0) {
   for (const { message } of interrupted) print(`Interrupted: ${message}`);
   advise(interrupted[0]?.hint ?? "run `bun run db:migrate`");
   process.exitCode = FINDINGS;
+} else if (missing.length > 0) {
+  print(`Missing: ${missing.join(", ")}: the client does not find the table`);
+  advise(
+    "`show search_path` in `bun run db:shell` names the schemas that are searched; `bun run db:check` compares the database with schema.ts",
+  );
+  process.exitCode = FINDINGS;
 }
 
 /** Reads the state of the server that the client uses: of several, the primary. */
 async function inspect() {
   const wanted = address.otherHosts?.length ? "primary" : "any";
-  await using connection = await openConnection(address, "db:test", wanted);
-  return {
-    ...(await readSchemaState(connection)),
-    replication: await readReplication(connection),
-  };
+  await using connection = await openConnection(
+    address,
+    "db:test",
+    wanted,
+  ).catch(fail);
+  // From here on an error is one of the journal, of schema.ts or of a query.
+  const state = await readSchemaState(connection).catch((error) =>
+    fail(error, true),
+  );
+  return { ...state, replication: await readReplication(connection) };
 }
 
 async function countTables(): Promise<Record<string, number | null>> {
@@ -98,9 +112,9 @@ async function countRows(table?: PgTable): Promise<number | null> {
   }
 }
 
-function unreachable(error: Error): never {
+function fail(error: Error, connected = false): never {
   const document = {
-    connected: false,
+    connected,
     latencyMs: null,
     serverVersion: null,
     role: null,

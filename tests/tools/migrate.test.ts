@@ -263,6 +263,9 @@ describe("db:migrate", () => {
   }) => {
     project.write(`${migrations}/meta/_journal.json`, "{");
     const broken = await run("db:migrate");
+    const tested = await run("db:test --json");
+    const status = await run("db:status");
+    const counts = JSON.parse((await run("db:status --json")).stdout);
     writeMigrations(project, { "0001_a": "select 1;", "0001_b": "select 1;" });
     await Bun.file(`${project.folder}/${migrations}/0001_b.sql`).delete();
     const missing = await run("db:migrate");
@@ -279,6 +282,21 @@ describe("db:migrate", () => {
 
     expect(broken.exitCode).toBe(1);
     expect(broken.stderr).toContain("_journal.json cannot be read");
+    expect(tested.exitCode).toBe(1);
+    expect(JSON.parse(tested.stdout)).toMatchObject({
+      connected: true,
+      pending: null,
+      error: { code: "JOURNAL_INVALID" },
+    });
+    expect(status.stdout).toContain(
+      "\nMigrations   unknown: the files cannot be read\n",
+    );
+    expect(counts.migrations).toEqual({
+      head: null,
+      applied: null,
+      pending: null,
+      problems: 1,
+    });
     expect(missing.exitCode).toBe(1);
     expect(missing.stdout).toBe("");
     expect(missing.stderr).toContain(

@@ -79,12 +79,17 @@ test(
   },
 );
 
-test("db:test and db:seed refuse a schema that is behind; an unknown seed is refused with its neighbours", async ({
+test("db:test and db:seed refuse a schema that is behind; db:test also one that search_path hides; an unknown seed is refused with its neighbours", async ({
   run,
+  sql,
+  name,
 }) => {
   const tested = await run("db:test --json");
   const behind = await run("db:seed");
   const unknown = await run("db:seed prod");
+  await run("db:migrate");
+  await sql.unsafe(`alter database ${name} set search_path = elsewhere`);
+  const hidden = await run("db:test");
 
   expect(tested.exitCode).toBe(3);
   expect(JSON.parse(tested.stdout)).toMatchObject({
@@ -103,6 +108,11 @@ test("db:test and db:seed refuse a schema that is behind; an unknown seed is ref
     stderr:
       'Error: there is no seed "prod"\nHint: the seeds are `bun run db:seed dev` and `bun run db:seed rbac`\n',
   });
+  expect(hidden.exitCode).toBe(3);
+  expect(hidden.stdout).toEndWith(
+    "Compared: no migration is pending\nMissing: users, tenants, memberships: the client does not find the table\n",
+  );
+  expect(hidden.stderr).toStartWith("Hint: `show search_path` in ");
 });
 
 describe("db:seed", () => {
