@@ -1,13 +1,17 @@
 // Watches what a session is doing and which sessions block it, from a second
-// connection, which is opened only when something takes long.
+// connection, which is opened only when something takes long. Ends the session when
+// a signal ends the command.
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import { connect } from "../lib/connection";
-import { note, showProgress } from "../lib/report";
+import { onInterrupt } from "../lib/interrupt";
+import { advise, note, showProgress } from "../lib/report";
+import { readPlan, stateOf } from "./plan";
 
 const POLL_MS = 500;
 const NOTE_MS = 5000;
 const STOP_MS = 1000;
+const END_MS = 5000;
 
 /** A running watch; `await using` ends it. */
 export interface Watch extends AsyncDisposable {
@@ -45,6 +49,9 @@ export async function watchSession(
   let blockers: string | undefined;
   let noted = { blockers: "", at: 0 };
   let second: Sql | undefined;
+  const forget = onInterrupt(() =>
+    endSession(address, session?.pid ?? 0, title),
+  );
 
   const watching = (async () => {
     await sleep(POLL_MS / 2, stopped.promise);
@@ -81,6 +88,7 @@ export async function watchSession(
       title = text;
     },
     [Symbol.asyncDispose]: async () => {
+      forget();
       isStopped = true;
       stopped.resolve();
       // Do not wait for a look that gets no answer.
@@ -88,6 +96,35 @@ export async function watchSession(
       await second?.end({ timeout: 0 });
     },
   };
+}
+
+/**
+ * Ends a session, and says in what state its migration is then: without its client,
+ * the server would go on with what it was sent.
+ */
+async function endSession(
+  address: DatabaseAddress,
+  pid: number,
+  tag: string,
+): Promise<void> {
+  advise("`bun run db:migrate:status` shows what is applied");
+  const sql = connect(address, "db:watch");
+  try {
+    const [row] = await sql<{ isEnded: boolean }[]>`
+      select pg_terminate_backend(${pid}, ${END_MS}) as "isEnded"`;
+    if (!row?.isEnded) return;
+    const plan = await readPlan(sql);
+    const migration = plan.migrations.find((one) => one.tag === tag);
+    note(
+      migration
+        ? `Left: ${tag} is ${stateOf(plan, migration)}`
+        : "Left: no migration was started",
+    );
+  } catch {
+    // The server cannot be asked, and the hint says where to look.
+  } finally {
+    await sql.end({ timeout: 0 });
+  }
 }
 
 /** Waits, or ends early with `until`. It clears its timer, or the process would

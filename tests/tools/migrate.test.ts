@@ -12,6 +12,7 @@ import {
   stampProduction,
 } from "../../scripts/lib/protection";
 import { readEnv } from "../../src/env";
+import { until } from "../lib/database";
 import {
   listRecords,
   migrations,
@@ -311,6 +312,37 @@ describe("db:migrate", () => {
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
       { a: null },
     ]);
+  });
+
+  test("says when it is interrupted in what state the migration is that was running", async ({
+    sql,
+    name,
+    project,
+    start,
+  }) => {
+    const sleep = "select pg_sleep(60)";
+    const interrupt = async (text: string) => {
+      writeMigrations(project, { "0000_a": "select 1;", "0001_b": text });
+      const child = start("scripts/migrate.ts", {}, project.folder);
+      const running = `query = '${sleep}' and datname = '${name}'`;
+      await until(sql, running);
+      child.kill("SIGINT");
+      expect(await child.exited).toBe(130);
+      const left = await sql.unsafe(
+        `select from pg_stat_activity where ${running}`,
+      );
+      expect(left).toHaveLength(0);
+      return await new Response(child.stderr).text();
+    };
+    const whole = await interrupt(`create table b (); ${sleep}`);
+    const half = await interrupt(
+      `-- no-transaction\ncreate table b (); ${sleep}`,
+    );
+
+    const says = (state: string) =>
+      `Error: interrupted\nHint: \`bun run db:migrate:status\` shows what is applied\nLeft: 0001_b is ${state}\n`;
+    expect(whole).toBe(says("pending"));
+    expect(half).toBe(says("partial"));
   });
 
   // Linux has a device for it.
