@@ -79,10 +79,18 @@ const { values, positionals } = readOptions(
 const [name, ...surplus] = positionals;
 if (surplus.length > 0)
   throw refusal(`unexpected argument "${surplus[0]}"`, { code: "USAGE" });
-if (values.online && (values.custom || values.down))
-  throw refusal("--online goes with neither --custom nor --down", {
-    code: "USAGE",
-  });
+const isGiven = (flag: keyof typeof values) =>
+  String(values[flag] ?? "") !== "";
+for (const [flag, ...others] of [
+  ["custom", "down", "rebase", "online", "rename", "no-rename"],
+  ["down", "rebase", "online", "rename", "no-rename"],
+] as const) {
+  const other = others.find(isGiven);
+  if (isGiven(flag) && other)
+    throw refusal(`--${flag} and --${other} do not go together`, {
+      code: "USAGE",
+    });
+}
 
 checkEnv(); // a malformed variable is an error in every command
 refuseLayout();

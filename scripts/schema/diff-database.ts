@@ -102,8 +102,10 @@ export async function diffSchema(
     };
     const { ours, others } = await compare(trial.found);
     noteTheirs(trial.found, homes);
-    if (ours.length === 0)
+    if (ours.length === 0) {
+      await askRenames(after, after, answers); // refuses what was not renamed
       return { statements: [], losses: [], left: describeOthers(others) };
+    }
 
     // A catalog quotes names, a snapshot does not.
     const made = new Set([...expected.keys()].map(withoutQuotes));

@@ -32,6 +32,7 @@ describe("db:push", () => {
       change("select 1 as number", "select 2 as number");
       const changed = await run("db:push");
       const again = await run("db:push");
+      const unused = await run("db:push --rename users.name=title");
       const seeded = await run("db:seed");
       const tested = await run("db:test");
 
@@ -47,6 +48,10 @@ describe("db:push", () => {
         stdout: `Nothing to push: ${database.name} is current\n`,
         stderr: "",
       });
+      expect(unused).toMatchObject({ exitCode: 2, stdout: "" });
+      expect(unused.stderr).toStartWith(
+        "Error: --rename users.name=title matches nothing that was removed and added\n",
+      );
       const [row] = await sql`
         select pg_get_indexdef('builds_created_by_idx'::regclass) as index,
           pg_get_indexdef('builds_mixed_key'::regclass) as mixed,

@@ -184,7 +184,9 @@ describe("db:generate", () => {
         `${migrations}/0002_after.sql`,
         `${migrations}/0002_after.down.sql`,
       ];
+      const both = await run("db:generate next --custom --down");
       const custom = await run("db:generate next --custom");
+      const unused = await run("db:generate --custom --rename a=b");
       await run("db:migrate");
       project.write(own, "-- nothing\n");
       const empty = await run("db:rollback");
@@ -196,6 +198,14 @@ describe("db:generate", () => {
       const one = await run("db:generate --down 0002_after");
       const none = await run("db:generate --down");
 
+      expect(both).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: "Error: --custom and --down do not go together\n",
+      });
+      expect(unused.stderr).toBe(
+        "Error: --custom and --rename do not go together\n",
+      );
       expect(custom).toEqual({
         exitCode: 0,
         stdout: `Generated: ${migrations}/${next}.sql\n`,
