@@ -7,6 +7,7 @@ import {
   hostsOf,
   isLocal,
 } from "../../src/database-url";
+import { readEnv } from "../../src/env";
 import { failure } from "./report";
 
 type ConnectionError = Refusal["error"] & {
@@ -108,7 +109,9 @@ function explainRefusal(
     case "silent":
       return explain(
         `nothing listens on ${server}`,
-        isLocal(address) ? "start it with `bun run db:start`" : elsewhere,
+        isOurs(address)
+          ? "start it with `bun run db:start`"
+          : `start that server, or ${elsewhere}`,
       );
     case "slow":
       return explain(
@@ -193,6 +196,12 @@ function explainRefusal(
     `cannot connect to ${server}: ${error.message}`,
     sqlstate(error) ? undefined : elsewhere,
   );
+}
+
+/** True when `db:start` starts the server of this address. */
+function isOurs(address: DatabaseAddress): boolean {
+  const isSocket = address.host.startsWith("/");
+  return isLocal(address) && !isSocket && readEnv().engine !== "external";
 }
 
 function sqlstate({ code }: { code?: string }): string | undefined {

@@ -176,7 +176,7 @@ export async function createCluster(
   if (!address.password)
     throw failure("the embedded server needs a password", {
       exitCode: 2,
-      hint: "set `POSTGRES_PASSWORD` in `.env.local`",
+      hint: `put one into \`${address.variable}\`: \`postgres://user:password@host:5432/database\``,
     });
   const partial = `${clusterOf(dataDir)}.partial`;
   const passwordFile = join(dataDir, "password");
@@ -238,7 +238,8 @@ function explain(
     return failure(`${nameServer(address)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
     });
-  if (/no space left on device/i.test(log)) return fullDiskError(dataDir);
+  if (/no space left on device|check free disk space/i.test(log))
+    return fullDiskError(dataDir);
   const reasons = log
     .split("\n")
     .filter((line) => /FATAL|PANIC|error:|Permission denied/.test(line));
@@ -246,7 +247,9 @@ function explain(
   return failure(
     `the embedded server did not start: ${reason.replace(/^.*?(FATAL|PANIC|error): +/, "")}`,
     {
-      hint: "see its log with `bun run db:logs`",
+      hint: existsSync(embeddedLog(dataDir))
+        ? "see its log with `bun run db:logs`"
+        : undefined, // initdb has none
     },
   );
 }

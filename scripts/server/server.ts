@@ -216,7 +216,11 @@ async function createDatabase(address: DatabaseAddress): Promise<boolean> {
     // Another process may have created it in the meantime.
     const { code = "" } = error as { code?: string };
     if (["42P04", "23505"].includes(code)) return false;
-    throw error;
+    if (code !== "53100") throw error; // disk_full
+    throw failure(
+      `the server runs, and the disk is too full for a database ${database}`,
+      { hint: "free some space, and run `bun run db:start` again" },
+    );
   }
 }
 
@@ -257,20 +261,21 @@ function explainObstacle(
 ): Error {
   if (!isLocal(env.database)) return found.error;
   const server = nameServer(env.database);
+  const { variable } = env.database;
   if (found.state === "denied" && engine !== "external") {
     const made = engine === "compose" ? "its volume" : env.dataDir;
     return failure(
       `${found.error.message}: ${made} was created with a different password`,
       {
         code: "UNREACHABLE",
-        hint: "in `.env.local`, set the user and password that it was created with: the data is kept",
+        hint: `set the user and password that it was created with in \`${variable}\`: the data is kept`,
       },
     );
   }
   if (found.state === "denied")
     return failure(`${server} is taken: ${found.error.message}`, {
       code: "UNREACHABLE",
-      hint: "fix user and password in `.env.local`, or set another `POSTGRES_PORT` there",
+      hint: `fix user and password in \`${variable}\`, or set another port there`,
     });
   if (found.state === "foreign")
     return failure(

@@ -162,7 +162,7 @@ describe("a server that does not let us in", () => {
     expect(started.stderr).toMatch(
       / is taken: |its volume was created with a different password/,
     );
-    expect(started.stderr).toContain("in `.env.local`");
+    expect(started.stderr).toContain("in `DATABASE_URL`");
   });
 
   databaseTest("a database that is not there is named", async () => {

@@ -23,6 +23,7 @@ import { root } from "../../src/env";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { migrations, writeMigrations } from "../lib/migrations";
 import { findFreePort, listen } from "../lib/ports";
+import type { Outcome } from "../lib/command";
 import { copyProject, type Project } from "../lib/project";
 import { CROWD } from "../lib/sample";
 import { testBeside } from "../lib/database";
@@ -88,10 +89,14 @@ async function mounts(folder: string): Promise<boolean> {
   }
 }
 
-/** Runs `work` while a folder is a disk of 60 MB. */
-async function withSmallDisk(folder: string, work: () => Promise<void>) {
+/** Runs `work` while a folder is a small disk. */
+async function withSmallDisk(
+  folder: string,
+  work: () => Promise<void>,
+  size = "90m",
+) {
   mkdirSync(folder, { recursive: true });
-  await $`mount -t tmpfs -o size=60m tmpfs ${folder}`.quiet();
+  await $`mount -t tmpfs -o size=${size} tmpfs ${folder}`.quiet();
   try {
     await work();
   } finally {
@@ -245,6 +250,19 @@ describe("what is in the way", () => {
     });
   });
 
+  testNewClone("a URL without a password", async (clone) => {
+    const outcome = await clone.run("db:start", {
+      DATABASE_URL: `postgres://postgres@localhost:${clone.port}/app`,
+    });
+
+    expect(outcome).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr:
+        "Error: the embedded server needs a password\nHint: put one into `DATABASE_URL`: `postgres://user:password@host:5432/database`\n",
+    });
+  });
+
   testNewClone(
     "an engine that this clone used and that is gone",
     async (clone) => {
@@ -288,6 +306,11 @@ describe("what is in the way", () => {
     testNewClone(
       "a full disk, before and after there is a cluster",
       async (clone) => {
+        let during: Outcome | undefined;
+        const start = async () => {
+          during = await clone.run("db:start");
+        };
+        await withSmallDisk(clone.dataDir, start, "20m"); // initdb fills it
         await withSmallDisk(clone.dataDir, async () => {
           const fill = () =>
             $`dd if=/dev/zero of=${clone.dataDir}/fill bs=64k`
@@ -298,6 +321,11 @@ describe("what is in the way", () => {
           rmSync(join(clone.dataDir, "fill"));
           const left = readdirSync(clone.dataDir);
           await copyCluster(clone.dataDir);
+          await fill();
+          await $`truncate -s -2M ${clone.dataDir}/fill`;
+          const narrow = await clone.run("db:start");
+          await clone.run("db:stop");
+          rmSync(join(clone.dataDir, "fill"));
           const made = await clone.run("db:start");
           await clone.run("db:stop");
           await fill();
@@ -306,13 +334,19 @@ describe("what is in the way", () => {
           const again = await clone.run("db:start");
           await stopEmbedded(clone.dataDir);
 
-          for (const failed of [before, after])
+          for (const failed of [before, during, after])
             expect(failed).toEqual({
               exitCode: 1,
               stdout: "",
               stderr: `Error: the disk that holds ${clone.dataDir} is full\nHint: free some space, or set \`DB_DATA_DIR\` to a folder on another disk\n`,
             });
           expect(left).toEqual(["lock"]); // and nothing in the way
+          expect(narrow).toEqual({
+            exitCode: 1,
+            stdout: "",
+            stderr:
+              "Error: the server runs, and the disk is too full for a database app\nHint: free some space, and run `bun run db:start` again\n",
+          });
           expect(made.stdout).toBe(clone.created);
           expect(again.stdout).toBe(clone.started); // the database is there
         });
@@ -398,7 +432,9 @@ describe("what is in the way", () => {
 
 describe("db:status and db:logs", () => {
   test("tell of a server that runs, of one that does not, and of one that has moved or has another password", async (clone) => {
-    const other = { POSTGRES_PASSWORD: "secret" };
+    const other = {
+      DATABASE_URL: `postgres://postgres:secret@localhost:${clone.port}/app`,
+    };
     const POSTGRES_PORT = String(await findFreePort());
 
     const stopped = await clone.run("db:status --json");
@@ -455,6 +491,7 @@ describe("db:status and db:logs", () => {
       'does not accept this password for user "postgres"',
     );
     expect(denied.stderr).toContain("was created with a different password");
+    expect(denied.stderr).toContain(" in `DATABASE_URL`: the data is kept");
     expect(denied.stderr).not.toContain("secret");
     expect(moved.stdout).toContain(`on localhost:${POSTGRES_PORT} (embedded)`);
     expect(old.stderr).toContain("nothing listens");

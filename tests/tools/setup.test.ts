@@ -127,14 +127,14 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
   const local = await clone.run("db:setup");
   // A hint names no command that was not copied with the others.
   clone.replace("package.json", '"db:start":', '"start":');
-  const copied = await clone.run("db:migrate");
+  const copied = await clone.run("db:migrate", { DB_ENGINE: "embedded" });
 
   expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
   expect(remote.stderr).toContain("host.invalid");
   expect(local).toEqual({
     exitCode: 1,
     stdout: "",
-    stderr: `Error: nothing listens on 127.0.0.1:${closed}\nHint: start it with \`bun run db:start\`\n`,
+    stderr: `Error: nothing listens on 127.0.0.1:${closed}\nHint: start that server, or check host and port in \`DATABASE_URL\`\n`,
   });
   expect(copied.stderr).toBe(`Error: nothing listens on 127.0.0.1:${closed}\n`);
   expect(existsSync(join(clone.folder, ".env.local"))).toBe(false);
