@@ -3,37 +3,36 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { spawnSync } from "bun";
 import { openConnection } from "../scripts/lib/connection";
+import { readOptions } from "../scripts/lib/options";
 import { readEnv, root } from "../src/env";
 import { measureClients, measureWork } from "./client";
 import * as commands from "./commands";
 import { print, ratioOf, type Table } from "./measure";
 import { parent } from "./projects";
 
-const HELP = `Usage: bun run bench [--only <word>] [--quick] [--compare] [--write]
+const usage = `bun run bench [flags]
 
-Measures on the server of DATABASE_URL, in databases of its own, for half an hour.
+Measures on the server of DATABASE_URL, in databases of its own, for half an hour.`;
 
-  --only <word>  the tables with this word in their title
-  --quick        fewer runs, and no table that depends on a size: a minute
-  --compare      says which ratio is a third worse than in docs/BENCHMARKS.md
-  --write        writes docs/BENCHMARKS.md
-`;
-const { values: flags } = parseArgs({
-  options: {
-    only: { type: "string", default: "" },
-    quick: { type: "boolean", default: false },
-    compare: { type: "boolean", default: false },
-    write: { type: "boolean", default: false },
-    help: { type: "boolean", short: "h" },
+const { values: flags } = readOptions(usage, {
+  only: {
+    type: "string",
+    value: "<word>",
+    help: "the tables with this word in their title",
   },
+  quick: {
+    type: "boolean",
+    default: false,
+    help: "fewer runs, and no table that depends on a size: a minute",
+  },
+  compare: {
+    type: "boolean",
+    help: "says which ratio is a third worse than in docs/BENCHMARKS.md",
+  },
+  write: { type: "boolean", help: "writes docs/BENCHMARKS.md" },
 });
-if (flags.help) {
-  process.stdout.write(HELP);
-  process.exit();
-}
 
 const page = join(root, "docs/BENCHMARKS.md");
 /** From here on a ratio is said to be worse: the same machine differs by a fifth. */
@@ -61,7 +60,8 @@ let text = `# Benchmarks\n\nWritten by \`bun run bench --write\`${flags.quick ? 
 console.log(text);
 try {
   for (const [title, measure] of Object.entries(tables)) {
-    if (!title.toLowerCase().includes(flags.only.toLowerCase())) continue;
+    if (flags.only && !title.toLowerCase().includes(flags.only.toLowerCase()))
+      continue;
     const table = { ...(await measure(flags.quick)), title };
     measured.push(table);
     text += `\n${print(table)}`;

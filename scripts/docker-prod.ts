@@ -3,12 +3,13 @@
 // old version goes on serving. Needs Docker. Exits 1 when the deploy failed, 2 when
 // there is no Docker or the Compose project is another checkout's.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir, userInfo } from "node:os";
+import { userInfo } from "node:os";
 import { join } from "node:path";
 import { parse } from "dotenv";
 import { root } from "../src/env";
 import { readOptions } from "./lib/options";
 import { failure, note, print, refusal } from "./lib/report";
+import { findTemporaryFolder } from "./lib/temporary-folder";
 import {
   hasOwnContainer,
   hasVolume,
@@ -59,7 +60,7 @@ const file = readFileSync(join(root, "docker-compose.yml"), "utf8");
 const services = file.includes("\n  gate:") ? ["app", "gate"] : ["app"];
 const lock = `compose-${production.project}-${userInfo().uid}.lock`;
 await withFileLock(
-  join(tmpdir(), lock),
+  join(findTemporaryFolder(), lock),
   async () => {
     const hasContainer = await hasOwnContainer(
       production.project,

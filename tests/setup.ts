@@ -1,6 +1,6 @@
 // Runs before the test files: finds the server for the tests, and keeps the
 // development database out of their reach.
-import { isPart, runFolder, splitRun } from "./lib/run"; // before all else
+import { endWith, isPart, orEnd, runFolder, splitRun } from "./lib/run"; // before all else
 import { afterAll } from "bun:test";
 import { join } from "node:path";
 import { spawn } from "bun";
@@ -20,15 +20,15 @@ import { startContainer } from "./lib/container";
 import { findFreePort } from "./lib/ports";
 import { isWhole, seed } from "./lib/sample";
 
-const env = readEnv();
+// Ends what this process leaves when it ends, in whatever way.
+const watcher = isPart ? undefined : startWatcher();
+const env = orEnd(() => readEnv());
 const parts = splitRun();
 // Whoever names a server or files wants all of their tests.
 const mayChoose = parts && !parts.hasPaths && !env.test && !isWhole;
 const choice = mayChoose ? chooseFiles() : undefined;
 if (!isPart && !isWhole) console.log(describeSample());
 
-// Ends what this process leaves when it ends, in whatever way.
-const watcher = isPart ? undefined : startWatcher();
 const { server, isKept } = await findServer(env);
 
 /** The server on which the tests make and drop databases of their own. */
@@ -99,7 +99,9 @@ async function findServer(
   env: Env,
 ): Promise<{ server: DatabaseAddress; isKept: boolean }> {
   if (env.test) {
-    await requireServer(env.test);
+    // Says once what is wrong with it, rather than in every test.
+    const found = await openConnection(env.test, "tests").catch(endWith);
+    await found.end({ timeout: 5 });
     return {
       server: env.test,
       isKept: process.env.TESTS_SERVER !== "temporary",
@@ -116,16 +118,6 @@ async function findServer(
     }
   }
   return await startTemporaryServer();
-}
-
-/** Says once what is wrong with it, rather than in every test. */
-async function requireServer(address: DatabaseAddress): Promise<void> {
-  try {
-    await (await openConnection(address, "tests")).end({ timeout: 5 });
-  } catch (error) {
-    console.error(`Error: ${(error as Error).message}`);
-    process.exit(1);
-  }
 }
 
 async function startOwnContainer(env: Env) {

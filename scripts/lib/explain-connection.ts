@@ -200,8 +200,9 @@ function explainRefusal(
 
 /** True when `db:start` starts the server of this address. */
 function isOurs(address: DatabaseAddress): boolean {
-  const isSocket = address.host.startsWith("/");
-  return isLocal(address) && !isSocket && readEnv().engine !== "external";
+  const { engine, database } = readEnv();
+  if (!isLocal(address) || address.host.startsWith("/")) return false;
+  return engine !== "external" && address.port === database.port;
 }
 
 function sqlstate({ code }: { code?: string }): string | undefined {

@@ -1,13 +1,13 @@
 // Reads the schema.ts of the deployed code from git, and describes what that code
 // can no longer do after the pending migrations.
 import { existsSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { root } from "../../src/env";
 import { loadProject, loadSchema, type Project } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
 import { note } from "../lib/report";
+import { findTemporaryFolder } from "../lib/temporary-folder";
 import type { Migration } from "../migrations/journal";
 import { findDefaultBranch, git } from "./default-branch";
 import type { Break } from "./old-queries";
@@ -42,7 +42,7 @@ export async function readDeployed(
   }
   const head = git("rev-parse", "--abbrev-ref", "HEAD");
   if (!asked && (head === ref || `origin/${head}` === ref)) return undefined;
-  const tree = mkdtempSync(join(tmpdir(), "deployed-"));
+  const tree = mkdtempSync(join(findTemporaryFolder(), "deployed-"));
   try {
     const top = git("rev-parse", "--show-toplevel") ?? root;
     const prefix = git("rev-parse", "--show-prefix") ?? "";

@@ -8,13 +8,14 @@ import {
   realpathSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir, userInfo } from "node:os";
+import { userInfo } from "node:os";
 import { basename, join } from "node:path";
 import { spawn, spawnSync } from "bun";
 import { type Env, root } from "../../src/env";
 import { nameServer } from "../lib/explain-connection";
 import { readOwnServer } from "../lib/own-server";
 import { failure, refusal } from "../lib/report";
+import { findTemporaryFolder } from "../lib/temporary-folder";
 import { withFileLock } from "./file-lock";
 
 const START_SECONDS = 60;
@@ -91,7 +92,7 @@ export async function withProject<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   const lock = `compose-${projectOf(env)}-${userInfo().uid}.lock`;
-  return await withFileLock(join(tmpdir(), lock), async () => {
+  return await withFileLock(join(findTemporaryFolder(), lock), async () => {
     await requireOwnProject(env);
     try {
       return await work();

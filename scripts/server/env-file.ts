@@ -6,13 +6,14 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir, userInfo } from "node:os";
+import { userInfo } from "node:os";
 import { join } from "node:path";
 import { parse } from "dotenv";
 import { type Env, root } from "../../src/env";
 import { nameServer } from "../lib/explain-connection";
 import { probe } from "../lib/probe";
 import { print } from "../lib/report";
+import { findTemporaryFolder } from "../lib/temporary-folder";
 import { requireOwnProject } from "./compose";
 import { withFileLock } from "./file-lock";
 import { chooseEngine, findEngine } from "./server";
@@ -23,7 +24,7 @@ import { chooseEngine, findEngine } from "./server";
  */
 export async function withPorts<T>(work: () => Promise<T>): Promise<T> {
   const lock = `bun-drizzle-postgres-${userInfo().uid}.lock`;
-  return await withFileLock(join(tmpdir(), lock), work);
+  return await withFileLock(join(findTemporaryFolder(), lock), work);
 }
 
 /**

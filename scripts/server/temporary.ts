@@ -2,11 +2,11 @@
 // as a program, it waits until its parent has ended, and then does the latter.
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { type DatabaseAddress, parseDatabaseUrl } from "../../src/database-url";
 import { onInterrupt } from "../lib/interrupt";
+import { findTemporaryFolder } from "../lib/temporary-folder";
 import { startEmbedded, stopEmbedded } from "./embedded";
 import { findPostgresBinaries } from "./postgres-binaries";
 
@@ -28,7 +28,7 @@ export async function startTemporaryServer(
   } catch {
     return undefined; // the package is optional
   }
-  const dataDir = mkdtempSync(join(tmpdir(), "db-scratch-"));
+  const dataDir = mkdtempSync(join(findTemporaryFolder(), "db-scratch-"));
   const watcher = spawn([process.execPath, import.meta.path, dataDir], {
     detached: true, // Ctrl-C is for this process
     stdio: ["pipe", "ignore", "ignore"],

@@ -37,20 +37,21 @@ export async function withCommandLog(body: () => Promise<void>): Promise<void> {
  * (tests/lib/worker.ts) runs the commands that need no separate process, in a third
  * of the time; `COMMAND_WORKERS=0` runs each command as a process.
  *
- * @param command such as `db:migrate --json`; it is split at blanks.
+ * @param command such as `db:migrate --json`, split at blanks; or its words.
  * @param variables the environment, to which only PATH and HOME are added.
  * @param cwd the project, or a copy of it.
  */
 export async function run(
-  command: string,
+  words: string | string[],
   variables: Record<string, string> = {},
   cwd = root,
   stdin = "",
 ): Promise<Outcome> {
   const { PATH, HOME } = process.env;
+  const command = [words].flat().join(" ");
   const job = {
     folder: cwd,
-    args: command.split(" "),
+    args: typeof words === "string" ? words.split(" ") : words,
     variables: { PATH, HOME, DB_DATA_DIR: emptyDataDir, ...variables },
   };
   const needsProcess =

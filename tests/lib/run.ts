@@ -9,9 +9,11 @@ import {
   statfsSync,
   statSync,
 } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { spawnSync } from "bun";
+import type { FailureFields } from "../../scripts/lib/report";
+import { findTemporaryFolder } from "../../scripts/lib/temporary-folder";
 
 const MEMORY = "/dev/shm";
 /** How much memory the databases need that exist at one time. */
@@ -26,7 +28,9 @@ export const isPart = process.env.TESTS_FOLDER !== undefined;
  */
 export const runFolder =
   process.env.TESTS_FOLDER ??
-  mkdtempSync(join(hasRoom() ? MEMORY : tmpdir(), "starter-test-"));
+  mkdtempSync(
+    join(hasRoom() ? MEMORY : orEnd(findTemporaryFolder), "starter-test-"),
+  );
 
 // In a hook, git's variables would lead the tests' git to the real repository.
 for (const name of Object.keys(process.env))
@@ -34,6 +38,22 @@ for (const name of Object.keys(process.env))
 
 chmodSync(runFolder, 0o711); // a program that drops its privileges must enter it
 process.env.TMPDIR = runFolder; // for everything that asks for a temporary folder later
+
+/** Runs `work`; where it fails, says why in two lines and ends the tests. */
+export function orEnd<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    return endWith(error as Error);
+  }
+}
+
+/** Ends the tests with an error and its hint, once and not in every test. */
+export function endWith(error: Error & FailureFields): never {
+  console.error(`Error: ${error.message}`);
+  if (error.hint) console.error(`Hint: ${error.hint}`);
+  process.exit(error.exitCode ?? 1);
+}
 
 function hasRoom(): boolean {
   try {

@@ -19,7 +19,7 @@ import { test } from "../lib/test";
 
 /** An application in a folder of its own, with these files. */
 function makeApplication(files: Record<string, string>, packages?: string[]) {
-  const folder = mkdtempSync(join(tmpdir(), "starter-application-"));
+  const folder = mkdtempSync(join(tmpdir(), "starter application-"));
   for (const [file, text] of Object.entries(files)) {
     mkdirSync(dirname(join(folder, file)), { recursive: true });
     writeFileSync(join(folder, file), text);
@@ -31,7 +31,8 @@ function makeApplication(files: Record<string, string>, packages?: string[]) {
     symlinkSync(join(root, "node_modules", name), join(modules, name));
   return {
     folder,
-    copy: (args = "") => runCommand(`copy ${folder} ${args}`.trim()),
+    copy: (args = "") =>
+      runCommand(["copy", folder, ...args.split(" ").filter(Boolean)]),
     read: (file: string) => readFileSync(join(folder, file), "utf8"),
     list: () =>
       readdirSync(folder, { recursive: true, encoding: "utf8" })

@@ -1,6 +1,6 @@
 // What is read from where, and what a malformed value is answered with.
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
@@ -11,7 +11,7 @@ import {
   isLocal,
   parseDatabaseUrl as parse,
 } from "../../src/database-url";
-import { readEnv } from "../../src/env";
+import { readEnv, root } from "../../src/env";
 import { fixture } from "../lib/project";
 import { sharedProject } from "../lib/test";
 
@@ -440,6 +440,35 @@ test.concurrent(
   },
   30_000,
 );
+
+test("the tests and the benchmarks refuse in two lines as well, with exit code 2", async () => {
+  const refuse = async (command: string, variables = {}) => {
+    const { PATH, HOME } = process.env;
+    const child = Bun.spawn([process.execPath, ...command.split(" ")], {
+      cwd: root,
+      env: { PATH, HOME, ...variables },
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    const stderr = await new Response(child.stderr).text();
+    return [await child.exited, ...stderr.trim().split("\n").slice(-2)];
+  };
+  const none = "tests/tools/rooms.test.ts";
+
+  expect(
+    await refuse(`test ${none}`, { DATABASE_URL: "file:./dev.db" }),
+  ).toEqual([
+    2,
+    "Error: DATABASE_URL in the environment is not a PostgreSQL connection string",
+    "Hint: write `DATABASE_URL` as `postgres://user:password@host:5432/database`",
+  ]);
+  if (existsSync(join(root, "bench")))
+    expect(await refuse("bench/bench.ts --bogus")).toEqual([
+      2,
+      "Error: unknown option '--bogus'",
+      "Hint: `bun run bench --help` lists the flags",
+    ]);
+}, 30_000);
 
 test("an application's variables stay in place, and the commands ignore libpq's", async () => {
   const variables = {

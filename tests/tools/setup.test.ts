@@ -118,6 +118,7 @@ test("does each step once when three run at once, on the usual port when it is f
 });
 
 test("writes no .env.local that an .env or the environment contradicts, and stops at the step that failed", async (clone) => {
+  const homeless = await clone.run("db:setup", { TMPDIR: "/nowhere" });
   const remote = await clone.run("db:setup", { POSTGRES_HOST: "host.invalid" });
   const closed = await findFreePort();
   clone.write(
@@ -129,6 +130,12 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
   clone.replace("package.json", '"db:start":', '"start":');
   const copied = await clone.run("db:migrate", { DB_ENGINE: "embedded" });
 
+  expect(homeless).toEqual({
+    exitCode: 2,
+    stdout: "",
+    stderr:
+      "Error: the folder for temporary files is missing: /nowhere\nHint: create it, or set `TMPDIR` to a folder that exists\n",
+  });
   expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
   expect(remote.stderr).toContain("host.invalid");
   expect(local).toEqual({
