@@ -7,7 +7,7 @@ import { readOptions, readWhole } from "./lib/options";
 import { failure, print } from "./lib/report";
 import { composeCommand, requireOwnProject } from "./server/compose";
 import { embeddedLog } from "./server/embedded";
-import { readUsedEngine } from "./server/server";
+import { readUsedEngine, requireUsable } from "./server/server";
 
 const usage = `bun run db:logs [flags]
 
@@ -27,6 +27,7 @@ const lines = readWhole(values.lines, "--lines");
 
 const env = readEnv();
 const log = embeddedLog(env.dataDir);
+requireUsable(env.dataDir);
 if (readUsedEngine(env) === "compose") await showComposeLog();
 else if (existsSync(log)) await showEmbeddedLog();
 else

@@ -1,8 +1,12 @@
 // Starts and stops the development server, and finds which engine runs it.
 import {
+  accessSync,
   closeSync,
+  constants,
+  existsSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   writeFileSync,
@@ -246,11 +250,31 @@ async function withDataDirLock<T>(env: Env, work: () => Promise<T>) {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === "ENOSPC") throw fullDiskError(env.dataDir);
-    throw failure(`${env.dataDir} cannot be written: ${message}`, {
-      hint: "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write",
-    });
+    throw explainUnusable(env.dataDir, message);
   }
+  requireUsable(env.dataDir);
   return await withFileLock(lock, work);
+}
+
+/** @throws when DB_DATA_DIR holds what this user may not use, as after a run with sudo. */
+export function requireUsable(dataDir: string): void {
+  try {
+    for (const name of readdirSync(dataDir))
+      accessSync(join(dataDir, name), constants.R_OK | constants.W_OK);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    // Without ENOENT: another command has just removed it.
+    if (code !== "ENOENT") throw explainUnusable(dataDir, message);
+  }
+}
+
+function explainUnusable(dataDir: string, reason: string): Error {
+  const other =
+    "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write";
+  const own = `make it this user's with \`sudo chown -R ${process.getuid?.()} "${dataDir}"\``;
+  return failure(`${dataDir} cannot be used: ${reason}`, {
+    hint: existsSync(dataDir) ? `${own}; or ${other}` : other,
+  });
 }
 
 /** Returns the error of a connection, with what this clone knows of its server. */

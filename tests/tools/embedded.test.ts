@@ -2,6 +2,7 @@
 // own for each test.
 import { describe, expect } from "bun:test";
 import {
+  chmodSync,
   cpSync,
   existsSync,
   lstatSync,
@@ -353,6 +354,27 @@ describe("what is in the way", () => {
       },
     );
   else console.warn("Left out: a full disk, for this user may not mount one");
+
+  if (process.getuid?.() !== 0)
+    testNewClone("data of another user, as after sudo", async (clone) => {
+      clone.write(".data/postgres.log", "");
+      chmodSync(join(clone.dataDir, "postgres.log"), 0);
+
+      for (const command of ["db:start", "db:stop", "db:logs"]) {
+        const { exitCode, stdout, stderr } = await clone.run(command);
+        expect({ command, exitCode, stdout }).toEqual({
+          command,
+          exitCode: 1,
+          stdout: "",
+        });
+        expect(stderr).toStartWith(
+          `Error: ${clone.dataDir} cannot be used: EACCES: permission denied, `,
+        );
+        expect(stderr).toContain(
+          `\nHint: make it this user's with \`sudo chown -R ${process.getuid?.()} "${clone.dataDir}"\`; or `,
+        );
+      }
+    });
 
   test("a server that is still starting up", async (clone) => {
     // A standby that takes no queries answers as a server does that starts.
