@@ -1,6 +1,6 @@
 // bun run bench: whole commands beside what one would take instead, on the server of
 // DATABASE_URL, as tables of Markdown. See `bun run bench --help`.
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
 import { join } from "node:path";
 import { spawnSync } from "bun";
@@ -10,7 +10,6 @@ import { readEnv, root } from "../src/env";
 import { measureClients, measureWork } from "./client";
 import * as commands from "./commands";
 import { print, ratioOf, type Table } from "./measure";
-import { parent } from "./projects";
 
 const usage = `bun run bench [flags]
 
@@ -58,17 +57,13 @@ const tables = flags.quick ? quick : { ...quick, ...long };
 const measured: Table[] = [];
 let text = `# Benchmarks\n\nWritten by \`bun run bench --write\`${flags.quick ? " with `--quick`" : ""}: ${await describeMachine()}. Medians of whole commands, run in turn; compare the ratios, since another machine has other times.\n`;
 console.log(text);
-try {
-  for (const [title, measure] of Object.entries(tables)) {
-    if (flags.only && !title.toLowerCase().includes(flags.only.toLowerCase()))
-      continue;
-    const table = { ...(await measure(flags.quick)), title };
-    measured.push(table);
-    text += `\n${print(table)}`;
-    console.log(print(table));
-  }
-} finally {
-  rmSync(parent, { recursive: true, force: true });
+for (const [title, measure] of Object.entries(tables)) {
+  if (flags.only && !title.toLowerCase().includes(flags.only.toLowerCase()))
+    continue;
+  const table = { ...(await measure(flags.quick)), title };
+  measured.push(table);
+  text += `\n${print(table)}`;
+  console.log(print(table));
 }
 if (flags.compare) reportWorse(readFileSync(page, "utf8"));
 if (flags.write) {

@@ -15,8 +15,9 @@ import { root } from "../src/env";
 const database = "src/infrastructure/database";
 const migrations = `${database}/migrations`;
 
-/** Where all projects are; to be removed at the end. */
+/** Where all projects are, until this process ends. */
 export const parent = mkdtempSync(join(tmpdir(), "starter-bench-"));
+process.once("exit", () => rmSync(parent, { recursive: true, force: true }));
 
 const FILES = [
   "package.json",
