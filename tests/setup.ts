@@ -114,7 +114,7 @@ async function findServer(
       if (engine === "compose") return { server: env.database, isKept: true };
     } catch (error) {
       // A clone that uses it has to hear of it; a new one has another way.
-      if (readUsedEngine(env) === "compose") throw error;
+      if (readUsedEngine(env) === "compose") endWith(error as Error);
     }
   }
   return await startTemporaryServer();

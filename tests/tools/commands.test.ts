@@ -76,13 +76,10 @@ const wrongCalls: [command: string, error: string][] = [
     "--deployed needs a database, and --offline leaves it out",
   ],
   ["db:generate a b", 'unexpected argument "b"'],
+  ["db:generate --online --down", "--down and --online do not go together"],
   [
-    "db:generate --online --down",
-    "--online goes with neither --custom nor --down",
-  ],
-  [
-    "db:generate a --online --custom",
-    "--online goes with neither --custom nor --down",
+    "db:generate a --custom --no-rename",
+    "--custom and --no-rename do not go together",
   ],
   [
     "db:logs --lines x",
