@@ -162,11 +162,11 @@ const actions = pg.pgTable(
   "actions",
   Object.fromEntries(
     ["cascade", "restrict", "no action", "set null", "set default"].map(
-      (action, index) => [
+      (action, index, all) => [
         `column${index}`,
         pg.integer().references(() => identities.id, {
           onDelete: action as "cascade",
-          onUpdate: action as "cascade",
+          onUpdate: all.at(index - 1) as "cascade",
         }),
       ],
     ),

@@ -35,7 +35,10 @@ describe("db:push", () => {
       const unused = await run("db:push --rename users.name=title");
       const seeded = await run("db:seed");
       const tested = await run("db:test");
+      await sql`drop table sessions`;
+      const partial = await run("db:test");
 
+      expect(partial.exitCode).toBe(3);
       expect(refused.exitCode).toBe(2);
       expect(untouched).toHaveLength(0);
       expect(pushed).toMatchObject({ exitCode: 0, stderr: "" });

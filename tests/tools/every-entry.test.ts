@@ -126,9 +126,30 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     const same = await diff("teams", []);
     await sql.unsafe("alter table teams rename to crews");
     const older = await diff("crews", []);
+    const long = "n".repeat(64);
+    const index = await describeExports(
+      {
+        t: pg.pgTable("long", { x: pg.text() }, (t) => [
+          pg.index(long).on(t.x),
+        ]),
+      },
+      "",
+    );
+    const pushIndex = () =>
+      diffSchema(sql, address, undefined, index, { ...answers }, () => []);
+    await sql.unsafe("create table long (x text)");
+    await run(
+      sql,
+      (await pushIndex()).statements
+        .filter((text) => text.startsWith("CREATE"))
+        .join(BREAKPOINT),
+    );
+    const cut = await pushIndex();
+    await sql.unsafe("drop table long");
     await sql.unsafe("insert into crews default values");
     const { losses } = await diff("crews", [], turned);
 
+    expect(cut.statements.filter((text) => text.includes("nnn"))).toEqual([]);
     expect(renamed.statements).toHaveLength(4);
     expect([same, older]).toEqual([isCurrent, isCurrent]);
     expect(losses).toEqual([]);

@@ -14,6 +14,7 @@ import {
 } from "../../scripts/schema/down-file";
 import { drawDiagram } from "../../scripts/schema/mermaid";
 import { writeOnline } from "../../scripts/schema/online";
+import { askRenames } from "../../scripts/schema/ask-renames";
 import { answerRenames } from "../../scripts/schema/renames";
 import {
   emptySnapshot,
@@ -589,6 +590,45 @@ const ALL_TURNS: Record<string, Turn> = {
     renames: ["t=tt"],
     rows: "insert into t values (1,'a')",
   },
+  "integer to descending identity": {
+    from: { t: pg.pgTable("t", { a: pg.integer() }) },
+    to: {
+      t: pg.pgTable("t", {
+        a: pg.integer().generatedAlwaysAsIdentity({
+          increment: -1,
+          startWith: -1,
+          maxValue: -1,
+        }),
+      }),
+    },
+    rows: "insert into t values (-7), (-3)",
+    check: "insert into t default values returning a",
+    want: -8,
+  },
+  "enum value renamed beside the same words": {
+    from: {
+      mood,
+      level: pg.pgEnum("level", ["happy", "bad"]),
+      t: pg.pgTable("t", {
+        m: mood().default("happy"),
+        l: pg.pgEnum("level", ["happy", "bad"])().default("happy"),
+        x: pg.text().default("happy"),
+      }),
+    },
+    to: {
+      mood: pg.pgEnum("mood", ["sad", "ok", "glad"]),
+      level: pg.pgEnum("level", ["happy", "bad"]),
+      t: pg.pgTable("t", {
+        m: pg.pgEnum("mood", ["sad", "ok", "glad"])().default("glad"),
+        l: pg.pgEnum("level", ["happy", "bad"])().default("happy"),
+        x: pg.text().default("happy"),
+      }),
+    },
+    renames: ["mood.happy=glad"],
+    rows: "insert into t default values",
+    check: "select m::text || l::text || x from t",
+    want: "gladhappyhappy",
+  },
   "not null in a table that gets an identity": {
     from: {
       t: pg.pgTable("t", { a: pg.integer().notNull(), b: pg.integer() }),
@@ -743,6 +783,34 @@ test("the diagram tells one from many, and what has to be there from what may", 
     '  one |o--o| many : "b"',
     '  one ||--o{ many : "c"',
     '  one ||--o| many : "d"',
+  ]);
+});
+
+test("advises a rename only where there is one pair", async () => {
+  const t = (...names: string[]) =>
+    describeExports(
+      {
+        t: pg.pgTable(
+          "t",
+          Object.fromEntries(names.map((name) => [name, pg.text()])),
+        ),
+      },
+      "",
+    );
+  const answers = { renames: [], isComplete: false, asked: undefined };
+  const ask = async (before: string[], after: string[]) =>
+    await askRenames(await t(...before), await t(...after), answers).catch(
+      ({ hint }) => hint.split("`")[1],
+    );
+
+  expect([
+    await ask(["a"], ["b"]),
+    await ask(["a"], ["b", "c"]),
+    await ask(["a", "b"], ["c"]),
+  ]).toEqual([
+    "--rename t.a=b",
+    "--rename <old column>=<new column>",
+    "--rename <old column>=<new column>",
   ]);
 });
 
