@@ -347,7 +347,7 @@ describe("connection strings", () => {
     ["postgres://u:se/cret@127.0.0.1:9/app", "is not a valid URL"],
     ["postgres://u:1/secret@127.0.0.1:9/app", "is not a valid URL"],
     ["postgres://u:se?cret@127.0.0.1:9/app", "is not a valid URL"],
-    ["postgres://u:p@127.0.0.1:9/se/cret", "is not a valid URL"],
+    ["postgres://u:p@127.0.0.1:9/a%2Fb", "is not a valid URL"],
     ["postgres://u:se@1?cret@127.0.0.1:9/app", "is not a valid URL"],
     ["postgres://u:se@1/a?cret@127.0.0.1:9/app", "is not a valid URL"],
     ["mysql://u:secret@127.0.0.1/app", "is not a PostgreSQL connection string"],
