@@ -494,7 +494,7 @@ function correct(
     .map((statement) => cast(statement, casts))
     .map(dropPrimaryKey)
     .map(endCycle)
-    .map((statement) => sayLoss(statement, after))
+    .map((statement) => sayLoss(statement, before, after))
     .filter((statement) => !isIdle(statement, before, after));
 }
 
@@ -552,27 +552,36 @@ function dropPrimaryKey(statement: string): string {
 END $$;`;
 }
 
-/** Adds a comment to a statement that loses what only the database knows. */
-function sayLoss(statement: string, after: Snapshot): string {
+/** Adds a comment to a statement that loses what it does not name. */
+function sayLoss(statement: string, before: Snapshot, after: Snapshot): string {
   if (/^DROP SEQUENCE | DROP IDENTITY;$/.test(statement))
     return `${COUNT_LOST}\n${statement}`;
-  const isRemade =
-    Object.values(after.enums).some(
-      ({ schema, name }) =>
-        statement ===
-        `DROP TYPE ${quoteIdentifier(schema)}.${quoteIdentifier(name)};`,
-    ) ||
-    (/ DROP COLUMN /.test(statement) &&
-      Object.values(after.tables).some(({ schema, name, columns }) => {
-        const place = schema ? `${quoteIdentifier(schema)}.` : "";
-        const start = `ALTER TABLE ${place}${quoteIdentifier(name)} DROP COLUMN `;
-        return Object.keys(columns).some(
-          (column) => statement === `${start}${quoteIdentifier(column)};`,
-        );
-      }));
-  return isRemade
-    ? `-- Loses: comments and privileges on what is made again here.\n${statement}`
-    : statement;
+  const isRemadeType = Object.values(after.enums).some(
+    ({ schema, name }) =>
+      statement ===
+      `DROP TYPE ${quoteIdentifier(schema)}.${quoteIdentifier(name)};`,
+  );
+  const column = findRemade(statement, before, after);
+  if (!isRemadeType && !column) return statement;
+  const values =
+    column && !column.generated ? "the values of the column, and " : "";
+  return `-- Loses: ${values}comments and privileges on what is made again here.\n${statement}`;
+}
+
+/** Returns the column, as it was, that the statement drops and a later one adds. */
+function findRemade(
+  statement: string,
+  before: Snapshot,
+  after: Snapshot,
+): SnapshotColumn | undefined {
+  for (const [key, { schema, name, columns }] of Object.entries(after.tables)) {
+    const place = schema ? `${quoteIdentifier(schema)}.` : "";
+    const start = `ALTER TABLE ${place}${quoteIdentifier(name)} DROP COLUMN `;
+    if (!statement.startsWith(start)) continue;
+    for (const column of Object.keys(columns))
+      if (statement === `${start}${quoteIdentifier(column)};`)
+        return before.tables[key]?.columns[column];
+  }
 }
 
 /** Adds NO CYCLE, which drizzle-kit leaves out. */

@@ -10,6 +10,7 @@ import {
   type Rename,
   readRenames,
 } from "./renames";
+import { listWider } from "./retype";
 import type { Snapshot } from "./snapshots";
 
 /** The separator that drizzle-kit writes between two statements. */
@@ -62,8 +63,10 @@ export async function printDown(
     (statement) => !isKeyLeft(statement, text),
   );
   const lost = listLostValues(after, before);
+  const wider = listWider(renameSnapshot(after, before, renames), before);
   const commented = statements.map((statement) => {
-    const comment = describeLoss(statement, lost);
+    const isWider = wider.some((start) => statement.startsWith(start));
+    const comment = isWider ? undefined : describeLoss(statement, lost);
     return comment ? `-- ${comment}\n${statement}` : statement;
   });
   // A migration of custom SQL has the same snapshot before and after it.
@@ -120,6 +123,8 @@ function describeLoss(statement: string, lost: string[]): string | undefined {
     return `This fails while a row has one of the values that go: ${lost.join(", ")}.`;
   if (/ SET DATA TYPE (?!text;)/.test(statement))
     return "This fails where a value does not fit the type.";
+  if (/ DROP EXPRESSION;$/.test(statement))
+    return "The column keeps what was computed: the values that it had before are gone.";
   if (/ SET NOT NULL;$/.test(statement))
     return "This fails while a row has no value.";
   return undefined;

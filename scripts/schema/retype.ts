@@ -36,7 +36,7 @@ export async function retypeColumns(
       const next = after.tables[key]?.columns[old.name];
       const table = snapshot.tables[key];
       if (!next || !table || printType(old) === printType(next)) continue;
-      const start = `ALTER TABLE ${printName(table)} ALTER COLUMN ${quoteIdentifier(old.name)} SET DATA TYPE `;
+      const start = printStart(table, old.name);
       // After a rename only the new snapshot has the column's name in its texts.
       const obstacle = isGrowing(old, next)
         ? undefined
@@ -58,6 +58,29 @@ export async function retypeColumns(
       });
     }
   return { statements, snapshot, left };
+}
+
+/** Returns the start of the statement that changes the type of a column. */
+function printStart(table: SnapshotTable, column: string): string {
+  return `ALTER TABLE ${printName(table)} ALTER COLUMN ${quoteIdentifier(column)} SET DATA TYPE `;
+}
+
+/** Lists the starts of the statements that change a type to one that has all values
+ * of the old one. */
+export function listWider(before: Snapshot, after: Snapshot): string[] {
+  return Object.entries(before.tables).flatMap(([key, table]) =>
+    Object.values(table.columns).flatMap((old) => {
+      const next = after.tables[key]?.columns[old.name];
+      return next && isWider(old, next) ? [printStart(table, old.name)] : [];
+    }),
+  );
+}
+
+function isWider(old: SnapshotColumn, next: SnapshotColumn): boolean {
+  const [from = -1, to = -1] = [old, next].map((column) =>
+    INTEGERS.indexOf(readType(column)?.name ?? ""),
+  );
+  return isGrowing(old, next) || (from >= 0 && from < to);
 }
 
 /** True for a change that PostgreSQL makes without touching the rows. */

@@ -31,6 +31,8 @@ interface Turn {
   /** A query, and its first value afterwards. */
   check?: string;
   want?: unknown;
+  /** What the two files say about losses and failures. */
+  comments?: string[];
 }
 
 enum Level {
@@ -491,6 +493,30 @@ const ALL_TURNS: Record<string, Turn> = {
       }),
     },
     rows: "insert into t values (1,'a')",
+    comments: [
+      "Loses: the values of the column, and comments and privileges on what is made again here.",
+      "The column keeps what was computed: the values that it had before are gone.",
+    ],
+  },
+  "types that shrink, and one that grows": {
+    from: {
+      t: pg.pgTable("t", {
+        a: pg.varchar({ length: 9 }),
+        b: pg.bigint({ mode: "number" }),
+        c: pg.text(),
+        d: pg.integer(),
+      }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        a: pg.varchar({ length: 5 }),
+        b: pg.smallint(),
+        c: pg.varchar({ length: 9 }),
+        d: pg.bigint({ mode: "number" }),
+      }),
+    },
+    rows: "insert into t values ('a',1,'c',2)",
+    comments: ["This fails where a value does not fit the type."],
   },
   "generated on retyped": {
     from: {
@@ -659,10 +685,12 @@ const ALL_TURNS: Record<string, Turn> = {
 };
 
 /** Those that say what is afterwards, and a sample of the others. */
+const saysMore = ([, { check, comments }]: [string, Turn]) =>
+  check !== undefined || comments !== undefined;
 const TURNS = Object.fromEntries([
-  ...Object.entries(ALL_TURNS).filter(([, { check }]) => check),
+  ...Object.entries(ALL_TURNS).filter(saysMore),
   ...sampleOf(
-    Object.entries(ALL_TURNS).filter(([, { check }]) => !check),
+    Object.entries(ALL_TURNS).filter((entry) => !saysMore(entry)),
     6,
   ),
 ]);
@@ -696,14 +724,19 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
       await run(down);
       const left = compareCatalogs(first, await readCatalog(sql));
       await run(up);
-      found[name] = { value: row?.[0], left };
+      const comments = `${up}\n${down}`.matchAll(/^-- (.*)$/gm);
+      found[name] = {
+        value: row?.[0],
+        left,
+        comments: turn.comments && [...comments].map(([, said]) => said),
+      };
     }
 
     expect(found).toEqual(
       Object.fromEntries(
-        Object.entries(TURNS).map(([name, { want }]) => [
+        Object.entries(TURNS).map(([name, { want, comments }]) => [
           name,
-          { value: want, left: [] },
+          { value: want, left: [], comments },
         ]),
       ),
     );
