@@ -203,7 +203,8 @@ function findChange(
             remade.has(keyOfEnum(column)) ||
             next.generated ||
             column.generated ||
-            familyOf(column) !== familyOf(next),
+            familyOf(column) !== familyOf(next) ||
+            isPadded(column) !== isPadded(next),
         )
         .map(({ name }) => name),
     ];
@@ -234,6 +235,15 @@ const FAMILIES = [
   ["integer", "smallint", "bigint", "serial", "smallserial", "bigserial"],
   ["bit", "varbit", "bit varying"],
 ];
+
+/** True for a type that compares without the blanks at the end. */
+function isPadded(column: SnapshotColumn): boolean {
+  return /^char\b/.test(printType(column));
+}
+
+/** Of expressions like these PostgreSQL casts the other values to the new type, also
+ * within its family, and casts them once more on the way back. */
+const CASTING = /%|\b(array|case|coalesce|greatest|in|least|nullif)\b/i;
 
 /** Returns the stages of a snapshot on the way to or from another one. */
 function takeApart(snapshot: Snapshot, other: Snapshot, change: Change) {
@@ -333,7 +343,7 @@ function dropReaders(
 
 /**
  * Removes the constraints and indexes that do not stay. When the type of a column
- * changes, PostgreSQL rebuilds those whose expressions still fit.
+ * changes, PostgreSQL rebuilds those whose expressions stay as they are.
  */
 function unbind(
   snapshot: Snapshot,
@@ -346,14 +356,16 @@ function unbind(
         const { columns = [] } = part as { columns?: unknown[] };
         return !includesAny(columns.map(String), recomputed[key]);
       });
+    const isChanged = (text = "") =>
+      mentions(text, CASTING.test(text) ? rebuilt[key] : converted[key]);
     return {
       indexes: filter(
         filterSame(table.indexes, same.indexes),
         ({ columns, where }) =>
-          !mentions(where, converted[key]) &&
+          !isChanged(where) &&
           !columns.some(({ expression, isExpression, opclass }) =>
             isExpression
-              ? mentions(expression, converted[key])
+              ? isChanged(expression)
               : recomputed[key]?.includes(expression) ||
                 (opclass && converted[key]?.includes(expression)),
           ),
@@ -368,7 +380,7 @@ function unbind(
       ),
       checkConstraints: filter(
         filterSame(table.checkConstraints, same.checkConstraints),
-        ({ value }) => !mentions(value, converted[key]),
+        ({ value }) => !isChanged(value),
       ),
       columns: mapValues(table.columns, (column) => ({
         ...column,

@@ -56,6 +56,16 @@ const withRating = (type: typeof mood | typeof moodLess) => ({
 const moodLab = lab.enum("mood", ["sad", "ok", "happy"]);
 const id = () => pg.integer().primaryKey();
 
+const castsOthers = (t: Record<"a" | "b" | "c" | "d", pg.AnyPgColumn>) => [
+  pg.index("a_first").on(S`coalesce(${t.a}, '')`),
+  pg
+    .index("b_of_two")
+    .on(t.b)
+    .where(S`${t.b} in ('a', 'b')`),
+  pg.check("c_even", S`${t.c} % 2 = 0`),
+  pg.check("d_set", S`${t.d} <> 'e'`),
+];
+
 const ALL_TURNS: Record<string, Turn> = {
   "enum to text, enum gone": {
     from: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
@@ -517,6 +527,34 @@ const ALL_TURNS: Record<string, Turn> = {
     },
     rows: "insert into t values ('a',1,'c',2)",
     comments: ["This fails where a value does not fit the type."],
+  },
+  "expressions of which PostgreSQL casts the other values": {
+    from: {
+      t: pg.pgTable(
+        "t",
+        {
+          a: pg.text(),
+          b: pg.varchar({ length: 9 }),
+          c: pg.integer(),
+          d: pg.char({ length: 2 }),
+        },
+        castsOthers,
+      ),
+    },
+    to: {
+      t: pg.pgTable(
+        "t",
+        {
+          a: pg.varchar({ length: 9 }),
+          b: pg.varchar({ length: 10 }),
+          c: pg.bigint({ mode: "number" }),
+          d: pg.text(),
+        },
+        castsOthers,
+      ),
+    },
+    rows: "insert into t values ('a','b',2,'d')",
+    comments: Array(3).fill("This fails where a value does not fit the type."),
   },
   "generated on retyped": {
     from: {
