@@ -5,7 +5,8 @@ import type { SnapshotView } from "./snapshots";
 
 /**
  * Adds statements that save and restore the indexes, privileges, comments, defaults,
- * rules, triggers and owners of these views.
+ * rules, triggers and owners of these views. A view that they create WITH NO DATA is
+ * refreshed if the one in its place was populated.
  *
  * @param views the views that the statements drop and create again.
  * @param history the SQL of earlier migrations. A privilege on an ordinary view that
@@ -25,6 +26,13 @@ export function keepExtras(
   const names = made.map(printName);
   const ungranted = made.filter((view) => !isGranted(view)).map(printName);
   if (names.length === 0) return statements;
+  const empty = names.filter((name) =>
+    statements.some(
+      (text) =>
+        text.startsWith(`CREATE MATERIALIZED VIEW ${name} `) &&
+        text.endsWith(" WITH NO DATA;"),
+    ),
+  );
   const first = statements.findIndex((text) =>
     /^DROP (MATERIALIZED )?VIEW /.test(text),
   );
@@ -33,7 +41,7 @@ export function keepExtras(
   );
   return [
     ...statements.slice(0, first),
-    printKeep(names, ungranted),
+    printKeep(names, ungranted, empty),
     ...statements.slice(first, last + 1),
     GIVE_BACK,
     ...statements.slice(last + 1),
@@ -44,20 +52,28 @@ function printName({ schema, name }: SnapshotView): string {
   return `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
 }
 
-function printKeep(names: string[], ungranted: string[]): string {
+function printKeep(
+  names: string[],
+  ungranted: string[],
+  empty: string[],
+): string {
   const list = (of: string[]) =>
-    of.map((name) => quoteLiteral(name)).join(", ");
+    `ARRAY[${of.map((name) => quoteLiteral(name)).join(", ")}]::regclass[]`;
   const lost =
     ungranted.length > 0
       ? `-- Loses: privileges on ${ungranted.join(", ")}, which no migration granted.\n`
       : "";
   const isGranted =
-    ungranted.length > 0
-      ? ` AND view <> ALL (ARRAY[${list(ungranted)}]::regclass[])`
+    ungranted.length > 0 ? ` AND view <> ALL (${list(ungranted)})` : "";
+  // Last, and in the order of their age: a view is older than those that read it.
+  const isRefreshed =
+    empty.length > 0
+      ? `
+  UNION ALL SELECT view::oid::bigint, format('REFRESH MATERIALIZED VIEW %s', view) WHERE relkind = 'm' AND relispopulated AND view = ANY (${list(empty)})`
       : "";
   return `${lost}-- Keeps indexes, privileges, comments, defaults, rules, triggers and owners of the views that are made again.
 SELECT set_config('kept.views', coalesce(jsonb_agg(statement ORDER BY place)::text, '[]'), false)
-FROM unnest(ARRAY[${list(names)}]::regclass[]) AS view JOIN pg_class ON pg_class.oid = view CROSS JOIN LATERAL (
+FROM unnest(${list(names)}) AS view JOIN pg_class ON pg_class.oid = view CROSS JOIN LATERAL (
   SELECT 1, format('ALTER TABLE %s OWNER TO %s', view, relowner::regrole) WHERE relowner <> current_user::regrole
   UNION ALL SELECT 2, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = view
   UNION ALL SELECT 3, format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', view, attname, pg_get_expr(adbin, adrelid))
@@ -71,7 +87,7 @@ FROM unnest(ARRAY[${list(names)}]::regclass[]) AS view JOIN pg_class ON pg_class
   UNION ALL SELECT 5, format('COMMENT ON %s%s IS %L', CASE WHEN attname IS NOT NULL THEN 'COLUMN ' WHEN relkind = 'm' THEN 'MATERIALIZED VIEW ' ELSE 'VIEW ' END,
     view || coalesce('.' || quote_ident(attname), ''), description)
     FROM pg_description LEFT JOIN pg_attribute ON attrelid = view AND attnum = objsubid AND objsubid > 0
-    WHERE objoid = view AND classoid = 'pg_class'::regclass
+    WHERE objoid = view AND classoid = 'pg_class'::regclass${isRefreshed}
 ) AS kept (place, statement);`;
 }
 

@@ -468,6 +468,33 @@ const ALL_TURNS: Record<string, Turn> = {
       "select pg_get_expr(adbin, 0) from pg_attrdef where adrelid = 'v'::regclass",
     want: "'d'::text",
   },
+  "materialized view without data, refreshed since": {
+    from: {
+      t: pg.pgTable("t", { x: pg.integer() }),
+      v: pg
+        .pgMaterializedView("v", { x: pg.integer() })
+        .withNoData()
+        .as(S`select x from t`),
+      a: pg
+        .pgMaterializedView("a", { x: pg.integer() })
+        .withNoData()
+        .as(S`select x from v`),
+    },
+    to: {
+      t: pg.pgTable("t", { x: pg.text() }),
+      v: pg
+        .pgMaterializedView("v", { x: pg.text() })
+        .withNoData()
+        .as(S`select x from t`),
+      a: pg
+        .pgMaterializedView("a", { x: pg.text() })
+        .withNoData()
+        .as(S`select x from v`),
+    },
+    rows: "insert into t values (4); refresh materialized view v; refresh materialized view a",
+    check: "select x from a",
+    want: "4",
+  },
   "view reads renamed column": {
     from: {
       t: pg.pgTable("t", { id: id(), x: pg.text() }),
