@@ -16,15 +16,25 @@ import type { Snapshot } from "./snapshots";
 /** The separator that drizzle-kit writes between two statements. */
 export const BREAKPOINT = "--> statement-breakpoint\n";
 
-/** Returns the SQL from one snapshot to another, with the renames first. */
+/** Returns the SQL from one snapshot to another, with the renames first; before these
+ * only the views go that have a name which something else gets. */
 export async function diffRenamed(
   before: Snapshot,
   after: Snapshot,
   renames: Rename[],
   options: DiffOptions = {},
 ): Promise<string[]> {
-  const renamed = renameSnapshot(before, after, renames);
+  const given = renames
+    .filter(({ kind, table }) => kind !== "schema" && table === undefined)
+    .map(({ schema, to, toSchema = schema }) => `${toSchema}.${to}`);
+  const kept = Object.entries(before.views).filter(
+    ([key]) => !given.includes(key),
+  );
+  const freed = { ...before, views: Object.fromEntries(kept) };
+  const isFree = kept.length === Object.keys(before.views).length;
+  const renamed = renameSnapshot(freed, after, renames);
   return [
+    ...(isFree ? [] : await diffSnapshots(before, freed)),
     ...printRenames(before, after, renames),
     ...(await diffSnapshots(renamed, after, options)),
   ];

@@ -203,9 +203,19 @@ export function applyRename(snapshot: Snapshot, rename: Rename): Snapshot {
     );
     const { [from]: gone, ...schemas } = snapshot.schemas;
     if (gone === undefined) return snapshot;
+    const [old, next] = [
+      `${quoteIdentifier(from)}.`,
+      `${quoteIdentifier(to)}.`,
+    ];
+    const views = Object.values(snapshot.views).map((view) => {
+      const schema = view.schema === from ? to : view.schema;
+      const definition = view.definition?.replaceAll(old, () => next);
+      return [`${schema}.${view.name}`, { ...view, schema, definition }];
+    });
     return moved.reduce(applyRename, {
       ...snapshot,
       schemas: { ...schemas, [to]: to },
+      views: Object.fromEntries(views),
     });
   }
   const [oldKey, newKey] = [`${schema}.${from}`, `${toSchema}.${to}`];

@@ -56,6 +56,13 @@ const withRating = (type: typeof mood | typeof moodLess) => ({
 const moodLab = lab.enum("mood", ["sad", "ok", "happy"]);
 const id = () => pg.integer().primaryKey();
 
+function inSchema(name: string) {
+  const place = pg.pgSchema(name);
+  const mood = place.enum("mood", ["sad", "ok"]);
+  const t = place.table("t", { m: mood() });
+  const v = place.view("v").as((query) => query.select().from(t));
+  return { place, mood, t, v };
+}
 const castsOthers = (t: Record<"a" | "b" | "c" | "d", pg.AnyPgColumn>) => [
   pg.index("a_first").on(S`coalesce(${t.a}, '')`),
   pg
@@ -720,6 +727,25 @@ const ALL_TURNS: Record<string, Turn> = {
     check: "select m::text || l::text || x from t",
     want: "gladhappyhappy",
   },
+  "view takes the old name of a table": {
+    from: { t: pg.pgTable("t", { id: id() }) },
+    to: {
+      t: pg.pgTable("tt", { id: id() }),
+      v: pg.pgView("t", { id: pg.integer() }).as(S`select id from tt`),
+    },
+    renames: ["t=tt"],
+    rows: "insert into t values (1)",
+    check: "select id from t",
+    want: 1,
+  },
+  "schema with a view renamed": {
+    from: inSchema("lab"),
+    to: inSchema("labs"),
+    renames: ["lab=labs"],
+    rows: "insert into lab.t values ('sad')",
+    check: "select m from labs.v",
+    want: "sad",
+  },
   "not null in a table that gets an identity": {
     from: {
       t: pg.pgTable("t", { a: pg.integer().notNull(), b: pg.integer() }),
@@ -777,7 +803,7 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
           });
       };
       await run(
-        "drop schema public cascade; create schema public; drop schema if exists lab cascade",
+        "drop schema public cascade; create schema public; drop schema if exists lab, labs cascade",
       );
       await run(initial.join(BREAKPOINT));
       const first = await readCatalog(sql);
