@@ -22,6 +22,7 @@ import { askRenames, type RenameAnswers } from "./ask-renames";
 import { diffSnapshots } from "./diff-snapshots";
 import { diffRenamed } from "./down-file";
 import { introspect } from "./introspect";
+import { applyRename } from "./renames";
 import {
   emptySnapshot,
   nameSchema,
@@ -80,7 +81,7 @@ export async function diffSchema(
       if (created[index]?.status === "rejected")
         await makeObject(trial, statement);
     const expected = await readCatalog(trial.scratch);
-    const known = nameKnown(answers.renames, readKnown);
+    const known = nameKnown(after, answers.renames, readKnown);
     const homes = new Set(listSchemas(after, trial.found, known));
     const hasRecords = (await readRecords(sql)).length > 0;
     const compare = async (found: Catalog) => {
@@ -283,16 +284,27 @@ function isText(key: string): boolean {
 }
 
 /** Returns a function that is true for an object that a snapshot of a migration
- * has, or that `--rename` names. */
+ * has, or that `--rename` names, or that schema.ts has as another kind of view. */
 function nameKnown(
+  after: Snapshot,
   renames: string[],
   readKnown: () => Snapshot[],
 ): (object: string) => boolean {
   let known: Set<string> | undefined;
   return (object) => {
-    known ??= listKnown(renames, readKnown());
+    known ??= listKnown(renames, [
+      after,
+      ...renames.map((answer) => renameBack(after, answer)),
+      ...readKnown(),
+    ]);
     return known.has(withoutQuotes(object));
   };
+}
+
+/** Returns the snapshot with the old name of a schema, if the answer has one. */
+function renameBack(after: Snapshot, answer: string): Snapshot {
+  const [to = "", from = ""] = answer.split("=");
+  return applyRename(after, { kind: "schema", schema: "", from, to });
 }
 
 /** Lists these objects by their keys in the catalog, without quotes. */
@@ -315,10 +327,9 @@ function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
       ...Object.keys(snapshot.enums).map((key) => `type ${key}`),
       ...Object.keys(snapshot.sequences).map((key) => `sequence ${key}`),
       ...Object.values(snapshot.schemas).map((name) => `schema ${name}`),
-      ...Object.keys(snapshot.views).flatMap((key) => [
-        `view ${key}`,
-        `materialized view ${key}`,
-      ]),
+      ...Object.entries(snapshot.views).flatMap(([key, { isExisting }]) =>
+        isExisting ? [] : [`view ${key}`, `materialized view ${key}`],
+      ),
     ]),
     ...named.flatMap((name) =>
       ["table", "type", "sequence", "schema"].map((kind) => `${kind} ${name}`),

@@ -9,7 +9,9 @@ describe("db:push", () => {
   test(
     "makes the schema, also what drizzle-kit does not see, and brings it up to date; finds nothing the second time, and refuses NODE_ENV=production",
     "empty",
-    async ({ run, change, sql, database }) => {
+    async ({ run, change, sql, database, project }) => {
+      const filter = '"public", "lab", "labs"';
+      project.replace("drizzle.config.ts", '"public"', filter);
       change(
         'index("builds_created_by_idx").on(table.createdBy)',
         `index("builds_created_by_idx").on(table.createdBy).where(sql\`number > 5\`),
@@ -17,9 +19,17 @@ describe("db:push", () => {
       );
       change(
         "export const users =",
-        'export const people = pgView("people", { number: integer("number") }).as(sql`select 1 as number`);\nexport const users =',
+        `export const people = pgView("people", { number: integer("number") }).as(sql\`select 1 as number\`);
+        export const theirs = pgView("theirs", { id: integer("id") }).existing();
+        export const lab = pgSchema("lab");
+        export const logs = lab.table("logs", { id: integer("id") });
+        export const seen = lab.materializedView("seen").as((query) => query.select().from(logs));
+        export const users =`,
       );
-      change("import {\n", "import {\n  pgView,\n");
+      change(
+        "import {\n",
+        "import {\n  pgMaterializedView, pgSchema, pgView,\n",
+      );
       const refused = await run(`db:push --confirm ${database.name}`, {
         NODE_ENV: "production",
       });
@@ -30,7 +40,14 @@ describe("db:push", () => {
       change("number > 0", "number > 1");
       change("'canceled'", "'canceled', 'other'");
       change("select 1 as number", "select 2 as number");
-      const changed = await run("db:push");
+      // No snapshot has the views, the schema and its table.
+      change("pgView(", "pgMaterializedView(");
+      change("lab.materializedView(", "lab.view(");
+      change('pgSchema("lab")', 'pgSchema("labs")');
+      await sql`insert into lab.logs values (1)`;
+      await sql`create view theirs as select 1 as id`;
+      const changed = await run("db:push --rename lab=labs");
+      await sql`drop view theirs`;
       const again = await run("db:push");
       const unused = await run("db:push --rename users.name=title");
       const seeded = await run("db:seed");
@@ -43,9 +60,10 @@ describe("db:push", () => {
       expect(untouched).toHaveLength(0);
       expect(pushed).toMatchObject({ exitCode: 0, stderr: "" });
       expect(pushed.stdout).toEndWith(
-        `Pushed: schema.ts to ${database.name} (24 statements)\n`,
+        `Pushed: schema.ts to ${database.name} (27 statements)\n`,
       );
       expect(changed.exitCode).toBe(0);
+      expect(await sql`select from labs.seen`).toHaveLength(1);
       expect(again).toEqual({
         exitCode: 0,
         stdout: `Nothing to push: ${database.name} is current\n`,
