@@ -26,9 +26,12 @@ Writes the schema.ts of the database into pulled/.`;
 
 /** What drizzle cannot describe of an object, by its kind. */
 const DETAILS: Record<string, RegExp> = {
-  column: / COLLATE \S+/,
-  constraint: / (DEFERRABLE( INITIALLY DEFERRED)?|NOT VALID|NO INHERIT)$/,
-  index: / (INCLUDE \([^)]*\)|NULLS NOT DISTINCT)/,
+  column: / (COLLATE \S+|VIRTUAL$)/g,
+  constraint:
+    / (MATCH FULL|DEFERRABLE( INITIALLY DEFERRED)?|NOT VALID|NO INHERIT|NOT ENFORCED)(?= |$)/g,
+  index: / (INCLUDE \([^)]*\)|NULLS NOT DISTINCT)/g,
+  row: / FORCE ROW LEVEL SECURITY/g,
+  table: / UNLOGGED /g,
 };
 
 readOptions(usage, { ...jsonFlag });
@@ -46,7 +49,7 @@ const files = {
   "relations.ts": printRelations(snapshot, schemas),
 };
 await write();
-for (const line of listLeftOut()) note(`Not pulled: ${line}`);
+for (const line of await listLeftOut()) note(`Not pulled: ${line}`);
 const others = (await listSchemas()).filter((name) => !schemas.includes(name));
 if (others.length > 0)
   note(
@@ -154,13 +157,15 @@ async function write(): Promise<void> {
 }
 
 /** Lists the objects of the database that drizzle cannot describe. */
-function listLeftOut(): string[] {
+async function listLeftOut(): Promise<string[]> {
   const isPulled = (schema: string | null) =>
     schema !== null && schemas.includes(schema);
   const entries = [...catalog].filter(([, entry]) => isPulled(entry.schema));
   const named = entries
     .filter(([object]) =>
-      /^(function|procedure|trigger|rule|domain) /.test(object),
+      /^(function|procedure|trigger|rule|domain|composite type|range|collation) /.test(
+        object,
+      ),
     )
     .map(([object]) => object);
   const parts = entries.flatMap(([object, { sql: text, isPartition }]) => {
@@ -170,8 +175,31 @@ function listLeftOut(): string[] {
   });
   const details = entries.flatMap(([object, { sql: text }]) => {
     const [kind = ""] = object.split(" ");
-    const [detail] = DETAILS[kind]?.exec(text) ?? [];
-    return detail ? [`${detail.trim()} of ${object}`] : [];
+    const pattern = DETAILS[kind];
+    const found = (pattern && text.match(pattern)) ?? [];
+    const list = found.map((detail) => detail.trim()).join(", ");
+    const whole = object.replace(/^row security of/, "table");
+    return list ? [`${list} of ${whole}`] : [];
   });
-  return [...parts, ...details, ...named];
+  return [...parts, ...details, ...(await listTraits()), ...named];
+}
+
+/** Lists what neither drizzle nor the catalog has a word for. */
+async function listTraits(): Promise<string[]> {
+  const rows = await sql<{ trait: string }[]>`
+    with named as (
+      select pg_class.oid, format('%I.%I', nspname, relname) as name
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+      where nspname in ${sql(schemas)} and not relispartition
+    )
+    select format('COLLATE %s of index %s', used::regcollation, name) as trait
+    from named join pg_index on indexrelid = named.oid
+      cross join unnest(indcollation::oid[], indkey::int2[]) as part (used, number)
+      join pg_attribute on attrelid = indrelid and attnum = number
+    where used not in (0, attcollation)
+    union all
+    select format('INHERITS (%s) of table %s', string_agg(inhparent::regclass::text, ', ' order by inhseqno), name)
+    from named join pg_inherits on inhrelid = oid group by name
+    order by trait`;
+  return rows.map(({ trait }) => trait);
 }

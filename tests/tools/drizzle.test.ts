@@ -205,9 +205,15 @@ describe("db:pull", () => {
       create table "Teams" (id int primary key, boss int references "Teams", lead int);
       create table people (id int primary key, team int references "Teams");
       alter table "Teams" add foreign key (lead) references people;
-      create function twice(n int) returns int language sql return n * 2`);
+      create function twice(n int) returns int language sql return n * 2;
+      create type pair as (a int, b int);
+      create unlogged table drafts (a int, b int, c text collate "C", unique (a, b),
+        foreign key (a, b) references drafts (a, b) match full on delete cascade deferrable);
+      create index by_c on drafts (c collate "POSIX", lower(c collate "C")) where c > 'a' collate "C";
+      alter table drafts enable row level security, force row level security;
+      create table kept (d int) inherits (drafts)`);
     const first = await run("db:pull");
-    await sql`create table other (id int primary key)`;
+    await sql`drop table drafts cascade; create table other (id int primary key)`.simple();
     const second = await run("db:pull --json");
     const pulled = project.read("pulled/schema.ts");
     const relations = project.read("pulled/relations.ts");
@@ -223,7 +229,15 @@ describe("db:pull", () => {
       stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
       stderr:
         "Not pulled: the partitions of table public.parts\n" +
+        "Not pulled: UNLOGGED of table public.drafts\n" +
+        "Not pulled: FORCE ROW LEVEL SECURITY of table public.drafts\n" +
+        'Not pulled: COLLATE "C" of column public.drafts.c\n' +
+        'Not pulled: COLLATE "C" of column public.kept.c\n' +
+        "Not pulled: MATCH FULL, DEFERRABLE of constraint drafts_a_b_fkey on public.drafts\n" +
         "Not pulled: INCLUDE (tags) of index public.by_note\n" +
+        'Not pulled: COLLATE "POSIX" of index public.by_c\n' +
+        "Not pulled: INHERITS (drafts) of table public.kept\n" +
+        "Not pulled: composite type public.pair\n" +
         "Not pulled: function public.twice(n integer)\n" +
         "Not pulled, except what others refer to: platform: not in `schemaFilter` of drizzle.config.ts\n",
     });
