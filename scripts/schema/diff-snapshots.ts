@@ -142,10 +142,12 @@ function leaveOutUnchanged(from: Snapshot, to: Snapshot): [Snapshot, Snapshot] {
 
 /**
  * Adds what drizzle-kit's snapshots do not say: the columns of a primary key are
- * not null, and row security is on when a table has policies.
+ * not null, and row security is on when a table has policies. Leaves out the columns
+ * of views, which follow from their definition.
  */
 function completeSnapshot(snapshot: Snapshot, other: Snapshot): Snapshot {
-  const secured = mapTables(snapshot, (table) => ({
+  const views = mapValues(snapshot.views, (view) => ({ ...view, columns: {} }));
+  const secured = mapTables({ ...snapshot, views }, (table) => ({
     isRLSEnabled: table.isRLSEnabled || Object.keys(table.policies).length > 0,
   }));
   return mapShared(secured, other, (table) => {

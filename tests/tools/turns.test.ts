@@ -63,6 +63,10 @@ function inSchema(name: string) {
   const v = place.view("v").as((query) => query.select().from(t));
   return { place, mood, t, v };
 }
+function onlyWithView(x: pg.PgColumnBuilderBase) {
+  const t = pg.pgTable("t", { x });
+  return { t, v: pg.pgView("v").as((query) => query.select().from(t)) };
+}
 const castsOthers = (t: Record<"a" | "b" | "c" | "d", pg.AnyPgColumn>) => [
   pg.index("a_first").on(S`coalesce(${t.a}, '')`),
   pg
@@ -474,6 +478,12 @@ const ALL_TURNS: Record<string, Turn> = {
     check:
       "select pg_get_expr(adbin, 0) from pg_attrdef where adrelid = 'v'::regclass",
     want: "'d'::text",
+  },
+  "default and not null of what a view reads": {
+    from: onlyWithView(pg.text()),
+    to: onlyWithView(pg.text().notNull().default("b")),
+    rows: "insert into t values ('a')",
+    comments: [],
   },
   "materialized view without data, refreshed since": {
     from: {
