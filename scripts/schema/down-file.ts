@@ -3,6 +3,7 @@
 import { readWords, splitStatements } from "../migrations/statements";
 import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
 import { listEffects } from "./effects";
+import { KEEP_START } from "./keep-extras";
 import {
   applyRename,
   invertRename,
@@ -93,6 +94,7 @@ export async function printDown(
     .filter(
       ({ tokens, text: statement }) =>
         !own.has(statement) &&
+        !statement.startsWith(KEEP_START) &&
         !written.some((one) => one.text === statement) &&
         (isCustom ||
           !isOfSnapshots(readWords(tokens, 3)) ||

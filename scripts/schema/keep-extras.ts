@@ -3,6 +3,9 @@
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import type { SnapshotView } from "./snapshots";
 
+/** The start of the statement that saves them; the rest depends on earlier migrations. */
+export const KEEP_START = "SELECT set_config('kept.views',";
+
 /**
  * Adds statements that save and restore the indexes, privileges, comments, defaults,
  * rules, triggers and owners of these views. A view that they create WITH NO DATA is
@@ -72,7 +75,7 @@ function printKeep(
   UNION ALL SELECT view::oid::bigint, format('REFRESH MATERIALIZED VIEW %s', view) WHERE relkind = 'm' AND relispopulated AND view = ANY (${list(empty)})`
       : "";
   return `${lost}-- Keeps indexes, privileges, comments, defaults, rules, triggers and owners of the views that are made again.
-SELECT set_config('kept.views', coalesce(jsonb_agg(statement ORDER BY place)::text, '[]'), false)
+${KEEP_START} coalesce(jsonb_agg(statement ORDER BY place)::text, '[]'), false)
 FROM unnest(${list(names)}) AS view JOIN pg_class ON pg_class.oid = view CROSS JOIN LATERAL (
   SELECT 1, format('ALTER TABLE %s OWNER TO %s', view, relowner::regrole) WHERE relowner <> current_user::regrole
   UNION ALL SELECT 2, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = view

@@ -804,7 +804,10 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
       const before = await describeExports(turn.from, "");
       const after = await describeExports(turn.to, "");
       const { renames } = answerRenames(before, after, turn.renames ?? []);
-      const up = (await diffRenamed(before, after, renames)).join(BREAKPOINT);
+      const options = { history: "" }; // as db:generate
+      const up = (await diffRenamed(before, after, renames, options)).join(
+        BREAKPOINT,
+      );
       const initial = await diffRenamed(emptySnapshot, before, []);
       const run = async (text: string) => {
         for (const statement of splitStatements(text))
