@@ -84,6 +84,9 @@ export async function diffSchema(
     const known = nameKnown(after, answers.renames, readKnown);
     const homes = new Set(listSchemas(after, trial.found, known));
     const hasRecords = (await readRecords(sql)).length > 0;
+    const isExisting = ({ object }: Difference) =>
+      after.views[withoutQuotes(object.replace(/^(materialized )?view /, ""))]
+        ?.isExisting;
     const compare = async (found: Catalog) => {
       const { ours, others } = compareOurs(
         trial,
@@ -94,7 +97,7 @@ export async function diffSchema(
         hasRecords,
       );
       return {
-        others,
+        others: others.filter((difference) => !isExisting(difference)),
         ours: dropNameDifferences(
           await dropSpellingDifferences(trial.scratch, ours, found),
           after,
