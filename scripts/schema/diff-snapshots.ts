@@ -108,6 +108,7 @@ export async function diffSnapshots(
       [...renames, ...count.first, ...statements, ...count.last],
       Object.keys(before.views)
         .filter((key) => key in after.views && !(key in old.detached.views))
+        .filter((key) => !after.views[key]?.isExisting)
         .flatMap((key) => before.views[key] ?? []),
       history,
     ),

@@ -17,14 +17,24 @@ import type { Snapshot } from "./snapshots";
 /** The separator that drizzle-kit writes between two statements. */
 export const BREAKPOINT = "--> statement-breakpoint\n";
 
-/** Returns the SQL from one snapshot to another, with the renames first; before these
- * only the views go that have a name which something else gets. */
+/** Returns the SQL from one snapshot to another, with the renames first. */
 export async function diffRenamed(
   before: Snapshot,
   after: Snapshot,
   renames: Rename[],
   options: DiffOptions = {},
 ): Promise<string[]> {
+  const { statements, renamed } = await writeRenames(before, after, renames);
+  return [...statements, ...(await diffSnapshots(renamed, after, options))];
+}
+
+/** Returns the SQL of the renames, and the snapshot after it. Only the views that have
+ * a name which something else gets are dropped before. */
+export async function writeRenames(
+  before: Snapshot,
+  after: Snapshot,
+  renames: Rename[],
+): Promise<{ statements: string[]; renamed: Snapshot }> {
   const given = renames
     .filter(({ kind, table }) => kind !== "schema" && table === undefined)
     .map(({ schema, to, toSchema = schema }) => `${toSchema}.${to}`);
@@ -33,16 +43,17 @@ export async function diffRenamed(
   );
   const freed = { ...before, views: Object.fromEntries(kept) };
   const isFree = kept.length === Object.keys(before.views).length;
-  const renamed = renameSnapshot(freed, after, renames);
-  return [
-    ...(isFree ? [] : await diffSnapshots(before, freed)),
-    ...printRenames(before, after, renames),
-    ...(await diffSnapshots(renamed, after, options)),
-  ];
+  return {
+    statements: [
+      ...(isFree ? [] : await diffSnapshots(before, freed)),
+      ...printRenames(before, after, renames),
+    ],
+    renamed: renameSnapshot(freed, after, renames),
+  };
 }
 
 /** Returns the first snapshot after the renames. */
-export function renameSnapshot(
+function renameSnapshot(
   before: Snapshot,
   after: Snapshot,
   renames: Rename[],

@@ -23,9 +23,9 @@ import {
 } from "./back-fill";
 import { isSerial, nameSequence, SERIALS } from "./counters";
 import { type DiffOptions, diffSnapshots } from "./diff-snapshots";
-import { BREAKPOINT, renameSnapshot } from "./down-file";
+import { BREAKPOINT, writeRenames } from "./down-file";
 import { printType } from "./drizzle-kit";
-import { printRenames, readRenames, type Rename } from "./renames";
+import { readRenames, type Rename } from "./renames";
 import { retypeColumns } from "./retype";
 import type { Snapshot, SnapshotColumn } from "./snapshots";
 
@@ -99,12 +99,16 @@ export async function writeOnline(
   renames: Rename[],
   options: DiffOptions = {},
 ): Promise<string> {
-  const renamed = renameSnapshot(before, after, renames);
+  const { statements: first, renamed } = await writeRenames(
+    before,
+    after,
+    renames,
+  );
   const retyped = await retypeColumns(renamed, after);
   const statements = await diffSnapshots(retyped.snapshot, after, options);
   const written = [
     ...SETTINGS,
-    ...together(printRenames(before, after, renames)),
+    ...together(first),
     ...retyped.statements,
     ...arrange(statements, retyped.snapshot, after, retyped.left),
     DURABLE,

@@ -99,6 +99,8 @@ bunTest(
             (t) => [pg.index("a_name").on(t.name)],
           ),
           b,
+          o: pg.pgTable("o", { seen: pg.integer() }),
+          d: pg.pgView("d").as((query) => query.select().from(b)),
           v: pg.pgView("v").as((query) => query.select().from(b)),
         },
         "",
@@ -123,6 +125,7 @@ bunTest(
             (t) => [pg.index("a_name").on(t.name, t.code)],
           ),
           b: nextB,
+          d: pg.pgTable("d", { seen: pg.integer() }),
           v: pg.pgView("v").as((query) => query.select().from(nextB)),
           c: pg.pgTable("c", {
             code: pg
@@ -135,6 +138,7 @@ bunTest(
     ]);
 
     const text = await writeOnline(before, after, [
+      { kind: "table", schema: "public", from: "o", to: "d" },
       {
         kind: "column",
         schema: "public",
@@ -151,7 +155,10 @@ bunTest(
       .filter((line) => SHOWN.test(line));
 
     expect(outline.join("\n")).toBe(
-      `ALTER TABLE "b" RENAME COLUMN "seen" TO "looked";
+      `BEGIN;
+DROP VIEW "public"."d";
+ALTER TABLE "o" RENAME TO "d";
+ALTER TABLE "b" RENAME COLUMN "seen" TO "looked";
 ALTER TABLE "a" ADD COLUMN "id_new" bigint;
 NEW."id_new" := NEW."id";
 UPDATE "a" SET "id_new" = "id"

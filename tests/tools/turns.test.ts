@@ -485,6 +485,14 @@ const ALL_TURNS: Record<string, Turn> = {
     rows: "insert into t values ('a')",
     comments: [],
   },
+  "view that others make from now on": {
+    from: onlyWithView(pg.text()),
+    to: {
+      t: pg.pgTable("t", { x: pg.text() }),
+      v: pg.pgView("v", { x: pg.text() }).existing(),
+    },
+    comments: [],
+  },
   "materialized view without data, refreshed since": {
     from: {
       t: pg.pgTable("t", { x: pg.integer() }),
