@@ -56,7 +56,7 @@ if (!isPart) afterAll(finish, 60_000);
 function describeSample(): string {
   const sampled = [
     choice &&
-      `${choice.chosen} of ${choice.all} files of tests/tools, for what they test is as on ${choice.branch}`,
+      `${choice.chosen} of ${choice.all} files of tests/tools, ${choice.isSample ? "for what they test is" : "for what the others test is"} as on ${choice.branch}`,
     "interruptions, crowds, and changes of schemas and rows",
   ];
   return `Sampled: ${sampled.filter(Boolean).join("; ")} (RANDOM_SEED=${seed}); ALL=1 runs all of them, and compose`;
@@ -70,7 +70,7 @@ async function runParts(args: string[]): Promise<number> {
       TESTS_RUN: String(process.pid),
       TESTS_SERVER: isKept ? "kept" : "temporary",
       TEST_DATABASE_URL: urlOf(server),
-      TESTS_CHOSEN: choice ? "1" : "",
+      TESTS_SAMPLED: choice?.isSample ? "1" : "",
       RANDOM_SEED: String(seed),
     },
     stdio: ["inherit", "inherit", "inherit"],

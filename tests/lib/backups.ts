@@ -86,7 +86,7 @@ export function testFolder(
 }
 
 /** Registers a test that needs pg_dump and pg_restore. Each starts several programs: where
- * files are chosen, one of about three is run. */
+ * files are sampled, one of about three is run. */
 export const testBackup = missing ? () => {} : oneOf(3, testFolder);
 
 /** With a connection of its own, for a swap ends those that are open. */

@@ -20,7 +20,7 @@ export function sampleOf<T>(all: T[], part: number): T[] {
 
 /**
  * Returns `register` for tests of which one of about `part` is run, by their sentences
- * and the seed, where the files of the run were chosen; where not, each is run.
+ * and the seed, where the files of the run are a sample; where not, each is run.
  */
 export function oneOf<F extends (...args: never[]) => void>(
   part: number,
@@ -28,7 +28,7 @@ export function oneOf<F extends (...args: never[]) => void>(
 ): F {
   const choose = (...args: never[]) => {
     const place = Bun.hash.crc32(String(args[0]));
-    if (!process.env.TESTS_CHOSEN || place % part === seed % part)
+    if (!process.env.TESTS_SAMPLED || place % part === seed % part)
       register(...args);
   };
   return choose as F;

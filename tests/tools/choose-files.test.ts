@@ -13,7 +13,7 @@ const clone = join(origin.folder, "../clone");
 
 afterAll(() => origin[Symbol.dispose]());
 
-test("a quarter of tests/tools, and what was edited of it, until a command differs from the default branch", async () => {
+test("a quarter of tests/tools, and what was edited of it; where a command differs from the default branch, what depends on it", async () => {
   cpSync(join(root, "tests"), join(origin.folder, "tests"), {
     recursive: true,
   });
@@ -32,10 +32,17 @@ test("a quarter of tests/tools, and what was edited of it, until a command diffe
   await edit("tests/tools/seed.test.ts");
   await edit("tests/tools/mine.test.ts");
   const edited = await chooseAll();
-  await edit("scripts/lib/quote.ts");
-  const command = await choose(0);
+  await edit("scripts/schema/print-schema.ts");
+  const part = await choose(0);
   await commitAll(clone);
   const committed = await choose(0);
+  await edit("scripts/bootstrap-roles.ts");
+  const parts = await choose(0);
+  await edit("scripts/nobody-needs-it.ts");
+  const unknown = await choose(0);
+  await $`rm scripts/nobody-needs-it.ts`.cwd(clone);
+  await edit("scripts/lib/quote.ts");
+  const whole = await choose(0);
 
   for (const run of [...runs, ...edited])
     expect(run?.files.filter((file) => !isTool(file))).toEqual(
@@ -44,13 +51,31 @@ test("a quarter of tests/tools, and what was edited of it, until a command diffe
   expect(runs.flatMap((run) => run?.files.filter(isTool)).sort()).toEqual(
     tools,
   );
-  expect(runs[0]).toMatchObject({ all: tools.length, branch: "origin/trunk" });
+  expect(runs[0]).toMatchObject({
+    all: tools.length,
+    branch: "origin/trunk",
+    isSample: true,
+  });
   for (const run of edited)
     expect(run?.files).toContainValues([
       "tests/tools/mine.test.ts",
       "tests/tools/seed.test.ts",
     ]);
-  expect([command, committed]).toEqual([null, null]);
+  expect(part?.files.filter(isTool)).toEqual([
+    "tests/tools/commands.test.ts",
+    "tests/tools/copy.test.ts",
+    "tests/tools/drizzle.test.ts",
+    "tests/tools/every-entry.test.ts",
+    "tests/tools/mine.test.ts",
+    "tests/tools/seed.test.ts",
+    "tests/tools/setup.test.ts",
+  ]);
+  expect(committed).toEqual(part);
+  expect(parts?.files).toContainValues([
+    "tests/tools/bootstrap.test.ts",
+    "tests/tools/drizzle.test.ts",
+  ]);
+  expect([unknown, whole]).toEqual([null, null]);
 }, 60_000);
 
 const isTool = (file: string) => file.startsWith("tests/tools/");
