@@ -33,7 +33,7 @@ async function check({ run }: Given, variables?: Record<string, string>) {
 const needsRows = `
   insert into members values (7);
   alter table members add column name text;
-  do $$ begin if not exists (select from members) then raise 'none'; end if; end $$;
+  do $$ begin if not exists (select from members) then raise E'none, 100%% |\\nof it'; end if; end $$;
   select 1 / count(*) from members;`;
 
 test("leaves alone what others have made, and compares with what ours needs of it, also where a migration needed rows", async (given) => {
@@ -190,8 +190,8 @@ test("runs no down file that changes the server, and leaves out what needs rows;
     "0000_base": `
       create table tenants (id int primary key);
       create table members (tenant int not null references tenants)`,
-    "0001_a": "create table a ()",
-    "0001_a.down": `drop table a; drop role ${role}`,
+    "0001_a,b": "create table a ()",
+    "0001_a,b.down": `drop table a; drop role ${role}`,
     "0002_rows": needsRows,
   });
   await run("db:migrate --to 0000_base");
@@ -204,9 +204,9 @@ test("runs no down file that changes the server, and leaves out what needs rows;
     });
 
     expect(found).toEqual([
-      "pending 0001_a",
+      "pending 0001_a,b",
       "pending 0002_rows",
-      "not_tried 0001_a",
+      "not_tried 0001_a,b",
       "not_tried 0002_rows 2",
       "not_tried 0002_rows 4",
       "not_tried 0002_rows 5",
@@ -215,10 +215,15 @@ test("runs no down file that changes the server, and leaves out what needs rows;
       await sql`select from pg_roles where rolname = ${role}`,
     ).toHaveLength(1);
     expect(stderr).toMatch(
-      /^::warning file=[^,]+\/0001_a\.sql,title=pending::not applied/m,
+      /^::warning file=[^,]+\/0001_a%2Cb\.sql,title=pending::not applied/m,
     );
-    expect(readFileSync(summary, "utf8")).toMatch(
-      /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0001_a\.sql` \|/,
+    expect(stderr).toMatch(/,line=4,.*: none, 100%25 \|%0Aof it$/m);
+    const written = readFileSync(summary, "utf8");
+    expect(written).toMatch(
+      /^### db:check: [^]*\| warning \| `pending` \| `[^`]+\/0001_a,b\.sql` \|/,
+    );
+    expect(written).toContain(
+      ".sql:4` | a statement was not tried: none, 100% \\| of it |\n",
     );
   } finally {
     await sql.unsafe(`drop role if exists ${role}`);
@@ -262,7 +267,42 @@ test("works for a plain owner, beside extensions that it may not make", async (g
 });
 
 bunTest("follows how far statements reach", () => {
+  const alone: Record<"database" | "server" | "outside", string> = {
+    database: `drop user mapping for a server b; select lo_create(1);
+      select pg_logical_emit_message(true, 'a', 'b'); comment on table t is 'role';
+      do $$ declare s text; begin
+        for s in select 'grant select on t to a with grant option' from b loop execute s; end loop; end $$`,
+    server: `alter user a; drop group a; alter tablespace a rename to b; drop database a;
+      revoke "a" from "b"; grant connect on database a to b; revoke create on tablespace a from b;
+      grant set on parameter work_mem to a; reassign owned by a to b; drop owned by a;
+      alter system set work_mem = '4MB'; prepare transaction 'a'; comment on role a is 'b';
+      comment on database a is 'b'; security label on tablespace a is 'b';
+      insert into pg_authid values (1); update pg_catalog.pg_database set datname = 'a';
+      delete from pg_db_role_setting; create extension if not exists pg_cron;
+      select pg_terminate_backend(1); select pg_cancel_backend(1); select pg_reload_conf();
+      select pg_rotate_logfile(); select pg_promote(); select pg_switch_wal();
+      select pg_create_restore_point('a'); select pg_backup_start('a'); select pg_wal_replay_pause();
+      select pg_replication_origin_create('a'); select pg_stat_reset(); select pg_stat_statements_reset();
+      select pg_log_backend_memory_contexts(1)`,
+    outside: `alter subscription a disable; drop subscription a;
+      import foreign schema a from server b into c; copy t from program 'a'; copy t to e'/a';
+      select dblink('a', 'b'); select pg_create_logical_replication_slot('a', 'b');
+      select pg_drop_replication_slot('a'); select pg_logical_slot_get_changes('a', null, null);
+      select pg_replication_slot_advance('a', 'b'); select lo_import('/a'); select lo_export(1, '/a');
+      select pg_read_file('a'); select pg_read_binary_file('a'); select pg_file_write('a', 'b', true);
+      select pg_ls_dir('a'); select pg_ls_logdir(); select pg_stat_file('a'); select http_get('a');
+      select http(('GET', 'a', null, null, null)); select net.http_post('a');
+      select aws_s3.query_export_to_s3('a', 'b'); select cron.unschedule(1); update cron.job set active = false;
+      create materialized view m as select * from dblink('a', 'b'); create table t as select pg_read_file('a');
+      do language plperlu $$ 1 $$`,
+  };
   const rows: [string, "database" | "server" | "outside"][] = [
+    ...(["database", "server", "outside"] as const).flatMap((reach) =>
+      splitStatements(alone[reach]).map(({ text }): [string, typeof reach] => [
+        text,
+        reach,
+      ]),
+    ),
     ["create role x", "server"],
     ["alter table t drop role", "database"],
     ['grant "a" to "b"', "server"],
