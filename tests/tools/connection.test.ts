@@ -15,7 +15,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { openConnection } from "../../scripts/lib/connection";
+import { explainConnectionError } from "../../scripts/lib/explain-connection";
 import { isPooled } from "../../scripts/lib/pooler";
+import { nameReplication } from "../../scripts/lib/replication";
+import type { FailureFields } from "../../scripts/lib/report";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { parseDatabaseUrl } from "../../src/database-url";
 import { clusterAddress, copyCluster } from "../lib/cluster";
@@ -146,6 +149,155 @@ describe.concurrent("an unreachable server", () => {
 
     expect(message).toBe("the host name nowhere.invalid cannot be resolved");
   });
+});
+
+/** Codes of a failed connection, with the message and the hint; without a host it is
+ * db.example.com:6432, without a text it is "why". */
+const failures: [
+  codes: string,
+  message: string,
+  hint: string | undefined,
+  error?: { message?: string; isTls?: boolean },
+  url?: string,
+][] = [
+  [
+    "ECONNREFUSED ENOENT",
+    "nothing listens on db.example.com:6432",
+    "start that server, or check host and port in `DATABASE_URL`",
+  ],
+  [
+    "ECONNREFUSED",
+    "nothing listens on [::1]:6432",
+    "start that server, or check host and port in `DATABASE_URL`",
+    {},
+    "postgres://ada:secret@[::1]:6432/app",
+  ],
+  [
+    "ENOENT",
+    "nothing listens on /run/.s.PGSQL.6432",
+    "start that server, or check host and port in `DATABASE_URL`",
+    {},
+    "postgres://ada:secret@:6432/app?host=/run",
+  ],
+  [
+    "CONNECT_TIMEOUT ETIMEDOUT",
+    "db.example.com:6432 did not answer within 7 seconds",
+    "check that it runs, and check host and port in `DATABASE_URL`; to wait longer, add `connect_timeout=30` to the URL",
+  ],
+  [
+    "57P01 57P03",
+    "the server on db.example.com:6432 is starting up or shutting down",
+    "try again in a moment; `bun run db:logs` shows what it is doing",
+  ],
+  [
+    "3D000",
+    'there is no database "app" on db.example.com:6432',
+    "create it, or fix its name in `DATABASE_URL`",
+  ],
+  [
+    "28P01",
+    'the server on db.example.com:6432 does not accept this password for user "ada"',
+    "fix user and password in `DATABASE_URL`",
+  ],
+  [
+    "28000",
+    "the server on db.example.com:6432 refuses: why",
+    "fix user and password in `DATABASE_URL`",
+  ],
+  [
+    "CONNECTION_CLOSED NOT_POSTGRES ECONNRESET EPIPE",
+    "db.example.com:6432 closed the connection without answering as PostgreSQL",
+    "check host and port in `DATABASE_URL`",
+  ],
+  [
+    "ECONNRESET",
+    "db.example.com:5432 closed the connection: it may not trust the certificate of sslcert",
+    "check `sslcert` in `DATABASE_URL`",
+    {},
+    "postgres://ada:secret@db.example.com/app?sslcert=/own.pem&sslkey=/own.key",
+  ],
+  [
+    "UNSUITABLE",
+    "db.example.com:6432 why",
+    "name a server that suits in `DATABASE_URL`, or several: `…@one:5432,two:5432/app`",
+  ],
+  [
+    "NO_TLS",
+    "db.example.com:6432 has no TLS, which sslmode=require requires",
+    "set `sslmode=disable` in `DATABASE_URL` if the network in between is safe",
+  ],
+  [
+    "53300",
+    "the server on db.example.com:6432 takes no more connections: why",
+    "try again when other sessions have ended; `bun run db:status` counts them",
+  ],
+  [
+    "08P01",
+    "the pooler on db.example.com:6432 refuses: unsupported startup parameter: options",
+    "leave `options` out of `DATABASE_URL` and set it for the role: `alter role … set …`",
+    { message: "unsupported startup parameter: options" },
+  ],
+  [
+    "ENOTFOUND EAI_AGAIN",
+    "the host name db.example.com cannot be resolved",
+    "check host and port in `DATABASE_URL`",
+  ],
+  [
+    "SELF_SIGNED_CERT_IN_CHAIN UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+    "the certificate of db.example.com:6432 is not trusted: why",
+    "name its authorities with `sslrootcert` in `DATABASE_URL`",
+  ],
+  [
+    "ECONNRESET",
+    "TLS with db.example.com:6432 failed: why",
+    "check the TLS parameters in `DATABASE_URL`",
+    { isTls: true },
+  ],
+  ["08P01 42501", "cannot connect to db.example.com:6432: why", undefined],
+  [
+    "EHOSTUNREACH",
+    "cannot connect to db.example.com:6432: why",
+    "check host and port in `DATABASE_URL`",
+  ],
+];
+
+test("every kind of failure is explained, with what to do about it", () => {
+  const far =
+    "postgres://ada:secret@db.example.com:6432/app?sslmode=require&connect_timeout=7";
+  for (const [codes, message, hint, fields, url = far] of failures)
+    for (const code of codes.split(" ")) {
+      const error = Object.assign(new Error("why"), { code, ...fields });
+      const address = parseDatabaseUrl(url, "DATABASE_URL");
+
+      const explained: Error & FailureFields = explainConnectionError(
+        error,
+        address,
+      );
+
+      const sqlstate = /^\d/.test(code) ? code : undefined;
+      expect({
+        code,
+        message: explained.message,
+        hint: explained.hint,
+      }).toEqual({ code, message, hint });
+      expect(explained).toMatchObject({
+        code: "UNREACHABLE",
+        exitCode: 1,
+        details: { sqlstate },
+      });
+    }
+});
+
+test("a standby is named with how far it is behind, where that is known", () => {
+  const names = [null, 0, 2.5].map((lagSeconds) =>
+    nameReplication({ role: "standby", lagSeconds }),
+  );
+
+  expect(names).toEqual([
+    "standby, lag unknown",
+    "standby, 0 s behind",
+    "standby, 2.5 s behind",
+  ]);
 });
 
 describe("a server that does not let us in", () => {

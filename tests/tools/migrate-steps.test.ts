@@ -1,20 +1,29 @@
 // db:migrate on files that cannot be one transaction, that are interrupted, that
 // wait for a lock, and that touch what is not theirs.
-import { describe, expect } from "bun:test";
+import { describe, expect, test as bunTest } from "bun:test";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { spawn } from "bun";
 import { openConnection } from "../../scripts/lib/connection";
 import { withLock } from "../../scripts/lib/lock";
 import { quoteIdentifier } from "../../scripts/lib/quote";
-import { describeError, type FailureFields } from "../../scripts/lib/report";
+import {
+  describeError,
+  type FailureFields,
+  READ_ONLY,
+} from "../../scripts/lib/report";
 import {
   type ApplyOptions,
   applyPending,
 } from "../../scripts/migrations/apply";
+import {
+  explainFailure,
+  refuseClientPart,
+} from "../../scripts/migrations/failure";
 import { hashText } from "../../scripts/migrations/journal";
 import { readPlan } from "../../scripts/migrations/plan";
 import { checkWhetherDone } from "../../scripts/migrations/resume";
 import { splitStatements } from "../../scripts/migrations/statements";
+import { toScript } from "../../scripts/migrations/steps";
 import { parseDatabaseUrl } from "../../src/database-url";
 import { readProject } from "../../src/project";
 import { urlOf } from "../lib/command";
@@ -100,6 +109,101 @@ async function explain(
   const { message = "none", lines = [], hint } = error ?? {};
   return [`Error: ${message}`, ...lines, `Hint: ${hint}`].join("\n");
 }
+
+/** Codes of an error, with how many statements are committed; what is said of that,
+ * and the hint. */
+const explained: [codes: string, done: number, state: string, hint: string][] =
+  [
+    [
+      "42P07 42710 42P06 42701",
+      0,
+      "It was rolled back; nothing of it is committed.",
+      "fix `a.sql` and run `bun run db:migrate` again; where the database has this schema already, as after `db:push`, record it with `bun run db:baseline`",
+    ],
+    [
+      "42P07 42601",
+      1,
+      "It was rolled back; its first statement is committed.",
+      "fix `a.sql` and run `bun run db:migrate` again",
+    ],
+    [
+      "08006 40001 40P01 53100 55P03 57P01",
+      2,
+      "It was rolled back; its first 2 statements are committed.",
+      "nothing is wrong with the file: run `bun run db:migrate` again later",
+    ],
+    [
+      "25006",
+      0,
+      "It was rolled back; nothing of it is committed.",
+      `${READ_ONLY}, and run \`bun run db:migrate\` again`,
+    ],
+    [
+      "CONNECTION_CLOSED ECONNRESET",
+      2,
+      "It is not known whether this was committed.",
+      "run `bun run db:migrate` again: it continues after what is committed",
+    ],
+  ];
+
+bunTest("an error says what is committed, and what to do next", () => {
+  const lines = Array.from({ length: 15 }, (_, index) => `, ${index}`);
+  const text = `select 1; select 2; call a(0${lines.join("\n")})`;
+  const file = { tag: "a", file: "a.sql", text, hash: "" };
+  const explainAll = (
+    code: string,
+    done: number,
+    direction: "up" | "down",
+    isAlone?: boolean,
+  ): Error & FailureFields => {
+    const error = Object.assign(new Error("no"), { code });
+    const script = toScript(file, direction);
+    return explainFailure(error, script, 2, done, isAlone);
+  };
+
+  for (const [codes, done, state, hint] of explained)
+    for (const code of codes.split(" ")) {
+      const up = explainAll(code, done, "up");
+      const down = explainAll(code, done, "down");
+
+      expect({ code, end: up.lines?.slice(-2), hint: up.hint }).toEqual({
+        code,
+        end: ["  | … 3 more lines", `  ${state}`],
+        hint,
+      });
+      expect(down.hint).toBe(
+        hint.replace("db:migrate", "db:rollback").replace(/; where .*/, ""),
+      );
+    }
+  const alone = [0, 1].map((done) => {
+    const { lines } = explainAll("42601", done, "up", true);
+    return lines?.at(-1);
+  });
+  expect(alone).toEqual([
+    "  It ran outside of a transaction; the part that it committed itself stays.",
+    "  It ran outside of a transaction; the part that it committed itself stays; its first statement is committed.",
+  ]);
+});
+
+bunTest("a command of psql is refused, with what to do about it", () => {
+  const hints = ["\\c", "\\i", "\\ir", "\\copy", "\\d"].map((command) => {
+    const text = `${command} other`;
+    const file = { tag: "a", file: "a.sql", text, hash: "" };
+    try {
+      refuseClientPart(toScript(file, "up"));
+    } catch (error) {
+      return `${command}: ${(error as FailureFields).hint}`;
+    }
+  });
+
+  expect(hints).toEqual([
+    "\\c: delete it, and the SQL for the other database",
+    "\\i: put the SQL of that file in its place",
+    "\\ir: put the SQL of that file in its place",
+    "\\copy: write its rows as an INSERT, as `pg_dump --inserts` does",
+    "\\d: delete the line: only psql knows it",
+  ]);
+});
 
 describe("what cannot be in a transaction", () => {
   testApply("is run alone, and the rest around it", async () => {

@@ -215,6 +215,12 @@ const journals: [
     "JOURNAL_INVALID",
   ],
   ["no entries", "{}", "JOURNAL_INVALID"],
+  [
+    "another kind of database",
+    '{"dialect":"mysql","entries":[]}',
+    "JOURNAL_INVALID",
+  ],
+  ["a byte-order mark", '\uFEFF{"entries":[{"tag":"a","when":1}]}', undefined],
   ["a merge conflict", '<<<<<<< HEAD\n{"entries":[]}', "JOURNAL_INVALID"],
   [
     "a file that is not there",

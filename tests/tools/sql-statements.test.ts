@@ -1,7 +1,13 @@
 // Where a file is cut into statements, and what of it counts as the same.
 import { expect, test } from "bun:test";
 import {
+  quoteBody,
+  quoteIdentifier,
+  quoteLiteral,
+} from "../../scripts/lib/quote";
+import {
   hashStatements,
+  type Kind,
   splitStatements,
 } from "../../scripts/migrations/statements";
 
@@ -50,6 +56,11 @@ const cases: [sentence: string, text: string, statements: string[]][] = [
     "select 1; /* see packages/*/src */\nselect 2; select 3",
     ["select 1", "/* see packages/*/src */\nselect 2; select 3"],
   ],
+  [
+    "after a parenthesis too many, which the server refuses",
+    "select 1); select (2); select 3",
+    ["select 1)", "select (2)", "select 3"],
+  ],
   ["after a byte-order mark", "\uFEFFselect 1", ["select 1"]],
   ["into nothing", " -- a\n/* b */ ; \n--> statement-breakpoint\n", []],
 ];
@@ -75,6 +86,74 @@ test("a hash leaves out comments and blanks, and nothing else", () => {
   expect(hash("select  1 -- a\n, 'b c';")).toBe(hash("select 1,'b c'"));
   expect(hash("select 1, 'b  c'")).not.toBe(hash("select 1, 'b c'"));
   expect(hash("select 1; select 2")).not.toBe(hash("select 1 select 2"));
+});
+
+test("tells what a statement means for the transaction around it", () => {
+  const kinds: [kind: Kind, statements: string][] = [
+    ["begin", "begin; begin isolation level serializable; start transaction"],
+    ["commit", "commit; end; end work; commit and chain"],
+    ["rollback", "rollback; abort; rollback work"],
+    [
+      "plain",
+      "rollback to a; rollback work to a; rollback to savepoint a; start; discard temp; savepoint a; reindex table a; alter table a detach partition b; create index on a (b)",
+    ],
+    ["discard", "discard all"],
+    [
+      "alone",
+      "commit prepared 'a'; rollback prepared 'a'; vacuum; vacuum full a; alter system reset all; create database a; drop database a; create tablespace a location 'b'; drop tablespace a; create index concurrently on a (b); create unique index concurrently on a (b); drop index concurrently a; reindex (verbose, concurrently) table a; reindex index concurrently a; reindex table concurrently a; reindex schema concurrently a; reindex database a; reindex schema a; reindex system a; alter table a detach partition b concurrently",
+    ],
+  ];
+
+  for (const [kind, text] of kinds)
+    for (const statement of splitStatements(text))
+      expect([statement.text, statement.kind]).toEqual([statement.text, kind]);
+});
+
+test("tells what a statement changes in the session, may commit, or needs a client for", () => {
+  const found = (
+    property: "isSetting" | "mayCommit" | "isConcurrent" | "clientOffset",
+    text: string,
+  ) =>
+    splitStatements(text)
+      .filter((one) => one[property] !== undefined && one[property] !== false)
+      .map((one) => one.text);
+
+  expect(
+    found(
+      "isSetting",
+      "set a = 1; set session a = 1; set local a = 1; set transaction read only; set constraints all deferred; select set_config('a', 'b', false); reset a; discard temp; select 1",
+    ),
+  ).toEqual([
+    "set a = 1",
+    "set session a = 1",
+    "select set_config('a', 'b', false)",
+    "reset a",
+    "discard temp",
+  ]);
+  expect(found("mayCommit", "call a(); do 'a'; select a()")).toEqual([
+    "call a()",
+    "do 'a'",
+  ]);
+  expect(
+    found(
+      "clientOffset",
+      "copy a from stdin; copy a to stdout; copy a from '/b'; copy a from program 'stdin'; select 1 \\gx",
+    ),
+  ).toEqual(["copy a from stdin", "copy a to stdout", "select 1 \\gx"]);
+});
+
+test("what is quoted is one token, whatever it contains", () => {
+  const texts = ["it's", "a\\'; b", "a;\nb", "$$;", "$$ $body1$;", 'a"; b'];
+
+  for (const text of texts)
+    for (const quoted of [quoteLiteral(text), quoteIdentifier(text)])
+      expect(cut(`select ${quoted}; select 2`)).toHaveLength(2);
+  for (const text of texts)
+    expect(cut(`do ${quoteBody(text)}; select 2`)).toHaveLength(2);
+  expect(texts.slice(0, 2).map(quoteLiteral)).toEqual([
+    "'it''s'",
+    " E'a\\\\''; b'",
+  ]);
 });
 
 test("a line -- resumable is for the statement below it, with other comments between", () => {
