@@ -14,7 +14,8 @@ async function readAdmins(sql: Sql) {
       slug, role, email_verified
     from users join accounts on accounts.user_id = users.id
       join tenant_members on tenant_members.user_id = users.id
-      join tenants on tenants.id = tenant_id`;
+      join tenants on tenants.id = tenant_id
+    order by provider_id`;
 }
 
 test(
@@ -104,10 +105,17 @@ describe("db:bootstrap", () => {
         `db:bootstrap:admin --email ${email} --reset-password`,
       );
       const nobody = await sql`select from users`;
-      const first = await run(`db:bootstrap:admin --email ${email} --name Ada`);
-      await sql`
+      const typed = "Admin@Example.com";
+      const first = await run(
+        `db:bootstrap:admin --email \t${typed} --name Ada`,
+      );
+      // A reset is for one password: not for another sign-in, nor for another user.
+      await sql.unsafe(`
+        insert into users (name, email) values ('Dev', 'dev@example.com');
         insert into sessions (user_id, token, expires_at)
-        select id, 'token', now() + interval '1 day' from users`;
+        select id, email, now() + interval '1 day' from users;
+        insert into accounts (user_id, provider_id, account_id)
+        select id, case name when 'Ada' then 'github' else 'credential' end, id from users`);
       const [before] = await readAdmins(sql);
       const again = await run(`db:bootstrap:admin --email ADMIN@example.com`);
       const [left] = await readAdmins(sql);
@@ -117,9 +125,8 @@ describe("db:bootstrap", () => {
       const [after] = await readAdmins(sql);
       const unnamed = await run("db:bootstrap");
       await sql`
-        with dev as (insert into users (name, email) values ('Dev', 'dev@example.com') returning id)
         insert into tenant_members (tenant_id, user_id, role)
-        select tenants.id, dev.id, 'member' from tenants, dev`;
+        select tenants.id, users.id, 'member' from tenants, users where email = 'dev@example.com'`;
       const member = await run("db:bootstrap:admin --email dev@example.com");
 
       expect(unknown).toMatchObject({
@@ -129,8 +136,9 @@ describe("db:bootstrap", () => {
       expect(nobody).toHaveLength(0);
       const password = /^Password: (.+)$/m.exec(first.stdout)?.[1] ?? "";
       expect(first.stdout).toBe(
-        `Created: the administrator ${email}\nPassword: ${password}\n`,
+        `Created: the administrator ${typed}\nPassword: ${password}\n`,
       );
+      expect(before).toMatchObject({ email });
       expect(await sql`select from role_permissions`).toHaveLength(0);
       expect(again.stdout).toBe(
         "Nothing to create: ADMIN@example.com already exists\n",
@@ -139,7 +147,16 @@ describe("db:bootstrap", () => {
       const next = /^Password: (.+)$/m.exec(reset.stdout)?.[1] ?? "";
       expect(next).not.toBe(password);
       expect(await Bun.password.verify(next, after?.password)).toBe(true);
-      expect(await sql`select from sessions`).toHaveLength(0);
+      expect(await sql`select token from sessions`).toMatchObject([
+        { token: "dev@example.com" },
+      ]);
+      expect(
+        await sql`select email, provider_id from accounts join users on users.id = user_id order by 1, 2`,
+      ).toMatchObject([
+        { email, provider_id: "credential" },
+        { email, provider_id: "github" },
+        { email: "dev@example.com", provider_id: "credential" },
+      ]);
       expect(unnamed).toMatchObject({ exitCode: 2, stdout: "" });
       expect(unnamed.stderr).toContain("`--email <email>`");
       expect(member.stdout).toBe(
@@ -161,23 +178,27 @@ test(
     try {
       const made = await run(`db:bootstrap:roles --app-role ${name} --json`);
       const again = await run(`db:bootstrap:roles --app-role ${name}`);
+      const reset = await run(
+        `db:bootstrap:roles --app-role ${name} --reset-password`,
+      );
       const own = await run(`db:bootstrap:roles --app-role ${address.user}`);
       const powers = {
-        superuser: "is a superuser",
-        nosuperuser: "is a member of the role that migrates",
+        "is a superuser": (role: string) => `alter role ${role} superuser`,
+        "is a member of the role that migrates": (role: string) =>
+          `grant ${address.user} to ${role}`,
+        "owns tables of this database": (role: string) =>
+          `create table owned (); alter table owned owner to ${role}`,
       };
-      const refused: Record<string, string> = {};
-      for (const power of Object.keys(powers)) {
-        const role = `${name}_${power}`;
-        await sql.unsafe(
-          `create role ${role} ${power}; grant ${address.user} to ${role}`,
-        );
+      const refused: string[] = [];
+      for (const grant of Object.values(powers)) {
+        const role = `${name}_more`;
+        await sql.unsafe(`create role ${role}; ${grant(role)}`);
         const { stderr } = await run(`db:bootstrap:roles --app-role ${role}`);
-        await sql.unsafe(`drop role ${role}`);
-        refused[power] = /_\w+ (is .*): it could/.exec(stderr)?.[1] ?? stderr;
+        await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
+        refused.push(/_more (.*): it could/.exec(stderr)?.[1] ?? stderr);
       }
       await sql`create table later (id serial)`;
-      const { password } = JSON.parse(made.stdout);
+      const password = /^Password: (.+)$/m.exec(reset.stdout)?.[1] ?? "";
       const login = { ...address, user: name, password };
       await using served = await openConnection(login, "tests");
       await served`insert into later default values`;
@@ -186,11 +207,13 @@ test(
       expect(JSON.parse(made.stdout)).toMatchObject({
         role: name,
         created: true,
+        password: expect.not.stringContaining(password),
       });
+      expect(reset.stdout).toStartWith(`Reset: the password of ${name}\n`);
       expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
       expect(own.exitCode).toBe(2);
       expect(own.stderr).toContain("is the role that migrates");
-      expect(refused).toEqual(powers);
+      expect(refused).toEqual(Object.keys(powers));
       for (const text of [
         "drop table users",
         "truncate users",

@@ -200,6 +200,7 @@ describe("db:migrate", () => {
     const [row] = await holder`
       select pg_backend_pid() as pid, pg_advisory_lock(28273295023041637)`;
     const busy = await run("db:migrate --wait 0 --json");
+    const server = await run("db:status");
     await holder`select pg_advisory_unlock_all()`;
     holder.release();
 
@@ -209,6 +210,7 @@ describe("db:migrate", () => {
       head: "0001_a",
       migrations: [{ state: "applied" }, { tag: "0002_b", state: "pending" }],
     });
+    expect(server.stdout).toContain(`\nLock         pid ${row?.pid}, `);
     expect(busy.exitCode).toBe(75);
     expect(JSON.parse(busy.stdout).error).toMatchObject({
       code: "BUSY",
@@ -376,7 +378,7 @@ describe("db:migrate", () => {
     const wrong = await run("db:migrate --wait soon");
     const negative = await run("db:migrate --wait -1");
     const large = await run("db:migrate --lock-timeout 99999999999");
-    const help = await run("db:migrate --help");
+    const help = await run("db:migrate -h");
 
     expect(unknown).toEqual({
       exitCode: 2,

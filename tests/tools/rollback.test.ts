@@ -67,6 +67,7 @@ describe("db:rollback", () => {
         /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
       );
       expect(steps.stdout).toMatch(/^Rolled back: 0000_users .*\n$/);
+      expect(steps.stderr).toBe("Warning: only 1 are applied\n");
       expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
       expect(nothing.stdout).toStartWith("Nothing to roll back: ");
     },
