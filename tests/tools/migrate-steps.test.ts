@@ -278,6 +278,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const end = "vacuum users; select nonsense;";
     writeMigrations(project, { "0000_a": `${users} ${end}` });
     const failed = await run("db:migrate");
+    const logged = await sql`select error from drizzle.__migration_log`;
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
     const shown = await run("db:migrate --dry-run");
     writeMigrations(project, { "0000_a": `create table others (); ${end}` });
@@ -290,6 +291,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
 
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain("its first 2 statements are committed.");
+    expect(logged).toMatchObject([
+      { error: 'column "nonsense" does not exist' },
+    ]);
     expect(status).toMatchObject({
       migrations: [{ state: "partial", appliedAt: null }],
       problems: [{ code: "partial", tag: "0000_a" }],
@@ -379,6 +383,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
       "alter table parts detach partition part concurrently",
       "alter table parts detach partition t concurrently",
       "create index concurrently t_i on t (i)",
+      "create index concurrently t_i on only t (i)",
       "create index concurrently t_i on t (i desc)",
       "drop index concurrently t_i",
       "drop index concurrently nobody",
@@ -396,11 +401,12 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const run = "run, after a failure run";
     expect(Object.values(found)).toEqual([
       ...[run, done],
-      ...[done, run],
-      ...[run, done],
-      ...[done, run],
-      ...[run, done],
+      ...[done, done],
       ...[run, run],
+      ...[done, done],
+      ...[run, run],
+      ...[done, run],
+      ...[run],
     ]);
     expect(await sql`select to_regclass('t_i_ccnew') as left`).toMatchObject([
       { left: null },
@@ -775,6 +781,8 @@ describe("a file", () => {
       "0002_c": `create table mine (i int); insert into mine values (1);
         prepare p as table mine; declare c cursor with hold for table mine;`,
       "0003_d": `set session authorization ${role};`,
+      "0004_e": `reset all; do $$ begin assert current_setting('lock_timeout') = '5s'; end $$;
+        discard all; do $$ begin assert current_setting('lock_timeout') = '5s'; end $$;`,
     };
 
     const outcome = await apply(files);

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { spawn } from "bun";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
+import { openConnection } from "../../scripts/lib/connection";
 import {
   isProtected,
   isStamped,
@@ -109,11 +110,12 @@ describe("db:migrate", () => {
     const before = await run("db:migrate:status");
     const migrated = await run("db:migrate --json");
     const after = await run("db:migrate:status");
-    // A later failure does not hide when it was applied.
+    // A later failure does not hide when it was applied; after a rollback it was by
+    // another tool, at a time that is not known.
     await sql`
       insert into drizzle.__migration_log
         (tag, hash, bare_hash, direction, run_by, ms, error)
-      values ('0001_a', '', '', 'down', '', 1, 'failed')`;
+      values ('0001_a', '', '', 'down', '', 1, 'failed'), ('0002_b', '', '', 'down', '', 1, null)`;
     const { stdout } = await run("db:migrate:status --json");
 
     const same = "Warning: 0004_same has the same when as 0003_late: 1\n";
@@ -137,10 +139,12 @@ describe("db:migrate", () => {
         "applied   0001_a\napplied   0002_b\napplied   0003_late\napplied   0004_same\n",
       stderr: same,
     });
-    expect(JSON.parse(stdout).migrations[0]).toMatchObject({
-      state: "applied",
-      appliedAt: expect.any(String),
-    });
+    expect(JSON.parse(stdout).migrations).toMatchObject([
+      { state: "applied", appliedAt: expect.any(String) },
+      { state: "applied", appliedAt: null, ms: null },
+      { tag: "0003_late" },
+      { tag: "0004_same" },
+    ]);
   });
 
   test("rolls a failed migration back, and tells its place in the file", async ({
@@ -184,6 +188,7 @@ describe("db:migrate", () => {
   });
 
   test("--to stops after a migration, and refuses one that is not there; names the holder of the lock, and gives up after --wait with 75", async ({
+    database,
     sql,
     project,
     run,
@@ -196,10 +201,15 @@ describe("db:migrate", () => {
     const first = await run("db:migrate --to 0001_a");
     const wrong = await run("db:migrate --to 0009_z");
     const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    // The lock of another database is none of this one.
+    const beside = { ...database.address, database: "postgres" };
+    await using other = await openConnection(beside, "tests");
+    await other`select pg_advisory_lock(28273295023041637)`;
+    const free = await run("db:status");
     const holder = await sql.reserve();
     const [row] = await holder`
       select pg_backend_pid() as pid, pg_advisory_lock(28273295023041637)`;
-    const busy = await run("db:migrate --wait 0 --json");
+    const busy = await run("db:migrate --wait 4 --json");
     const server = await run("db:status");
     await holder`select pg_advisory_unlock_all()`;
     holder.release();
@@ -210,8 +220,12 @@ describe("db:migrate", () => {
       head: "0001_a",
       migrations: [{ state: "applied" }, { tag: "0002_b", state: "pending" }],
     });
+    expect(free.stdout).toContain("\nLock         free\n");
     expect(server.stdout).toContain(`\nLock         pid ${row?.pid}, `);
     expect(busy.exitCode).toBe(75);
+    expect(busy.stderr).toMatch(
+      /^Waiting: another command \(pid \d+, .*\) holds the migration lock\n$/,
+    );
     expect(JSON.parse(busy.stdout).error).toMatchObject({
       code: "BUSY",
       holder: { pid: row?.pid },
@@ -228,6 +242,7 @@ describe("db:migrate", () => {
 
     writeMigrations(project, { "0001_a": "create table a ();\r\n\r\n" });
     const blanks = await run("db:migrate");
+    const spaced = await run("db:migrate:status");
     writeMigrations(project, { "0001_a": "create table other ();\n" });
     const edited = await run("db:migrate");
     const status = await run("db:migrate:status");
@@ -242,6 +257,11 @@ describe("db:migrate", () => {
 
     expect(blanks.exitCode).toBe(0);
     expect(blanks.stderr).toContain("in comments or blanks only");
+    expect(spaced).toEqual({
+      exitCode: 0,
+      stdout: "applied   0001_a\n",
+      stderr: blanks.stderr,
+    });
     expect(edited.exitCode).toBe(1);
     expect(edited.stderr).toContain(
       "0001_a.sql was edited after it was applied\nHint: ",

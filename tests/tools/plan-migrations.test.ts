@@ -4,6 +4,10 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
+  findLeftDownFiles,
+  nameInFolders,
+} from "../../scripts/migrations/folders";
+import {
   hashText,
   type Migration,
   readMigrations,
@@ -58,6 +62,37 @@ test("a record with a name of Drizzle 1.0 is that migration's, whatever else it 
   // `drizzle-kit up` has kept the seconds, and no name is there yet.
   const upped = planMigrations([folder], [recordOf(one, 1)]);
   expect(stateOf(upped, folder)).toBe("applied");
+});
+
+test("a folder of Drizzle 1.0 has the time and the title, and gets the down file that only it can own", () => {
+  const when = Date.UTC(2033, 4, 18, 3, 33, 20, 123);
+  const named = [
+    { tag: "0001_one_two", when },
+    { tag: "20330518033320_one", when: when - 123 }, // a folder already
+    { tag: "20330518033320_one", when: when + 5000 }, // a tag with a time of its own
+  ];
+  const folder = mkdtempSync(join(tmpdir(), "starter-folders-"));
+  const write = (name: string) => writeFileSync(join(folder, name), "");
+  for (const name of ["01_one", "02_two", "03_two"]) {
+    mkdirSync(join(folder, `203305180333${name}`));
+    write(`203305180333${name}/migration.sql`);
+  }
+  for (const title of ["one", "two", "gone"]) write(`0000_${title}.down.sql`);
+  const left = findLeftDownFiles(folder);
+  rmSync(folder, { recursive: true });
+
+  expect(named.map(nameInFolders)).toEqual([
+    "20330518033320_one_two",
+    "20330518033320_one",
+    "20330518033325_one",
+  ]);
+  expect(left).toEqual([
+    {
+      tag: "20330518033301_one",
+      from: "0000_one.down.sql",
+      to: join("20330518033301_one", "down.sql"),
+    },
+  ]);
 });
 
 test("pending is what has no record, whatever the newest record is", () => {

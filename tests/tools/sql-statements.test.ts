@@ -10,6 +10,7 @@ import {
   type Kind,
   splitStatements,
 } from "../../scripts/migrations/statements";
+import { isWithoutTransaction } from "../../scripts/migrations/steps";
 
 const cut = (text: string) => splitStatements(text).map((s) => s.text);
 
@@ -140,6 +141,24 @@ test("tells what a statement changes in the session, may commit, or needs a clie
       "copy a from stdin; copy a to stdout; copy a from '/b'; copy a from program 'stdin'; select 1 \\gx",
     ),
   ).toEqual(["copy a from stdin", "copy a to stdout", "select 1 \\gx"]);
+});
+
+test("-- no-transaction counts on the first line, alone", () => {
+  for (const text of [
+    "-- no-transaction\nselect 1",
+    "--no-transaction",
+    "\uFEFF--\t no-transaction \r\nselect 1",
+  ])
+    expect([text, isWithoutTransaction(text)]).toEqual([text, true]);
+  for (const text of [
+    "\n-- no-transaction",
+    "-- no-transactions",
+    "-- no-transaction, or is it",
+    "-- a no-transaction",
+    "--\nno-transaction",
+    "select 1 -- no-transaction",
+  ])
+    expect([text, isWithoutTransaction(text)]).toEqual([text, false]);
 });
 
 test("what is quoted is one token, whatever it contains", () => {

@@ -3,6 +3,7 @@
 import { expect, test as bunTest } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { describeDifference } from "../../scripts/migrations/catalog";
 import { listMade } from "../../scripts/migrations/ours";
 import { followReach } from "../../scripts/migrations/reach";
 import { splitStatements } from "../../scripts/migrations/statements";
@@ -34,7 +35,9 @@ const needsRows = `
   insert into members values (7);
   alter table members add column name text;
   do $$ begin if not exists (select from members) then raise E'none, 100%% |\\nof it'; end if; end $$;
-  select 1 / count(*) from members;`;
+  select 1 / count(*) from members;
+  do $$ declare one int; begin select tenant into strict one from members; end $$;
+  do $$ begin assert exists (select from members), 'none'; end $$`;
 
 test("leaves alone what others have made, and compares with what ours needs of it, also where a migration needed rows", async (given) => {
   const { sql, run, project, name } = given;
@@ -105,6 +108,8 @@ test("leaves alone what others have made, and compares with what ours needs of i
     "not_replayed 0002_rows 2",
     "not_replayed 0002_rows 4",
     "not_replayed 0002_rows 5",
+    "not_replayed 0002_rows 6",
+    "not_replayed 0002_rows 7",
     "drift different: default of public.profiles.key: ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v1(), not ALTER TABLE public.profiles ALTER COLUMN key SET DEFAULT extensions.uuid_generate_v4()",
     "drift surplus: CREATE TABLE billing.by_hand ()",
     expect.stringMatching(/^drift missing: CREATE TRIGGER on_user /),
@@ -124,7 +129,9 @@ test("changes nothing on the server, whatever the migrations would do to it", as
   );
   await sql.unsafe(`
     create role ${team}; create role ${ada}; create extension dblink;
-    create table kept (id int); insert into kept values (1)`);
+    create table kept (id int); insert into kept values (1);
+    create schema jobs; create function jobs.clear() returns text language sql as
+      $$ select dblink_exec('dbname=${name} port=1', 'delete from kept') $$`);
   writeMigrations(project, {
     "0000_team": `
       create table notes (id int);
@@ -133,7 +140,8 @@ test("changes nothing on the server, whatever the migrations would do to it", as
     "0000_team.down": `drop table notes, from_block; revoke ${team} from ${ada}; drop role ${made}`,
     "0001_more": `
       alter role ${ada} createdb;
-      select dblink_exec('dbname=${name} port=1', 'delete from kept');`,
+      select dblink_exec('dbname=${name} port=1', 'delete from kept');
+      select jobs.clear();`,
     "0001_more.down": `alter role ${ada} nocreatedb; copy kept to program 'false'`,
   });
   // What pg_dumpall --globals-only prints, as far as it is this test's.
@@ -173,6 +181,7 @@ test("changes nothing on the server, whatever the migrations would do to it", as
         ? []
         : ["not_replayed 0000_team 4", "not_tried 0001_more 2"]),
       "not_tried 0001_more 3",
+      "not_tried 0001_more 4",
       "not_tried 0001_more",
     ]);
     expect(after).toEqual(before);
@@ -210,6 +219,8 @@ test("runs no down file that changes the server, and leaves out what needs rows;
       "not_tried 0002_rows 2",
       "not_tried 0002_rows 4",
       "not_tried 0002_rows 5",
+      "not_tried 0002_rows 6",
+      "not_tried 0002_rows 7",
     ]);
     expect(
       await sql`select from pg_roles where rolname = ${role}`,
@@ -352,6 +363,20 @@ bunTest("follows how far statements reach", () => {
       reach,
     ]),
   ).toEqual(rows);
+});
+
+bunTest("a difference is told in one line that is not too long", () => {
+  const column = `ALTER TABLE t\n  ADD COLUMN ${"a".repeat(400)} text`;
+  const one = { object: "column t.a", expected: column, found: undefined };
+  const cut = `ALTER TABLE t ADD COLUMN ${"a".repeat(275)} …`;
+
+  expect(describeDifference(one)).toBe(`missing: ${cut}`);
+  expect(
+    describeDifference({ ...one, expected: undefined, found: column }),
+  ).toBe(`surplus: ${cut}`);
+  expect(describeDifference({ ...one, found: "now" })).toBe(
+    `different: column t.a: now, not ${cut}`,
+  );
 });
 
 bunTest("what a migration makes is told from what it makes for itself", () => {
