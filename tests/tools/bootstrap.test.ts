@@ -3,6 +3,7 @@ import { describe, expect } from "bun:test";
 import type { Sql } from "postgres";
 import { openConnection } from "../../scripts/lib/connection";
 import { stampProduction } from "../../scripts/lib/protection";
+import { urlOf } from "../lib/command";
 import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
@@ -202,6 +203,7 @@ test(
       const login = { ...address, user: name, password };
       await using served = await openConnection(login, "tests");
       await served`insert into later default values`;
+      const tested = await run("db:test", { DATABASE_URL: urlOf(login) });
 
       expect(made).toMatchObject({ exitCode: 0 });
       expect(JSON.parse(made.stdout)).toMatchObject({
@@ -210,6 +212,7 @@ test(
         password: expect.not.stringContaining(password),
       });
       expect(reset.stdout).toStartWith(`Reset: the password of ${name}\n`);
+      expect(tested).toMatchObject({ exitCode: 0, stderr: "" });
       expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
       expect(own.exitCode).toBe(2);
       expect(own.stderr).toContain("is the role that migrates");

@@ -693,6 +693,10 @@ else {
         };
 
         const before = await run("db:status --json", variables);
+        const read = await run("db:test", {
+          ...variables,
+          DATABASE_URL: urlOf(clusterAddress(ports.standby)),
+        });
         await stopEmbedded(primary);
         await ask(urlOf(clusterAddress(ports.standby)), "pg_promote()", "any");
         const migrated = await run("db:migrate", variables);
@@ -703,6 +707,9 @@ else {
           role: "standby",
           lagSeconds: expect.any(Number),
         });
+        expect(read.stdout).toMatch(
+          /^Connected: postgres on 127\.0\.0\.1:\d+ \(standby, .* s behind\), /,
+        );
         expect(migrated.exitCode).toBe(0);
         expect(JSON.parse(after.stdout)).toMatchObject({
           port: ports.standby,

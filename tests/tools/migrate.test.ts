@@ -302,6 +302,8 @@ describe("db:migrate", () => {
     writeFileSync(join(project.folder, file), Buffer.from(text, "latin1"));
     const latin = await run("db:migrate");
     const shown = await run("db:migrate --dry-run");
+    writeFileSync(join(project.folder, file), Buffer.from(text, "utf16le"));
+    const wide = await run("db:migrate");
 
     expect(broken.exitCode).toBe(1);
     expect(broken.stderr).toContain("_journal.json cannot be read");
@@ -331,6 +333,11 @@ describe("db:migrate", () => {
       stderr: `Error: ${file} is not in UTF-8\n  at ${file}:2:25\nHint: save it in UTF-8; \`iconv -f latin1 -t utf-8 ${file}\` prints it in UTF-8\n`,
     });
     expect(shown).toEqual(latin);
+    expect(wide).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Error: ${file} contains a NUL character\n  at ${file}:1:2\nHint: save it in UTF-8; \`iconv -f utf-16 -t utf-8 ${file}\` prints it in UTF-8\n`,
+    });
     expect(await sql`select to_regclass('a') as a`).toMatchObject([
       { a: null },
     ]);

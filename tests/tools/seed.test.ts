@@ -90,6 +90,11 @@ test("db:test and db:seed refuse a schema that is behind; db:test also one that 
   await run("db:migrate");
   await sql.unsafe(`alter database ${name} set search_path = elsewhere`);
   const hidden = await run("db:test");
+  await sql.unsafe(`
+    alter database ${name} reset search_path;
+    alter database ${name} set default_transaction_read_only = on`);
+  const seeded = await run("db:seed");
+  const admin = await run("db:bootstrap:admin --email ada@example.com");
 
   expect(tested.exitCode).toBe(3);
   expect(JSON.parse(tested.stdout)).toMatchObject({
@@ -113,6 +118,12 @@ test("db:test and db:seed refuse a schema that is behind; db:test also one that 
     "Compared: no migration is pending\nMissing: users, tenants, memberships: the client does not find the table\n",
   );
   expect(hidden.stderr).toStartWith("Hint: `show search_path` in ");
+  const readOnly =
+    "cannot execute INSERT in a read-only transaction\nHint: let the session write: ";
+  expect(seeded.stderr).toStartWith(
+    `Error: the seed dev failed at users: ${readOnly}`,
+  );
+  expect(admin.stderr).toStartWith(`Error: ${readOnly}`);
 });
 
 describe("db:seed", () => {
@@ -162,6 +173,10 @@ export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.c
       const rbac = await run("db:seed rbac");
       const tested = await run("db:test");
       const admin = await run("db:bootstrap --email ada@example.com");
+      await sql`drop table sessions`;
+      const renewed = await run(
+        "db:bootstrap:admin --email ada@example.com --reset-password",
+      );
       const reset = await run("db:reset");
 
       expect(dev).toEqual({
@@ -171,9 +186,14 @@ export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.c
           "Error: the seed scripts/seeds/development.ts cannot be loaded: src/infrastructure/database/schema.ts does not export `builds`\n" +
           "Hint: remove `builds` from `scripts/seeds/development.ts`, or import its new name\n",
       });
-      expect([rbac, tested, admin, reset].map((o) => o.exitCode)).toEqual([
-        0, 0, 0, 0,
-      ]);
+      for (const { exitCode } of [rbac, tested, admin, renewed, reset])
+        expect(exitCode).toBe(0);
+      const leftOut = "Left out: a tenant for the administrator, because ";
+      expect(admin.stderr).toStartWith(leftOut);
+      expect(renewed.stderr).toStartWith(leftOut);
+      expect(renewed.stderr).toContain(
+        "\nWarning: no session was ended, because there is no table sessions with a user_id\n",
+      );
       expect(tested.stdout).toContain(
         "Counted: users 0, tenants –, memberships –\n",
       );
