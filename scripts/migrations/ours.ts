@@ -182,9 +182,16 @@ function isOurs(
   return ours.has(schema ?? "") && isInFilter(name);
 }
 
+type Filters = Pick<
+  ReturnType<typeof readProject>,
+  "tablesFilter" | "extensionsFilters"
+>;
+
 /** True when the filters of drizzle.config.ts include the name of an object. */
-export function isInFilter(name: string): boolean {
-  const { tablesFilter, extensionsFilters } = readProject();
+export function isInFilter(
+  name: string,
+  { tablesFilter, extensionsFilters }: Filters = readProject(),
+): boolean {
   const isPostgis =
     extensionsFilters.includes("postgis") &&
     /^(spatial_ref_sys|geometry_columns|geography_columns)$/.test(name);

@@ -2,6 +2,7 @@
 import { describe, expect } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { withScratchDatabase } from "../../scripts/lib/scratch-database";
 import { readMigrations } from "../../scripts/migrations/journal";
 import type { Outcome } from "../lib/command";
 import { commit } from "../lib/git";
@@ -401,4 +402,28 @@ create view small as select name from shirts where size in ('s', 'm');`,
       );
     },
   );
+
+  test("has a scratch database of its own beside one with the longest name", async ({
+    sql,
+    address,
+    name,
+  }) => {
+    const database = `${name}_`.padEnd(63, "x");
+    await sql.unsafe(`create database ${database}`);
+    const names = await withScratchDatabase(
+      { ...address, database },
+      "tests",
+      async () =>
+        await sql<{ datname: string }[]>`
+        select datname from pg_database where starts_with(datname, ${`${name}_`}) order by 1`,
+    );
+    const left =
+      await sql`select from pg_database where starts_with(datname, ${`${name}_`})`;
+
+    expect(names.map(({ datname }) => datname)).toEqual([
+      expect.stringMatching(/x__scratch_[0-9a-f]{8}$/),
+      database,
+    ]);
+    expect(left).toHaveLength(1);
+  });
 });

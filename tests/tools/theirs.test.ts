@@ -4,7 +4,7 @@ import { expect, test as bunTest } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeDifference } from "../../scripts/migrations/catalog";
-import { listMade } from "../../scripts/migrations/ours";
+import { isInFilter, listMade } from "../../scripts/migrations/ours";
 import { followReach } from "../../scripts/migrations/reach";
 import { splitStatements } from "../../scripts/migrations/statements";
 import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
@@ -363,6 +363,45 @@ bunTest("follows how far statements reach", () => {
       reach,
     ]),
   ).toEqual(rows);
+});
+
+bunTest("the filters of drizzle.config.ts tell whose a table is", () => {
+  const filters: [tablesFilter: string, ours: string, theirs: string][] = [
+    ["", "users a.b", ""],
+    ["users", "users", "user users2 my_users"],
+    ["shop_* users", "shop_a users shop_", "shop blog_shop_a"],
+    ["!session", "users sessions", "session"],
+    ["shop_* !shop_old*", "shop_a", "shop_old shop_old2 users"],
+    ["user?", "users", "user userss"],
+    ["{a,b}_x", "a_x b_x", "c_x a,b_x"],
+    ["[ab]1 [!cd]2", "a1 b1 a2", "c1 c2 d2"],
+    ["a.b(c)", "a.b(c)", "axb(c) a.bc"],
+  ];
+  const select = (names: string, filters: Parameters<typeof isInFilter>[1]) =>
+    names
+      .split(" ")
+      .filter((name) => isInFilter(name, filters))
+      .join(" ");
+
+  for (const [text, ours, theirs] of filters) {
+    const tablesFilter = text.split(" ").filter(Boolean);
+    const found = select(`${theirs} ${ours}`.trim(), {
+      tablesFilter,
+      extensionsFilters: [],
+    });
+
+    expect([text, found]).toEqual([text, ours]);
+  }
+  const postgis = "geometry_columns geography_columns spatial_ref_sys";
+  expect(
+    select(`users ${postgis}`, {
+      tablesFilter: [],
+      extensionsFilters: ["postgis"],
+    }),
+  ).toBe("users");
+  expect(select(postgis, { tablesFilter: [], extensionsFilters: [] })).toBe(
+    postgis,
+  );
 });
 
 bunTest("a difference is told in one line that is not too long", () => {
