@@ -106,6 +106,10 @@ describe("db:rollback", () => {
     async ({ sql, name, run, attend }) => {
       await run("db:rollback");
       await sql`insert into users values (1, 'a', 'b')`;
+      await using declining = attend("db:rollback");
+      await declining.shows("Type the database's name");
+      declining.types("\r");
+      const declined = await declining.ends();
       await using terminal = attend("db:rollback");
 
       await terminal.shows("Type the database's name");
@@ -116,6 +120,10 @@ describe("db:rollback", () => {
       terminal.types(`${name}\r`);
       const { exitCode, screen } = await terminal.ends();
 
+      expect(declined.exitCode).toBe(2);
+      expect(declined.screen).toContain(
+        "Error: db:rollback needs confirmation: data would be lost",
+      );
       expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
       expect(exitCode).toBe(0);
       expect(screen.match(/Data would be lost: .*/g)).toEqual([
