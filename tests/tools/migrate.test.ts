@@ -434,7 +434,10 @@ describe("db:migrate", () => {
     sql,
     run,
   }) => {
-    const { stdout } = await run("db:migrate", { NODE_ENV: "production" });
+    const production = { NODE_ENV: "production" };
+    const { stdout } = await run("db:migrate", production);
+    await sql`delete from drizzle.__environment`;
+    const current = await run("db:migrate", production);
 
     const status = JSON.parse((await run("db:status --json")).stdout);
     const seed = await run("db:seed");
@@ -452,6 +455,9 @@ describe("db:migrate", () => {
     const remote = await readProtection(sql, readEnv(), address);
 
     expect(stdout).toEndWith(`Stamped: ${database.name} as production\n`);
+    expect(current.stdout).toStartWith(
+      `Stamped: ${database.name} as production\nNothing to migrate: `,
+    );
     expect(isProtected({ ...remote, isStamped: false })).toBe(true);
     expect(copies).toEqual([false, false]);
     expect(await isStamped(sql)).toBe(true);

@@ -497,6 +497,7 @@ test("a role that may only write the records can do without more", async ({
       "0001_b": "create table b (); select 1;",
       "0002_c": "create table c ();",
     });
+    const edited = await run("db:baseline", role?.variables);
     const repaired = await run(
       `db:migrate:repair --confirm ${database.name}`,
       role?.variables,
@@ -507,6 +508,10 @@ test("a role that may only write the records can do without more", async ({
       where datdba = (select oid from pg_roles where rolname = ${role?.name ?? ""})`;
 
     expect(migrated).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(edited.exitCode).toBe(1);
+    expect(edited.stderr).toContain(
+      "0001_b.sql was edited after it was applied",
+    );
     expect(repaired.stdout).toStartWith("Repaired: modified: 0001_b");
     expect(recorded).toMatchObject({ exitCode: 0, stderr: "" });
     expect(scratch).toHaveLength(0);
