@@ -859,6 +859,16 @@ describe("a file", () => {
     expect(found["a password"]).not.toContain("cret");
   });
 
+  testApply("has all of its retries in each of its steps", async () => {
+    await sql`create sequence tries`;
+    // What a sequence has counted is not rolled back.
+    const locked = `do $$ begin if nextval('tries') % 6 <> 0 then
+      raise 'no' using errcode = 'lock_not_available'; end if; end $$;`;
+    const files = { "0000_a": `${locked} commit; ${locked}` };
+
+    expect(await apply(files, { lockTimeout: 10 })).toEqual(done(files));
+  });
+
   testApply(
     "of thousands of statements is one transaction all the same",
     async () => {

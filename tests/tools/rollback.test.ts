@@ -316,7 +316,7 @@ describe("db:rollback", () => {
       problems: [{ code: "partial", message: `${message}: ${hint}` }],
     });
     expect(JSON.parse(server.stdout).migrations.problems).toBe(1);
-    expect(client.exitCode).toBe(3);
+    expect(client).toMatchObject({ exitCode: 3, stderr: `Hint: ${hint}\n` });
     expect(client.stdout).toContain(`Interrupted: ${message}\n`);
     expect(check.exitCode).toBe(3);
     expect(check.stdout).toContain(`"code":"partial"`);
