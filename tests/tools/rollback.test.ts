@@ -379,7 +379,8 @@ describe("db:rollback", () => {
       await stampProduction(sql);
       await sql`
       insert into drizzle.__drizzle_migrations (hash, created_at)
-      select hash, created_at from drizzle.__drizzle_migrations`;
+      select hash, created_at from drizzle.__drizzle_migrations
+      union all values ('of an earlier text', 2000000000002)`;
 
       const refused = await run("db:rollback");
       const undone = await run(`db:rollback --confirm ${name}`);
