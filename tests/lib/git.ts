@@ -8,9 +8,13 @@ export const author = [
   "core.hooksPath=/dev/null",
 ].flatMap((setting) => ["-c", setting]);
 
-/** Creates a repository and commits `src` on a branch. */
-export async function commit(folder: string, branch: string): Promise<void> {
-  await $`git init --quiet`.cwd(folder);
+/** Creates a repository, of the folder or one around it, and commits `src` on a branch. */
+export async function commit(
+  folder: string,
+  branch: string,
+  top = folder,
+): Promise<void> {
+  await $`git init --quiet`.cwd(top);
   await $`git checkout --quiet -B ${branch}`.cwd(folder);
   await $`git add --all -- src`.cwd(folder);
   await $`git ${author} commit --quiet --message=test`.cwd(folder);

@@ -37,8 +37,13 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
     list.replace(`${tag}`, "0000_other"),
   );
   const elsewhere = await run("db:check --offline");
+  await run(`db:check --offline --accept snapshot_chain ${tag} --reason new`);
+  const both = JSON.parse(project.read(`${migrations}/accepted.json`));
+  project.write(`${migrations}/accepted.json`, "{}");
+  const invalid = await run("db:check --offline");
 
   expect(broken.exitCode).toBe(3);
+  expect(broken.stdout).toEndWith("\nChecked: 1 error, 0 warnings\n");
   expect(broken.stdout).toContain(
     `--accept snapshot_chain ${tag} --reason <text>`,
   );
@@ -51,7 +56,16 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
   expect(accepted.exitCode).toBe(0);
   expect(after.exitCode).toBe(0);
   expect(other.stderr).toContain("drift cannot be accepted");
+  expect(none.stderr).toContain(`there is no problem lint of ${tag}`);
   expect(elsewhere.exitCode).toBe(3);
+  expect(both).toEqual([
+    { code: "snapshot_chain", tag: "0000_other", reason: "old" },
+    { code: "snapshot_chain", tag, reason: "new" },
+  ]);
+  expect(invalid.exitCode).toBe(1);
+  expect(invalid.stderr).toContain(
+    `Error: ${migrations}/accepted.json cannot be read: it is not a list\n`,
+  );
   expect(JSON.parse(list)).toEqual([
     { code: "snapshot_chain", tag, reason: "old" },
   ]);

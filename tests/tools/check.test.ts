@@ -1,7 +1,7 @@
 // db:check: every code is provoked once, and a good folder is silent.
 import { describe, expect } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { withScratchDatabase } from "../../scripts/lib/scratch-database";
 import { readMigrations } from "../../scripts/migrations/journal";
 import type { Outcome } from "../lib/command";
@@ -67,9 +67,12 @@ describe("without a database", () => {
       editJournal(project, (entries) => {
         const newest = entries.at(-1);
         if (newest) newest.when = 5;
-        entries.push({ idx: 9, version: "7", when: 5, tag: gone });
+        entries.push({ idx: 2, version: "7", when: 5, tag: gone });
       });
       write(`${migrations}/9999_orphan.sql`, "select 1");
+      write(`${migrations}/${next}.sql.partial`, "select");
+      write(`${migrations}/meta/9999_snapshot.json`, "{}");
+      write(`${migrations}/meta/0003_snapshot.json`, "<<<<<<< HEAD\n{}");
       rmSync(join(folder, `${migrations}/${next}.down.sql`));
       rmSync(join(folder, `${migrations}/meta/0000_snapshot.json`));
       const snapshot = `${migrations}/meta/0002_snapshot.json`;
@@ -90,26 +93,46 @@ describe("without a database", () => {
       expect(brief(problems)).toEqual([
         `error journal_unordered ${last} ${line(last)}`,
         `error journal_duplicate ${gone} ${line(gone)}`,
+        `error journal_duplicate ${gone} ${line(gone)}`,
         `error journal_unordered ${gone} ${line(gone)}`,
         `error file_missing ${gone}`,
-        "error file_orphan",
+        ...Array(3).fill("error file_orphan"),
         `warning down_missing ${next}`,
         `warning down_missing ${gone}`,
         `warning snapshot_missing ${ownHead}`,
         `error snapshot_chain ${last}`,
-        `error snapshot_missing ${gone}`,
+        `error snapshot_chain ${gone}`,
       ]);
       for (const { message } of problems) expect(message).toMatch(/`.+`/);
+      expect(problems.map(({ message }) => message.split(/[:,]/)[0])).toEqual([
+        `${last} comes after ${next}`,
+        `${gone} has the same idx as ${last}`,
+        `${gone} has the same when as ${last}`,
+        `${gone} comes after ${next}`,
+        "the journal names it",
+        ...Array(3).fill("the journal does not name it"),
+        `${next} cannot be rolled back`,
+        `${gone} cannot be rolled back`,
+        "it is not there",
+        "not made from the snapshot before it",
+        "cannot be read",
+      ]);
     },
   );
 
   testProject(
     "fails where the database cannot be reached, after what it found; and does not try where the journal cannot be read",
-    async ({ run, read, write }) => {
+    async ({ run, read, write, folder }) => {
       write(`${migrations}/9999_orphan.sql`, "select 1");
       const unreachable = await run("db:check --json");
       write(journal, `<<<<<<< HEAD\n${read(journal)}`);
       const conflict = readFound(await run("db:check --json"));
+      const PATH = dirname(process.execPath);
+      const without = await run("db:check --offline", { PATH });
+      await commit(folder, "main");
+      const foreign = await run("db:check --offline", {
+        GIT_TEST_ASSUME_DIFFERENT_OWNER: "1",
+      });
 
       const { problems, error } = JSON.parse(unreachable.stdout);
       expect(unreachable.exitCode).toBe(1);
@@ -117,6 +140,10 @@ describe("without a database", () => {
       expect(error.code).toBeString();
       expect(conflict.exitCode).toBe(3);
       expect(brief(conflict.problems)[0]).toBe("error journal_invalid");
+      expect(without.stderr).toBe("Not compared with git: there is no git\n");
+      expect(foreign.stderr).toContain(
+        "git config --global --add safe.directory",
+      );
     },
   );
 
@@ -127,7 +154,7 @@ describe("without a database", () => {
       const [next, crash, last] = ["0001_next", "0001_crash", "0002_last"];
       addMigration(project, next, "create table next ()", "drop table next");
       write("docs/SCHEMA.md", "old");
-      await commit(folder, "main");
+      await commit(folder, "main", dirname(folder)); // the project is a folder of the repository
       const own = `${migrations}/${ownHead}.sql`;
       write(own, `-- a comment is no edit\n${read(own)}`);
       const commented = readFound(await run("db:check --json --offline"));
@@ -178,12 +205,16 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
       const drawn = await run("db:diagram");
       const again = await run("db:diagram");
       replace(schemaFile, image, fixture);
-      await run("db:diagram");
+      const changed = await run("db:diagram --json");
 
       expect(drawn.stdout).toBe("Wrote: docs/SCHEMA.md\n");
       expect(again.stdout).toBe(
         "Nothing to write: docs/SCHEMA.md is current\n",
       );
+      expect(JSON.parse(changed.stdout)).toEqual({
+        file: "docs/SCHEMA.md",
+        written: true,
+      });
       expect(read("docs/SCHEMA.md")).toContain("| `fixture`");
       expect(read("docs/SCHEMA.md")).toContain(
         '  users ||--o{ sessions : "user_id"',

@@ -76,6 +76,7 @@ const wrongCalls: [command: string, error: string][] = [
     "--deployed needs a database, and --offline leaves it out",
   ],
   ["db:generate a b", 'unexpected argument "b"'],
+  ["db:generate --down 0009_no", "there is no migration 0009_no"],
   ["db:generate --online --down", "--down and --online do not go together"],
   [
     "db:generate a --custom --no-rename",

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
 import { commit } from "../lib/git";
 import {
+  addMigration,
   editJournal,
   journal,
   migrations,
@@ -196,6 +197,18 @@ describe("db:generate", () => {
       project.write(after, `${read(after)}\nUPDATE users SET fixture = 'x';`);
       rmSync(join(project.folder, down));
       const one = await run("db:generate --down 0002_after");
+      const written = read(down);
+      project.write(down, "-- reviewed\n");
+      const others = ["0003_lost", "0004_orphan", "0005_surplus"];
+      for (const tag of others) addMigration(project, tag, "select 1");
+      const [lost, orphan, surplus] = others.map(
+        (tag) => `${migrations}/meta/${tag.slice(0, 4)}_snapshot.json`,
+      ) as [string, string, string];
+      rmSync(join(project.folder, lost));
+      project.replace(orphan, '"prevId":"', '"prevId":"other-');
+      const { tables, ...rest } = JSON.parse(read(surplus));
+      delete tables["public.users"].columns.fixture;
+      project.write(surplus, JSON.stringify({ ...rest, tables }));
       const none = await run("db:generate --down");
 
       expect(both).toEqual({
@@ -216,13 +229,86 @@ describe("db:generate", () => {
       expect(empty.stderr).toContain("has no statement in it");
       expect(generated.exitCode).toBe(0);
       expect(one.stdout).toBe(`Generated: ${down}\n`);
-      expect(read(down)).toBe(
+      expect(written).toBe(
         "-- Not undone here, for snapshots do not know of it:\n" +
           "--   UPDATE users SET fixture = 'x'\n" +
           'ALTER TABLE "users" DROP COLUMN "fixture";\n',
       );
+      expect(read(down)).toBe("-- reviewed\n");
       expect(none.stdout).toStartWith("Nothing to generate: ");
+      expect(none.stderr).toBe(
+        [
+          [next, `${next} is custom SQL`],
+          ["0003_lost", "0003_lost has no snapshot"],
+          [
+            "0004_orphan",
+            "the snapshot that 0004_orphan was generated from is missing",
+          ],
+          [
+            "0005_surplus",
+            "its snapshots have DROP COLUMN users.fixture, which is not in its SQL",
+          ],
+        ]
+          .map(
+            ([tag, reason]) =>
+              `Not written: ${migrations}/${tag}.down.sql (${reason}): write its reverse yourself\n`,
+          )
+          .join(""),
+      );
       expect(listMigrations(project)).not.toContain(`${next}.down.sql`);
+    },
+  );
+
+  testProject(
+    "names a migration after its first statement or by the time, as drizzle.config.ts asks, and uses an older snapshot only with a warning",
+    async (project) => {
+      const { run, replace, read, folder } = project;
+      const config = "drizzle.config.ts";
+      const set = async (from: string, to: string, command: string) => {
+        replace(config, from, to);
+        const { stdout } = await run(`${command} --json`);
+        return JSON.parse(stdout);
+      };
+      const meta = `${migrations}/meta`;
+
+      const none = await set(
+        'dialect: "postgresql",',
+        'dialect: "postgresql", breakpoints: false, migrations: { prefix: "none" },',
+        "db:generate",
+      );
+      replace(schemaFile, image, `${fixture} second: text("second"),`);
+      const byTime = await set('"none"', '"timestamp"', "db:generate");
+      const still = await set(
+        '"timestamp"',
+        '"index"',
+        `db:generate --custom größe:${"x".repeat(200)}`,
+      );
+      const unix = await set('"index"', '"unix"', "db:generate --custom");
+      rmSync(join(folder, meta, `${unix.tag.split("_")[0]}_snapshot.json`));
+      replace(schemaFile, 'text("second")', 'text("third")');
+      const warned = await run("db:generate third --no-rename");
+      const snapshots = readEntries(project).map(
+        ({ tag }) => `${meta}/${tag.split("_")[0]}_snapshot.json`,
+      );
+      replace(snapshots.at(-1) ?? "", '"version": "7"', '"version": "5"');
+      const old = await run("db:generate");
+      for (const file of snapshots) rmSync(join(folder, file), { force: true });
+      const unknown = await run("db:generate");
+
+      expect(none.error.message).toBe(`${config}: migrations.prefix is none`);
+      expect(byTime.tag).toMatch(/^20\d{12}_alter_users$/);
+      expect(read(byTime.file).split("\n")).toHaveLength(2);
+      expect(still.tag).toMatch(/^20\d{12}_größe_x{94}$/);
+      expect(unix.tag).toMatch(/^\d{10}_custom$/);
+      expect(warned.stderr).toStartWith(
+        `Warning: ${meta}/${unix.tag.split("_")[0]}_snapshot.json is missing: the snapshot before it is used\n`,
+      );
+      expect(old).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(old.stderr).toContain("it is of version 5, not of version 7\n");
+      expect(unknown).toMatchObject({ exitCode: 2, stdout: "" });
+      expect(unknown.stderr).toStartWith(
+        `Error: ${migrations} has migrations, but no snapshot to compare with\n`,
+      );
     },
   );
 
@@ -323,6 +409,11 @@ describe("after a merge", () => {
           `Error: 0001_theirs and ${ourTag} were both generated from the same migration\n`,
         );
         expect(checked.stdout).toContain('"code":"snapshot_chain"');
+        expect(checked.stdout).toContain(
+          ourTag === "0001_ours"
+            ? '"0001_ours and 0001_theirs share one snapshot file, as after a merge: run `bun run db:generate --rebase`"'
+            : '"not made from the snapshot before it, as after a merge: `bun run db:generate --rebase`"',
+        );
         expect(rebased.stderr).toBe(
           `Warning: cannot tell whether ${ourTag} is applied: nothing listens on 127.0.0.1:1\n`,
         );
