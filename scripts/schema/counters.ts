@@ -131,9 +131,10 @@ function turn(place: Place, old: SnapshotColumn, next: SnapshotColumn): string {
     ? [`${change} DROP IDENTITY;`]
     : [`${change} DROP DEFAULT;`, `EXECUTE 'DROP SEQUENCE ' || sequence;`];
   const isCounted = isSerial(old) || old.identity;
+  const further = isDescending(next) ? "least" : "greatest";
   const counted = [
     "IF sequence IS NOT NULL THEN",
-    `  EXECUTE format('SELECT last_value + is_called::int FROM %s', sequence) INTO next;`,
+    `  EXECUTE format('SELECT ${further}($1, last_value + is_called::int) FROM %s', sequence) INTO next USING next;`,
     ...taken.map((line) => `  ${line}`),
     "END IF;",
   ];
@@ -162,15 +163,16 @@ function restart(place: Place, next: string): string {
 }
 
 /** Returns SQL for the next number: the one after the rows, but not before the start. */
-function nextOf(
-  { table, column }: Place,
-  { identity }: SnapshotColumn,
-): string {
-  const { startWith = "1", increment = "1" } = identity ?? {};
+function nextOf({ table, column }: Place, next: SnapshotColumn): string {
+  const { startWith = "1" } = next.identity ?? {};
   const name = quoteIdentifier(column);
-  return increment.startsWith("-")
+  return isDescending(next)
     ? `SELECT least(min(${name}) - 1, ${startWith}) FROM ${table}`
     : `SELECT greatest(max(${name}) + 1, ${startWith}) FROM ${table}`;
+}
+
+function isDescending({ identity }: SnapshotColumn): boolean {
+  return identity?.increment?.startsWith("-") ?? false;
 }
 
 /** Returns PostgreSQL's name for the sequence of a serial, unless that is too long. */

@@ -125,8 +125,8 @@ function leaveOutUnchanged(from: Snapshot, to: Snapshot): [Snapshot, Snapshot] {
   const changed = new Set(keys.filter((key) => isChanged("tables", key)));
   const isReached = ({ foreignKeys, columns, policies }: SnapshotTable) =>
     Object.keys(policies).length > 0 ||
-    Object.values(foreignKeys).some(({ schemaTo, tableTo }) =>
-      changed.has(`${schemaTo || "public"}.${tableTo}`),
+    Object.values(foreignKeys).some((reference) =>
+      changed.has(keyOfTarget(reference)),
     ) ||
     Object.values(columns).some((column) =>
       isChanged("enums", keyOfEnum(column)),
@@ -297,8 +297,8 @@ function detach(
         (key === own || mentions(text, [table])) && mentions(text, names),
     );
   const stays = (reference: SnapshotReference, key: string) => {
-    const { tableTo, schemaTo, columnsFrom, columnsTo } = reference;
-    const target = `${schemaTo || "public"}.${tableTo}`;
+    const { columnsFrom, columnsTo } = reference;
+    const target = keyOfTarget(reference);
     const [keys, sameKeys] = [snapshot, other].map(({ tables }) =>
       listKeys(tables[target], columnsTo),
     );
@@ -308,15 +308,21 @@ function detach(
       !includesAny(columnsTo, converted[target])
     );
   };
+  const shared = mapShared(snapshot, other, (table, same, key) => ({
+    policies: filter(
+      filterSame(table.policies, same.policies),
+      ({ using, withCheck }) => !reads(`${using} ${withCheck}`, key),
+    ),
+    foreignKeys: filterSame(table.foreignKeys, same.foreignKeys),
+  }));
   return {
-    ...mapShared(snapshot, other, (table, same, key) => ({
-      policies: filter(
-        filterSame(table.policies, same.policies),
-        ({ using, withCheck }) => !reads(`${using} ${withCheck}`, key),
-      ),
+    ...mapTables(shared, (table, key) => ({
+      // Where both tables go, so does the reference.
       foreignKeys: filter(
-        filterSame(table.foreignKeys, same.foreignKeys),
-        (reference) => stays(reference, key),
+        table.foreignKeys,
+        (reference) =>
+          !(key in other.tables || keyOfTarget(reference) in other.tables) ||
+          stays(reference, key),
       ),
     })),
     policies: filterSame(snapshot.policies, other.policies),
@@ -650,6 +656,10 @@ function buildIndexesLast(statements: string[], after: Snapshot): string[] {
     ...concurrent,
     ...statements.filter(refers),
   ];
+}
+
+function keyOfTarget({ tableTo, schemaTo }: SnapshotReference): string {
+  return `${schemaTo || "public"}.${tableTo}`;
 }
 
 /** Lists the keys of a table that a foreign key to these columns can refer to. */

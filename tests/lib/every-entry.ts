@@ -90,7 +90,22 @@ const types = pg.pgTable("types", {
     ]),
   bigs: pg.bigint({ mode: "bigint" }).array().default([1n, 2n]),
   varchars: pg.varchar({ length: 5 }).array(),
-  stamps: pg.timestamp({ withTimezone: true }).array(),
+  stamps: pg
+    .timestamp({ withTimezone: true })
+    .array()
+    .default([new Date(Date.UTC(2024, 1, 29))]),
+  days: pg
+    .date({ mode: "date" })
+    .array()
+    .default([new Date(Date.UTC(2024, 1, 29))]),
+  localStamps: pg
+    .timestamp()
+    .array()
+    .default([new Date(Date.UTC(2024, 1, 29))]),
+  endless: pg.doublePrecision().default(-Infinity),
+  bytes: pg
+    .customType<{ data: Uint8Array }>({ dataType: () => "bytea" })()
+    .default(new Uint8Array([222, 173])),
   custom: custom("tsvector"),
   qualified: custom("pg_catalog.bytea").default(sql`'\\xdead'::bytea`),
   typed: custom("character varying(12)"),
@@ -99,6 +114,7 @@ const types = pg.pgTable("types", {
   parameter: pg.integer().default(sql`1 + ${5}`),
   counted: pg.bigint({ mode: "number" }).default(sql`nextval('"a-b".counted')`),
   "Mixed Case": pg.text("Mixed Case"),
+  mixed_case: pg.text(),
   'quo"ted': pg.text('quo"ted').default("x"),
 });
 

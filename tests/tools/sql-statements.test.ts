@@ -11,6 +11,7 @@ import {
   splitStatements,
 } from "../../scripts/migrations/statements";
 import { isWithoutTransaction } from "../../scripts/migrations/steps";
+import { listEffects } from "../../scripts/schema/effects";
 
 const cut = (text: string) => splitStatements(text).map((s) => s.text);
 
@@ -199,4 +200,37 @@ test("a line -- resumable is for the statement below it, with other comments bet
       (one) => one.isResumable,
     ),
   ).toEqual([false, true]);
+});
+
+test("what a text creates and drops is known in every spelling", () => {
+  const effects: Record<string, string[]> = {
+    "create table if not exists public.a (b int, constraint c check (b > 0), like d)":
+      ["CREATE TABLE a", "ADD COLUMN a.b"],
+    'create table "S".a (b numeric(1, 2), "C" int)': [
+      "CREATE TABLE S.a",
+      "ADD COLUMN S.a.b",
+      "ADD COLUMN S.a.C",
+    ],
+    "create temp table a (b int)": [],
+    "create unique index i on a (b)": [],
+    "alter table only a add b int, add column if not exists c int, drop column d":
+      ["ADD COLUMN a.b", "ADD COLUMN a.c", "DROP COLUMN a.d"],
+    "alter table a add constraint c unique (b), alter b drop not null": [],
+    "alter table a rename to b; alter table b add c int; alter table a drop d":
+      ["ADD COLUMN b.c", "DROP COLUMN b.d"],
+    "drop table if exists a, s.b cascade; drop view v": [
+      "DROP TABLE a",
+      "DROP TABLE s.b",
+      "DROP VIEW v",
+    ],
+    "create type t as enum (); drop type t; alter table a add b int; alter table a drop b":
+      [],
+    "do $$ begin create type t as enum (); exception when duplicate_object then null; end $$":
+      ["CREATE TYPE t"],
+  };
+  for (const [text, expected] of Object.entries(effects))
+    expect({ text, effects: [...listEffects(text)] }).toEqual({
+      text,
+      effects: expected,
+    });
 });

@@ -69,6 +69,11 @@ function onlyWithView(x: pg.PgColumnBuilderBase) {
 }
 const castsOthers = (t: Record<"a" | "b" | "c" | "d", pg.AnyPgColumn>) => [
   pg.index("a_first").on(S`coalesce(${t.a}, '')`),
+  pg.index("a_greatest").on(S`greatest(${t.a}, 'y')`),
+  pg.index("a_least").on(S`least(${t.a}, 'y')`),
+  pg.index("a_none").on(S`nullif(${t.a}, 'y')`),
+  pg.index("a_case").on(S`(case ${t.a} when 'y' then 1 end)`),
+  pg.index("a_any").on(S`(${t.a} = any (array['y', 'z']))`),
   pg
     .index("b_of_two")
     .on(t.b)
@@ -336,6 +341,27 @@ const ALL_TURNS: Record<string, Turn> = {
     rows: "insert into t (x) select 'x' from generate_series(1,50); delete from t where id > 40",
     check: "insert into t (x) values ('y') returning id",
     want: "51",
+  },
+  "serial to identity with options": {
+    from: {
+      t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        id: id().generatedByDefaultAsIdentity({
+          increment: 5,
+          minValue: 5,
+          maxValue: 100,
+          startWith: 10,
+          cache: 3,
+          cycle: true,
+        }),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t (x) values ('a')",
+    check: "insert into t (x) values ('y') returning id",
+    want: 10,
   },
   "serial to integer": {
     from: {
@@ -607,6 +633,47 @@ const ALL_TURNS: Record<string, Turn> = {
     },
     rows: "insert into t values ('a','b',2,'d')",
     comments: Array(3).fill("This fails where a value does not fit the type."),
+  },
+  "what a policy reads, and a generated column": {
+    from: {
+      t: pg.pgTable(
+        "t",
+        { x: pg.integer(), y: pg.integer().generatedAlwaysAs(S`1 + 1`) },
+        (t) => [pg.pgPolicy("p", { using: S`${t.x} > 0` })],
+      ),
+    },
+    to: {
+      t: pg.pgTable(
+        "t",
+        {
+          x: pg.bigint({ mode: "number" }),
+          y: pg.bigint({ mode: "number" }).generatedAlwaysAs(S`1 + 1`),
+        },
+        (t) => [pg.pgPolicy("p", { using: S`${t.x} > 0` })],
+      ),
+    },
+    rows: "insert into t values (1)",
+  },
+  "required to optional, and gone": {
+    from: {
+      t: pg.pgTable("t", { a: pg.text().notNull(), b: pg.text().notNull() }),
+    },
+    to: { t: pg.pgTable("t", { a: pg.text() }) },
+    comments: [
+      "This fails while a row has no value.",
+      "The column comes back empty, which fails while its table has rows.",
+    ],
+  },
+  "reference to an index that is built concurrently": {
+    from: { t: pg.pgTable("t", { x: pg.integer() }) },
+    to: (() => {
+      const t = pg.pgTable("t", { x: pg.integer() }, (t) => [
+        pg.uniqueIndex("t_x").on(t.x).concurrently(),
+      ]);
+      const u = pg.pgTable("u", { x: pg.integer().references(() => t.x) });
+      return { t, u };
+    })(),
+    rows: "insert into t values (1)",
   },
   "generated on retyped": {
     from: {
@@ -917,8 +984,15 @@ test("the diagram tells one from many, and what has to be there from what may", 
     c: to().notNull(),
     d: to().primaryKey(),
   });
+  const some = pg.pgTable("some", { e: to() }, (t) => [
+    pg
+      .uniqueIndex("some_e")
+      .on(t.e)
+      .where(S`${t.e} | 1 > 2`),
+  ]);
 
-  const lines = drawDiagram(await describeExports({ one, many }, ""))
+  const page = drawDiagram(await describeExports({ one, many, some }, ""));
+  const lines = page
     .split("\n")
     .filter((line) => line.includes("--"))
     .filter((line) => line.startsWith("  "));
@@ -928,7 +1002,9 @@ test("the diagram tells one from many, and what has to be there from what may", 
     '  one |o--o| many : "b"',
     '  one ||--o{ many : "c"',
     '  one ||--o| many : "d"',
+    '  one |o--o{ some : "e"',
   ]);
+  expect(page).toContain('- unique index: `e` where `"some"."e" \\| 1 > 2`\n');
 });
 
 test("advises a rename only where there is one pair", async () => {
