@@ -1,5 +1,7 @@
 // What db:check says of a schema on which the deployed code fails.
 import { expect, test as bunTest } from "bun:test";
+import { mkdirSync, readdirSync } from "node:fs";
+import { join } from "node:path";
 import { $ } from "bun";
 import * as pg from "drizzle-orm/pg-core";
 import { openConnection } from "../../scripts/lib/connection";
@@ -32,6 +34,7 @@ const people = pg.pgTable("people", {
 const posts = pg.pgTable("posts", {
   id: pg.integer().primaryKey().generatedAlwaysAsIdentity(),
   author: pg.uuid().references(() => people.id),
+  parent: pg.integer().references((): pg.AnyPgColumn => posts.id),
 });
 
 /** Schema changes, and what the deployed code can no longer do after each. Those of a
@@ -111,6 +114,9 @@ const GROUPS: Record<string, string[]>[] = [
   },
 ];
 
+const convert =
+  "add a column of the new type, write to both, and drop this one in a later deploy";
+
 bunTest(
   "what the deployed code does is tried on the schema to come",
   async () => {
@@ -127,10 +133,14 @@ bunTest(
       const absent = pg.pgTable("absent", { id: pg.integer() });
       const run = await prepareQueries(old, { ...exported, absent });
       const listed: { changes: string[]; breaks: string[] }[] = [];
+      const said = new Set<string>();
       for (const group of GROUPS) {
         const changes = Object.keys(group);
         await sql.unsafe(changes.join(";"));
         const breaks = await run();
+        for (const { what, way } of breaks)
+          if (!/no longer (?!boolean)|^is text/.test(what))
+            said.add(`${what}: ${way}`);
         listed.push({
           changes,
           breaks: breaks
@@ -141,6 +151,15 @@ bunTest(
         await sql.unsafe(made);
       }
 
+      expect([...said].sort()).toEqual([
+        "cannot be written any more: stop writing it in one deploy, and change it in the next",
+        `does not compare with people any more: ${convert}`,
+        `does not take all values of mood any more: ${convert}`,
+        "has to be written, and is not: give it a default or leave it nullable, and require it in the deploy after the one that writes it",
+        "is gone: add what takes its place, and drop it in the deploy after the one that stops using it",
+        "is gone: stop using it in one deploy, and drop it in the next",
+        `is integer, no longer boolean: ${convert}`,
+      ]);
       expect(listed).toEqual(
         GROUPS.map((group) => ({
           changes: Object.keys(group),
@@ -162,7 +181,7 @@ test(
     change(image, "");
     await run("db:generate next");
     const accepted = `-- breaks-deployed: nobody uses it
-alter table "tenants" drop column "logo"`;
+alter table "users" drop column "name"`;
     addMigration(project, "0002_accepted", accepted);
     const own = await run("db:check --json --rows 0 --strict");
     await commit(project.folder, "work");
@@ -170,7 +189,11 @@ alter table "tenants" drop column "logo"`;
     await $`git update-ref refs/remotes/origin/released main`.cwd(
       project.folder,
     );
-    const asked = await run("db:check --deployed released --rows 0");
+    const TMPDIR = join(project.folder, "temporary");
+    mkdirSync(TMPDIR);
+    const asked = await run("db:check --deployed released --rows 0", {
+      TMPDIR,
+    });
     const unknown = await run("db:check --deployed nowhere --rows 0");
     const offline = await run("db:check --offline --deployed main");
 
@@ -186,10 +209,12 @@ alter table "tenants" drop column "logo"`;
     expect(warned.exitCode).toBe(0);
     expect(asked.stdout.match(/^Error: .*/gm)).toEqual([
       expect.stringMatching(
-        /^Error: breaks_deployed: .*users\.image is gone, which breaks the code of released/,
+        /^Error: breaks_deployed: .*0001_next\.sql:1: users\.image is gone, which breaks the code of released/,
       ),
     ]);
     expect(asked.exitCode).toBe(3);
+    expect(asked.stdout).toEndWith("\nChecked: 1 error, 5 warnings\n");
+    expect(readdirSync(TMPDIR)).toEqual([]);
     expect(unknown.stderr).toContain("Not compared: git has no nowhere\n");
     expect(offline.exitCode).toBe(2);
   },

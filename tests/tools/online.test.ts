@@ -2,6 +2,7 @@
 import { expect, test as bunTest } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { sql as S } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
 import { describeExports } from "../../scripts/schema/describe-schema";
 import { printBackFill } from "../../scripts/schema/back-fill";
@@ -96,7 +97,10 @@ bunTest(
               paid: pg.numeric({ precision: 8, scale: 2 }),
               [long]: pg.integer(),
             },
-            (t) => [pg.index("a_name").on(t.name)],
+            (t) => [
+              pg.index("a_name").on(t.name),
+              pg.unique("a_paid").on(t.paid).nullsNotDistinct(),
+            ],
           ),
           b,
           o: pg.pgTable("o", { seen: pg.integer() }),
@@ -121,8 +125,13 @@ bunTest(
               place: pg.serial(),
               key: pg.uuid().defaultRandom(),
               at: pg.timestamp().defaultNow(),
+              day: pg.timestamp().default(S`date_trunc('day', now())`),
+              said: pg.text().default("soon (x)"),
             },
-            (t) => [pg.index("a_name").on(t.name, t.code)],
+            (t) => [
+              pg.index("a_name").on(t.name, t.code),
+              pg.unique("a_paid").on(t.paid).nullsNotDistinct(),
+            ],
           ),
           b: nextB,
           d: pg.pgTable("d", { seen: pg.integer() }),
@@ -174,7 +183,9 @@ ALTER TABLE "a" DROP COLUMN "code";
 ALTER TABLE "a" ADD COLUMN "paid_new" numeric(10, 4);
 NEW."paid_new" := NEW."paid";
 UPDATE "a" SET "paid_new" = "paid"
+CREATE UNIQUE INDEX CONCURRENTLY "a_paid_new" ON "a" ("paid_new") NULLS NOT DISTINCT;
 ALTER TABLE "a" DROP COLUMN "paid";
+ALTER TABLE "a" ADD CONSTRAINT "a_paid" UNIQUE USING INDEX "a_paid_new";
 ALTER TABLE "a" ADD COLUMN "~n_new" bigint;
 NEW."~n_new" := NEW."~nnnn";
 UPDATE "a" SET "~n_new" = "~nnnn"
@@ -193,6 +204,8 @@ ALTER TABLE "a" ALTER COLUMN "place" SET DEFAULT nextval('"a_place_seq"');
 ALTER TABLE "a" ADD COLUMN "key" uuid;
 ALTER TABLE "a" ALTER COLUMN "key" SET DEFAULT gen_random_uuid();
 ALTER TABLE "a" ADD COLUMN "at" timestamp DEFAULT now();
+ALTER TABLE "a" ADD COLUMN "day" timestamp DEFAULT date_trunc('day', now());
+ALTER TABLE "a" ADD COLUMN "said" text DEFAULT 'soon (x)';
 UPDATE "a" SET "place" = coalesce("place", nextval('"a_place_seq"')), "key" = coalesce("key", gen_random_uuid())
 ALTER TABLE "a" ADD CONSTRAINT "place_is_set" CHECK ("place" IS NOT NULL) NOT VALID;
 CREATE INDEX CONCURRENTLY "a_name" ON "a" USING btree ("name","code");
@@ -366,12 +379,25 @@ test(
       const path = join(project.folder, "lint.sql");
       writeFileSync(path, text);
       const found = await lintMigrations([relative(root, path)]);
-      return found.map(({ line, rule }) => `${line} ${rule}`);
+      return found.map(({ line, rule, message }) =>
+        /loses|ignore/.test(rule)
+          ? `${line} ${rule}: ${message}`
+          : `${line} ${rule}`,
+      );
     };
     const safe = `ALTER TABLE a ADD CONSTRAINT c CHECK (i > 0) NOT VALID;
 ALTER TABLE a VALIDATE CONSTRAINT c;\n`;
 
     expect(await lint(safe)).toEqual(["2 constraint-missing-not-valid"]);
+    expect(
+      await lint(
+        "-- Loses: all of it.\n-- squawk-ignore-file\n-- squawk-ignore ban-drop-table\nDROP TABLE a;",
+      ),
+    ).toEqual([
+      "1 loses: This loses all of it.",
+      "2 squawk-ignore: This ignores every rule without a reason: add `-- <reason>` to it.",
+      "3 squawk-ignore: This ignores ban-drop-table without a reason: add `-- <reason>` to it.",
+    ]);
     expect(await lint(`-- no-transaction\n${safe}`)).toEqual([]);
     expect(
       await lint(

@@ -18,6 +18,7 @@ import { askRenames } from "../../scripts/schema/ask-renames";
 import { answerRenames } from "../../scripts/schema/renames";
 import {
   emptySnapshot,
+  type Snapshot,
   type SnapshotTable,
 } from "../../scripts/schema/snapshots";
 import { withDatabase } from "../lib/database";
@@ -42,7 +43,7 @@ enum Level {
 const mood = pg.pgEnum("mood", ["sad", "ok", "happy"]);
 const mood2 = pg.pgEnum("mood", ["happy", "sad", "ok"]);
 const moodLess = pg.pgEnum("mood", ["sad", "happy"]);
-const moodMore = pg.pgEnum("mood", ["sad", "new", "ok", "happy", "last"]);
+const moodMore = pg.pgEnum("mood", ["sad", "new", "ok", "happy", "it's last"]);
 const moodRe = pg.pgEnum("mood", ["unhappy", "ok", "happy"]);
 const level = pg.pgEnum("level", Level);
 const lab = pg.pgSchema("lab");
@@ -937,6 +938,64 @@ test("the SQL of each change is as it was", async () => {
   }
 }, 300_000);
 
+test("what only the database knows of a view is kept, but no privilege that no migration granted", async () => {
+  const view = (x: pg.PgColumnBuilderBase) => {
+    const t = pg.pgTable("t", { x });
+    return {
+      t,
+      m: pg.pgMaterializedView("m").as((query) => query.select().from(t)),
+      v: pg.pgView("v").as((query) => query.select().from(t)),
+    };
+  };
+  const before = await describeExports(view(pg.integer()), "");
+  const after = await describeExports(view(pg.bigint({ mode: "number" })), "");
+  const extras = `
+    create index by_hand on m (x); comment on index by_hand is 'fast';
+    grant select on m to pg_monitor; comment on materialized view m is 'seen';
+    comment on view v is 'read'; comment on column v.x is 'a number';
+    alter view v alter x set default 4; alter view v owner to pg_read_all_data;
+    create function deny() returns trigger language plpgsql as 'begin return null; end';
+    create trigger deny instead of insert on v for each row execute function deny();
+    create rule skip as on delete to v do instead nothing;
+    grant select (x), update (x) on v to pg_monitor with grant option; grant select on v to public`;
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    const list = async (name: string) => {
+      const [row] = await sql.unsafe(`
+        select json_build_array(relowner::regrole::text, relacl::text, obj_description(oid, 'pg_class'), col_description(oid, 1),
+          (select attacl::text from pg_attribute where attrelid = pg_class.oid and attnum = 1),
+          (select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = pg_class.oid)) as facts,
+          array(select pg_get_indexdef(indexrelid) from pg_index where indrelid = pg_class.oid
+            union all select pg_get_triggerdef(oid) from pg_trigger where tgrelid = pg_class.oid
+            union all select rulename from pg_rewrite where ev_class = pg_class.oid order by 1) as parts
+        from pg_class where oid = '${name}'::regclass`);
+      return row;
+    };
+    const change = async (from: Snapshot, to: Snapshot, history?: string) => {
+      for (const text of await diffRenamed(from, to, [], { history }))
+        await sql.unsafe(text);
+      return [await list("m"), await list("v")];
+    };
+    await change(emptySnapshot, before);
+    await sql.unsafe(extras);
+    const first = [await list("m"), await list("v")];
+
+    const granted = "grant select on all tables in schema public to public";
+    const kept = [
+      await change(before, after),
+      await change(after, before, granted),
+      await change(before, after, "grant select on v to public"),
+    ];
+    const [m, v] = await change(after, before, "grant select on t to public");
+
+    for (const found of kept) expect(found).toEqual(first);
+    expect(m).toEqual(first[0]);
+    const [owner, , ...rest] = first[1]?.facts ?? [];
+    expect(v?.facts).toEqual([owner, null, ...rest.with(2, null)]);
+    expect(v?.parts).toEqual(first[1]?.parts);
+  });
+});
+
 test("a table that stays the same is read once in each snapshot, however much changes", async () => {
   const t = (columns: Record<string, pg.PgColumnBuilderBase>) =>
     pg.pgTable("t", { id: id(), ...columns });
@@ -1007,6 +1066,34 @@ test("the diagram tells one from many, and what has to be there from what may", 
   expect(page).toContain('- unique index: `e` where `"some"."e" \\| 1 > 2`\n');
 });
 
+test("an answer may name the schema, the old or the new table, and each side in full", async () => {
+  const lab = pg.pgSchema("lab");
+  const before = await describeExports(
+    { t: pg.pgTable("t", { x: pg.text() }), u: lab.table("u", { x: id() }) },
+    "",
+  );
+  const after = await describeExports(
+    { t: pg.pgTable("tt", { z: pg.text() }), u: lab.table("uu", { x: id() }) },
+    "",
+  );
+  const answered = [
+    ["t=tt", "t.x=z"],
+    ["public.t=tt", "tt.x=z"],
+    ["public.t=public.tt", "t.x=t.z"],
+    ["t=tt", "public.t.x=z"],
+    ["t=tt", "public.tt.x=public.tt.z"],
+    ["lab.u=lab.uu"],
+  ];
+  for (const answers of answered)
+    expect({ answers, ...answerRenames(before, after, answers) }).toMatchObject(
+      { answers, unused: [], renames: { length: answers.length } },
+    );
+  expect(answerRenames(before, after, ["t.x=z", "u=uu"]).unused).toEqual([
+    "t.x=z",
+    "u=uu",
+  ]);
+});
+
 test("advises a rename only where there is one pair", async () => {
   const t = (...names: string[]) =>
     describeExports(
@@ -1044,6 +1131,9 @@ test("a name that two columns or relations share is refused, also where PostgreS
   const pairs = {
     "the check c of public.a": twice(() => pg.check("c", S`true`)),
     "the policy p of public.a": twice(() => pg.pgPolicy("p")),
+    "the unique key u of public.a": twice(() =>
+      pg.unique("u").on(pg.pgTable("a", { x: x() }).x),
+    ),
     "the column x of public.a exists twice": {
       a: pg.pgTable("a", { x: x(), y: pg.text("x") }),
     },
