@@ -180,7 +180,10 @@ function describeTable(found: FoundTable, isNamed: boolean): SnapshotTable {
     })),
     checkConstraints: named(ofType("c"), (part) => ({
       name: part.name,
-      value: part.definition.replace(/^CHECK \(+?(.*)\)( NOT VALID)?$/s, "$1"),
+      value: part.definition.replace(
+        /^CHECK \(+?(.*)\)( NO INHERIT)?( NOT VALID| NOT ENFORCED)?$/s,
+        "$1",
+      ),
     })),
     policies: named(found.policies, (policy) => ({
       ...policy,

@@ -1,6 +1,6 @@
 // db:push and db:pull, without a terminal, on a copy of the project.
 import { describe, expect } from "bun:test";
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { image, schemaFile } from "../lib/schema-file";
 import { test } from "../lib/test";
@@ -91,6 +91,7 @@ describe("db:push", () => {
       // What others have made stays, and row security that a migration has by hand.
       await sql.unsafe(`
         create policy own on users using (true); alter table users enable row level security;
+        create policy p1 on users; create policy p2 on users; create policy p3 on users; create policy p4 on users; create policy p5 on users;
         create schema jobs; create table jobs.job (id int)`);
       change('repository: text("repository").notNull(),', "");
       const dry = await run("db:push --dry-run");
@@ -124,6 +125,7 @@ describe("db:push", () => {
       expect(dry).toMatchObject({
         exitCode: 0,
         stdout: 'ALTER TABLE "builds" DROP COLUMN "repository";\n',
+        stderr: expect.stringContaining("Data would be lost: "),
       });
       expect(refused.exitCode).toBe(2);
       expect(refused.stderr).toContain("Data would be lost: ");
@@ -135,11 +137,12 @@ describe("db:push", () => {
           "Left alone: 1 schema in which nothing is ours: jobs",
           "Data would be lost: drops builds.repository: 3 values",
           "Hint: also write the migration, with `bun run db:generate`",
-          "Left unchanged: policy own on public.users, row security of public.users: neither schema.ts nor a snapshot has it",
+          "Left unchanged: policy own on public.users, policy p1 on public.users, policy p2 on public.users, policy p3 on public.users, policy p4 on public.users and 2 more: neither schema.ts nor a snapshot has it",
           "",
         ].join("\n"),
       );
       expect(full.exitCode).toBe(1);
+      expect(full.stderr).toContain("\nNothing was changed\n");
       expect(full.stderr).toContain(
         'column "phone" of relation "users" contains null values',
       );
@@ -159,14 +162,14 @@ describe("db:push", () => {
       expect(
         await sql`
           select from pg_policy join pg_class on pg_class.oid = polrelid where relrowsecurity`,
-      ).toHaveLength(1);
+      ).toHaveLength(6);
     },
   );
 
   test(
     "asks on a terminal what was renamed, while nothing is locked",
     "seeded",
-    async ({ run, change, sql, attend }) => {
+    async ({ run, change, sql, attend, database }) => {
       await sql`update users set image = 'a.png'`;
       change(image, 'portrait: text("portrait"),');
       await using terminal = attend("db:push");
@@ -177,7 +180,9 @@ describe("db:push", () => {
       const { exitCode, screen } = await terminal.ends();
 
       expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
-      expect(screen).toContain("Pushed: schema.ts");
+      expect(screen).toContain(
+        `Pushed: schema.ts to ${database.name} (1 statement)`,
+      );
       expect(exitCode).toBe(0);
       expect(await sql`select portrait from users`).toMatchObject([
         { portrait: "a.png" },
@@ -201,8 +206,14 @@ describe("db:pull", () => {
       create index by_note on "class" (note) include (tags);
       create table parts (id int primary key, whole int references "class" (id)) partition by range (id);
       create table parts_low partition of parts for values from (0) to (9);
-      create table "Teams" (id int primary key, boss int references "Teams", lead int);
-      create table people (id int primary key, team int references "Teams");
+      create table "Teams" (id int primary key, "bossId" int references "Teams", lead int, grid int[][]);
+      create table people (id int primary key, team_id int references "Teams");
+      create type platform.mood as enum ('sad'); create table moods (mood platform.mood);
+      create table pg_stat_theirs (id int);
+      create table slots (during int4range, number int, exclude using gist (during with &&), check (number > 0) no inherit);
+      create domain mail as text; create function act() returns trigger language plpgsql as 'begin end';
+      create trigger acted before insert on slots execute function act();
+      create rule skipped as on delete to slots do instead nothing;
       alter table "Teams" add foreign key (lead) references people;
       create function twice(n int) returns int language sql return n * 2;
       create type pair as (a int, b int);
@@ -211,6 +222,11 @@ describe("db:pull", () => {
       create index by_c on drafts (c collate "POSIX", lower(c collate "C")) where c > 'a' collate "C";
       alter table drafts enable row level security, force row level security;
       create table kept (d int) inherits (drafts)`);
+    project.replace(
+      "drizzle.config.ts",
+      'schemaFilter: ["public"]',
+      'schemaFilter: ["public"], tablesFilter: ["!pg_stat_*"]',
+    );
     const first = await run("db:pull");
     await sql`drop table drafts cascade; create table other (id int primary key)`.simple();
     const second = await run("db:pull --json");
@@ -228,16 +244,22 @@ describe("db:pull", () => {
       stdout: "Pulled: pulled/schema.ts\nPulled: pulled/relations.ts\n",
       stderr:
         "Not pulled: the partitions of table public.parts\n" +
+        "Not pulled: constraint slots_during_excl on public.slots\n" +
         "Not pulled: UNLOGGED of table public.drafts\n" +
         "Not pulled: FORCE ROW LEVEL SECURITY of table public.drafts\n" +
         'Not pulled: COLLATE "C" of column public.drafts.c\n' +
         'Not pulled: COLLATE "C" of column public.kept.c\n' +
+        "Not pulled: NO INHERIT of constraint slots_number_check on public.slots\n" +
         "Not pulled: MATCH FULL, DEFERRABLE of constraint drafts_a_b_fkey on public.drafts\n" +
         "Not pulled: INCLUDE (tags) of index public.by_note\n" +
         'Not pulled: COLLATE "POSIX" of index public.by_c\n' +
         "Not pulled: INHERITS (drafts) of table public.kept\n" +
+        "Not pulled: domain public.mail\n" +
         "Not pulled: composite type public.pair\n" +
+        "Not pulled: function public.act()\n" +
         "Not pulled: function public.twice(n integer)\n" +
+        "Not pulled: trigger acted on public.slots\n" +
+        "Not pulled: rule skipped on public.slots\n" +
         "Not pulled, except what others refer to: platform: not in `schemaFilter` of drizzle.config.ts\n",
     });
     expect(JSON.parse(second.stdout)).toEqual({
@@ -245,19 +267,30 @@ describe("db:pull", () => {
     });
     expect(JSON.parse(third.stdout)).toEqual({ files: ["pulled/schema.ts"] });
     expect(left).toBe(false);
+    expect(readdirSync(project.folder).join()).not.toContain("partial");
+    expect(pulled).not.toContain("pg_stat_theirs");
+    expect(pulled).toContain("grid: integer().array().array(),");
+    expect(pulled).toContain("mood: moodInPlatform(),");
     expect(pulled).toContain('export const other = pgTable("other"');
     expect(pulled).toContain("foreignColumns: [table.id]");
     expect(pulled).toContain("(table): PgTableExtraConfigValue[] => [");
     expect(relations).toContain("one(class2, {");
+    expect(relations).toContain("boss: one(teams, {");
+    expect(relations).toContain("team: one(teams, {");
     expect(JSON.parse(pushed.stdout)).toEqual({
       database: database.name,
-      // The index without what drizzle cannot describe, and a column of a quoted name.
+      // The index and the check without what drizzle cannot describe, and a column of a quoted name.
       statements: [
+        'ALTER TABLE "slots" DROP CONSTRAINT "slots_number_check";',
         'ALTER TABLE "Teams" DROP COLUMN "later";',
         expect.stringContaining('"by_note"'),
+        'ALTER TABLE "slots" ADD CONSTRAINT "slots_number_check" CHECK (number > 0);',
       ],
       losses: [],
-      left: [expect.stringContaining("PARTITION BY RANGE (id), not ")],
+      left: [
+        expect.stringContaining("slots_during_excl"),
+        expect.stringContaining("PARTITION BY RANGE (id), not "),
+      ],
       pushed: false,
     });
   });
