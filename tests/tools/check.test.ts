@@ -43,19 +43,29 @@ async function listScratch({ sql, database }: Given) {
 }
 
 describe("without a database", () => {
-  testProject("is silent on this project, also --strict", async ({ run }) => {
-    const { exitCode, stdout, stderr } = await run(
-      "db:check --offline --strict",
-    );
+  testProject(
+    "is silent on this project, also --strict, and with a snapshot of an older drizzle-kit",
+    async ({ run, read, write }) => {
+      const file = `${migrations}/meta/0000_snapshot.json`;
+      const { tables, policies, ...older } = JSON.parse(read(file));
+      for (const table of Object.values<Record<string, unknown>>(tables)) {
+        delete table.policies;
+        delete table.isRLSEnabled;
+      }
+      write(file, JSON.stringify({ ...older, tables }));
+      const { exitCode, stdout, stderr } = await run(
+        "db:check --offline --strict",
+      );
 
-    expect({ exitCode, stdout }).toEqual({
-      exitCode: 0,
-      stdout: "Checked: 0 errors, 0 warnings\n",
-    });
-    expect(stderr).toBe(
-      "Not compared with git: found no origin/HEAD, main or master\n",
-    );
-  });
+      expect({ exitCode, stdout }).toEqual({
+        exitCode: 0,
+        stdout: "Checked: 0 errors, 0 warnings\n",
+      });
+      expect(stderr).toBe(
+        "Not compared with git: found no origin/HEAD, main or master\n",
+      );
+    },
+  );
 
   testProject(
     "finds what is wrong with the journal, the files and the snapshots",

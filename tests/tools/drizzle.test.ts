@@ -200,7 +200,8 @@ describe("db:pull", () => {
   }) => {
     await sql.unsafe(`
       create schema platform;
-      create table platform.accounts (id int primary key, mail text);
+      create table platform.owners (id int primary key);
+      create table platform.accounts (id int primary key, mail text, owner int references platform.owners);
       create table "class" (id int primary key, tags text[] default '{}', raw tsvector,
         account int references platform.accounts (id), note text default 'O''Brien \\ \`\${x}');
       create index by_note on "class" (note) include (tags);

@@ -2,6 +2,7 @@
 import { describe, expect } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { $ } from "bun";
 import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
 import { commit } from "../lib/git";
 import {
@@ -384,6 +385,7 @@ describe("after a merge", () => {
     const { ours, theirs } = await (branches ??= generateBranches());
     put(project, ourTag, ours);
     await commit(project.folder, "ours"); // git is where the snapshot of ours will be
+    await $`git symbolic-ref HEAD refs/heads/work`.cwd(project.folder); // and not at HEAD
     put(project, "0001_theirs", theirs);
     editJournal(project, (entries) => {
       const [last, other] = [entries.pop(), entries.pop()];
@@ -425,6 +427,22 @@ describe("after a merge", () => {
         expect(clean.stdout).toBe("Checked: 0 errors, 0 warnings\n");
       },
     );
+
+  testProject(
+    "makes nothing again where schema.ts has no change of it any more",
+    async (project) => {
+      const { run, replace } = project;
+      await merge(project, "0002_ours");
+      replace(schemaFile, motto, logo);
+      const { stdout } = await run("db:generate --rebase");
+
+      expect(stdout).toBe(
+        "Nothing to generate: schema.ts matches the newest migration\n" +
+          `Removed: ${migrations}/0002_ours.sql, generated without 0001_theirs\n`,
+      );
+      expect(readEntries(project).at(-1)?.tag).toBe("0001_theirs");
+    },
+  );
 
   test(
     "makes no migration again that is applied, and the older where the newer is on the default branch",
