@@ -4,6 +4,7 @@
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { sql as S } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
 import type { Sql } from "postgres";
 import { openConnection } from "../../scripts/lib/connection";
@@ -146,6 +147,24 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     );
     const cut = await pushIndex();
     await sql.unsafe("drop table long");
+    const adviseOn = async (part: (t: { x: pg.AnyPgColumn }) => object) => {
+      const t = pg.pgTable("t", { x: pg.text() }, (t) => [part(t) as never]);
+      const schema = await describeExports({ t }, "");
+      return await diffSchema(
+        sql,
+        address,
+        undefined,
+        schema,
+        answers,
+        () => [],
+      )
+        .then(() => undefined)
+        .catch(({ hint }) => hint);
+    };
+    const hints = [
+      await adviseOn(() => pg.pgPolicy("p", { to: "nobody_at_all" })),
+      await adviseOn(({ x }) => pg.index("i").using("gin", S`${x} no_ops`)),
+    ];
     await sql.unsafe("insert into crews default values");
     const { losses } = await diff("crews", [], turned);
 
@@ -153,6 +172,10 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
     expect(renamed.statements).toHaveLength(4);
     expect([same, older]).toEqual([isCurrent, isCurrent]);
     expect(losses).toEqual([]);
+    expect(hints).toEqual([
+      "create the role first, in `bun run db:shell`",
+      "where an extension has it, create the extension first, in `bun run db:shell`",
+    ]);
   });
 }, 300_000);
 
