@@ -34,7 +34,6 @@ const people = pg.pgTable("people", {
 const posts = pg.pgTable("posts", {
   id: pg.integer().primaryKey().generatedAlwaysAsIdentity(),
   author: pg.uuid().references(() => people.id),
-  parent: pg.integer().references((): pg.AnyPgColumn => posts.id),
 });
 
 /** Schema changes, and what the deployed code can no longer do after each. Those of a
