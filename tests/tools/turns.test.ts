@@ -364,6 +364,25 @@ const ALL_TURNS: Record<string, Turn> = {
     check: "insert into t (x) values ('y') returning id",
     want: 10,
   },
+  "serial to descending identity": {
+    from: {
+      t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        id: id().generatedByDefaultAsIdentity({
+          increment: -1,
+          minValue: -100,
+          maxValue: 100,
+          startWith: 100,
+        }),
+        x: pg.text(),
+      }),
+    },
+    rows: "insert into t (x) values ('a'), ('b')",
+    check: "insert into t (x) values ('y') returning id",
+    want: 0,
+  },
   "serial to integer": {
     from: {
       t: pg.pgTable("t", { id: pg.serial().primaryKey(), x: pg.text() }),
