@@ -515,8 +515,7 @@ function correct(
     .map((statement) => cast(statement, casts))
     .map(dropPrimaryKey)
     .map(endCycle)
-    .map((statement) => sayLoss(statement, before, after))
-    .filter((statement) => !isIdle(statement, before, after));
+    .map((statement) => sayLoss(statement, before, after));
 }
 
 /** Returns the `USING` that changes of type need, by the start of their statements. */
@@ -610,20 +609,6 @@ function endCycle(statement: string): string {
   return /^ALTER SEQUENCE .* CACHE \d+;$/s.test(statement)
     ? statement.replace(/;$/, " NO CYCLE;")
     : statement;
-}
-
-/** True for a statement that disables row security when it was not enabled, or when
- * the table is dropped. */
-function isIdle(statement: string, before: Snapshot, after: Snapshot): boolean {
-  const [, name] =
-    /^ALTER TABLE (.+) DISABLE ROW LEVEL SECURITY;$/.exec(statement) ?? [];
-  if (!name) return false;
-  return !Object.entries(before.tables).some(
-    ([key, table]) =>
-      name.endsWith(quoteIdentifier(table.name)) &&
-      table.isRLSEnabled &&
-      after.tables[key]?.isRLSEnabled === false,
-  );
 }
 
 /**

@@ -64,6 +64,25 @@ function inSchema(name: string) {
   const v = place.view("v").as((query) => query.select().from(t));
   return { place, mood, t, v };
 }
+function named(part: string, x: string, isMore = false) {
+  const t = pg.pgTable("t", { x: pg.integer(x).unique("key") }, (t) => [
+    pg.index(`${part}_index`).on(t.x),
+    pg.check(`${part}_check`, S`${t.x} > 0`),
+    pg.pgPolicy(`${part}_policy`, { using: S`${t.x} > 0` }),
+    pg.index("stays").on(t.x.desc()),
+    ...(isMore ? [pg.index("more").on(t.x.desc())] : []),
+  ]);
+  return {
+    t,
+    u: pg.pgTable("u", { to: pg.integer() }, (u) => [
+      pg.foreignKey({
+        columns: [u.to],
+        foreignColumns: [t.x],
+        name: `${part}_key`,
+      }),
+    ]),
+  };
+}
 function onlyWithView(x: pg.PgColumnBuilderBase) {
   const t = pg.pgTable("t", { x });
   return { t, v: pg.pgView("v").as((query) => query.select().from(t)) };
@@ -757,6 +776,20 @@ const ALL_TURNS: Record<string, Turn> = {
       ]),
     },
   },
+  "parts and a column get other names, and an index a twin": {
+    from: named("old", "x"),
+    to: named("new", "z", true),
+    renames: ["t.x=z"],
+    rows: "insert into t values (1); insert into u values (1)",
+  },
+  "policies all go, row security stays": {
+    from: {
+      t: pg
+        .pgTable("t", { id: id() }, () => [pg.pgPolicy("p", { to: "public" })])
+        .enableRLS(),
+    },
+    to: { t: pg.pgTable("t", { id: id() }).enableRLS() },
+  },
   "policies all go": {
     from: {
       t: pg.pgTable("t", { id: id() }, () => [
@@ -1013,6 +1046,15 @@ test("what only the database knows of a view is kept, but no privilege that no m
     expect(v?.facts).toEqual([owner, null, ...rest.with(2, null)]);
     expect(v?.parts).toEqual(first[1]?.parts);
   });
+});
+
+test("a down file adds no key that drizzle-kit has only commented on", async () => {
+  const before = await describeExports({ t: pg.pgTable("t", { a: id() }) }, "");
+  const t = pg.pgTable("t", { a: pg.integer().notNull() });
+  const after = await describeExports({ t }, "");
+  const text = '-- ALTER TABLE "t" DROP CONSTRAINT "<constraint_name>";';
+
+  expect(await printDown(before, after, text)).toBe("\n");
 });
 
 test("a table that stays the same is read once in each snapshot, however much changes", async () => {
