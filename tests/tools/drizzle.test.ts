@@ -210,7 +210,7 @@ describe("db:pull", () => {
       create table "Teams" (id int primary key, "bossId" int references "Teams", lead int, grid int[][]);
       create table people (id int primary key, team_id int references "Teams");
       create type platform.mood as enum ('sad'); create table moods (mood platform.mood);
-      create table pg_stat_theirs (id int);
+      create table pg_stat_theirs (id int); create table "2fa" (id int);
       create table slots (during int4range, number int, exclude using gist (during with &&), check (number > 0) no inherit);
       create domain mail as text; create function act() returns trigger language plpgsql as 'begin end';
       create trigger acted before insert on slots execute function act();
