@@ -323,8 +323,10 @@ async function* leaveOut(
       continue;
     }
     head += Buffer.from(chunk).toString("latin1");
-    if (!HEAD_END.test(head)) continue;
-    yield filter(head);
+    const end = head.search(HEAD_END);
+    if (end === -1) continue;
+    yield filter(head.slice(0, end));
+    yield Buffer.from(head.slice(end), "latin1"); // a row may look like such a line
     head = undefined;
   }
   if (head !== undefined) yield filter(head);

@@ -1,19 +1,35 @@
 // db:backup: what is proven, kept and deleted, and what a backup that was ended leaves.
 import { expect, test } from "bun:test";
 import {
+  existsSync,
   globSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { spawnSync } from "bun";
 import {
+  dumpDatabase,
+  readArchive,
+  restoreArchive,
+} from "../../scripts/backups/archive";
+import { compareRows } from "../../scripts/backups/count-rows";
+import {
+  describeObstacle,
+  toMaintenance,
+} from "../../scripts/backups/databases";
+import {
+  discard,
+  formatBytes,
   listBackups,
+  locateArchive,
+  type Manifest,
   namePartial,
   openFolder,
   publish,
@@ -28,6 +44,7 @@ import {
   testBackup,
   testFolder,
 } from "../lib/backups";
+import { clusterAddress } from "../lib/cluster";
 import { until } from "../lib/database";
 import { ownHead } from "../lib/migrations";
 
@@ -37,36 +54,46 @@ if [ "$1" = --version ]; then echo 'pg_restore (PostgreSQL) 99'; exit; fi
 exit 137
 `;
 
+/** The manifest of an archive with that content. */
+const manifestOf = (content: string): Manifest => ({
+  file: "a.dump",
+  database: "app",
+  systemIdentifier: "1",
+  createdAt: "2026-01-01T00:00:00Z",
+  bytes: content.length,
+  sha256: digestOf(content),
+  head: null,
+  serverVersion: "18.4",
+  tables: {},
+  verified: true,
+  ms: 1,
+});
+
 test("the folder keeps what is under way, and believes no manifest that was changed", async () => {
   const folder = mkdtempSync(join(tmpdir(), "backups-"));
   const path = join(folder, "a.dump");
   const partialOf = (pid: number) =>
     namePartial(path).replace(/\d+$/, String(pid));
   const ended = spawnSync([process.execPath, "--version"]).pid;
+  const elsewhere = join(folder, `b.dump.partial-elsewhere-${ended}`);
+  const forgotten = join(folder, "c.dump.partial-elsewhere-1");
   for (const pid of [process.ppid, process.pid, ended])
     writeFileSync(partialOf(pid), "");
+  for (const other of [elsewhere, forgotten]) writeFileSync(other, "");
+  const daysAgo = Date.now() / 1000 - 25 * 3600;
+  utimesSync(forgotten, daysAgo, daysAgo);
   openFolder(folder);
   const left = readdirSync(folder);
   writeFileSync(namePartial(path), "data");
-  publish(path, {
-    file: "a.dump",
-    database: "app",
-    systemIdentifier: "1",
-    createdAt: "2026-01-01T00:00:00Z",
-    bytes: 4,
-    sha256: digestOf("data"),
-    head: null,
-    serverVersion: "18.4",
-    tables: {},
-    verified: true,
-    ms: 1,
-  });
+  publish(path, manifestOf("data"));
   const { mode } = statSync(`${path}.json`);
   const verify = async (isReread = false) =>
     (await verifyBackup({} as PostgresTool, path, isReread)).problem;
   const whole = [listBackups(folder)[0]?.verified, await verify()];
   writeFileSync(path, "DATA");
   const other = await verify();
+  writeFileSync(path, "more data");
+  const longer = await verify();
   const manifest = readFileSync(`${path}.json`, "utf8");
   writeFileSync(`${path}.json`, manifest.replace("18.4", "17.1"));
   const changed = listBackups(folder)[0]?.verified;
@@ -74,12 +101,153 @@ test("the folder keeps what is under way, and believes no manifest that was chan
   const foreign = await verify(true);
   rmSync(folder, { recursive: true });
 
-  expect(left).toEqual([basename(partialOf(process.ppid))]);
+  expect(left.sort()).toEqual(
+    [partialOf(process.ppid), elsewhere].map((file) => basename(file)).sort(),
+  );
   expect(mode & 0o777).toBe(0o600);
   expect(whole).toEqual([true, undefined]);
   expect(other).toBe("its checksum differs from the one in its manifest");
+  expect(longer).toBe(`${other}: 9 bytes, not 4`);
   expect(changed).toBe(false);
   expect(foreign).toStartWith("it is not an archive of ");
+});
+
+test("a backup that failed leaves nothing, and the newest is listed first", () => {
+  const folder = mkdtempSync(join(tmpdir(), "backups-"));
+  const [one, two] = [join(folder, "one.dump"), join(folder, "two.dump")];
+  expect(() => publish(one, manifestOf(""))).toThrow("ENOENT");
+  for (const file of [one, `${one}.json`]) writeFileSync(namePartial(file), "");
+  discard(one);
+  const left = readdirSync(folder);
+  for (const path of [two, one]) {
+    writeFileSync(path, "");
+    utimesSync(path, 1, path === one ? 1 : 2);
+  }
+  const listed = listBackups(folder).map(({ file }) => file);
+  const inFolder = locateArchive(folder, "one.dump");
+
+  expect(left).toEqual([]);
+  expect(listed).toEqual(["two.dump", "one.dump"]);
+  expect(inFolder).toBe(one);
+  expect(() => locateArchive("/", folder)).toThrow(`${folder} is not a file`);
+  expect(() => locateArchive(folder, "three.dump")).toThrow(
+    "there is no file ",
+  );
+  rmSync(folder, { recursive: true });
+});
+
+test("sizes, differences, obstacles and the other database are named", () => {
+  const address = clusterAddress(5432);
+  const error = Object.assign(new Error("in use"), { detail: "1 session." });
+
+  expect(formatBytes(1_047_552)).toBe("1023.0 kB");
+  expect(formatBytes(37_853_594)).toBe("36.1 MB");
+  expect(compareRows({ a: 1, b: 2, c: 0 }, { a: 1, b: 3 })).toEqual([
+    "b has 3 rows, not 2",
+    "c has no rows, not 0",
+  ]);
+  expect(describeObstacle(error)).toBe("in use: 1 session");
+  expect(describeObstacle(new Error("gone"))).toBe("gone");
+  expect(toMaintenance(address).database).toBe("template1");
+  expect(toMaintenance({ ...address, database: "app" }).database).toBe(
+    "postgres",
+  );
+});
+
+test("the programs are called as meant, and their errors told from those around them", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "backups-"));
+  const [path, called] = [join(folder, "a.dump"), join(folder, "called")];
+  let count = 0;
+  const program = (script: string, major = 18): PostgresTool => {
+    const file = join(folder, `program-${(count += 1)}`);
+    writeFileSync(file, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    const login = (database: string) => ["--dbname", database];
+    return { command: [file], variables: process.env, login, major };
+  };
+  const dump = (script: string) => {
+    rmSync(path, { force: true });
+    const address = clusterAddress(5432);
+    return dumpDatabase(program(script), address, "1-2", "us", 5000, path);
+  };
+  const fails = (line: string) => `echo '${line}' >&2; exit 1`;
+
+  await dump('echo "$@"');
+  const arguments_ = readFileSync(path, "utf8");
+  const { mode } = statSync(path);
+  const full = "pg_dump: error: could not write: No space left on device";
+  await expect(dump(fails(full))).rejects.toMatchObject({
+    message: "pg_dump failed: could not write: No space left on device",
+    hint: `free some space for ${folder}, or set another \`BACKUP_DIR\``,
+  });
+
+  writeFileSync(path, "PGDMP");
+  const errors: [line: string, message: string, code: string, hint?: string][] =
+    [
+      [
+        "pg_restore: error: unexpected end of file",
+        "unexpected end of file",
+        "FAILED",
+      ],
+      [
+        "pg_restore: error: unsupported version (1.16) in file header",
+        "unsupported version (1.16) in file header",
+        "TOOL_FAILED",
+        "the archive was written by a newer pg_dump: install PostgreSQL's client programs of that version",
+      ],
+      [
+        "Error response from daemon: no such container",
+        "Error response from daemon: no such container",
+        "TOOL_FAILED",
+      ],
+    ];
+  for (const [line, message, code, hint] of errors)
+    await expect(readArchive(program(fails(line)), path)).rejects.toMatchObject(
+      { message: `pg_restore failed: ${message}`, code, hint },
+    );
+
+  const extension = (name: string) =>
+    `CREATE EXTENSION IF NOT EXISTS ${name} WITH SCHEMA public;\nCOMMENT ON EXTENSION ${name} IS 'it''s';\n`;
+  const rows = `-- Data for Name: t; Type: TABLE DATA; Schema: public\nCOPY public.t (x) FROM stdin;\n${extension("one")}\\.\n`;
+  const settings = "SET transaction_timeout = 0;\n";
+  writeFileSync(
+    join(folder, "script"),
+    settings + extension("one") + extension("two") + rows,
+  );
+  const restore = async (major: number, server: number, leftOut: string[]) => {
+    const reader = program(
+      `echo "$@" >${called}; cat ${join(folder, "script")}`,
+      major,
+    );
+    const psql = program(`cat >${called}.sql`);
+    const flags = { isWithoutOwner: true, isWithoutGrants: true };
+    rmSync(`${called}.sql`, { force: true });
+    await restoreArchive(
+      reader,
+      path,
+      "next",
+      { psql, extensions: [], ...flags },
+      leftOut,
+      server,
+    );
+    const isDirect = !existsSync(`${called}.sql`);
+    return isDirect
+      ? readFileSync(called, "utf8")
+      : readFileSync(`${called}.sql`, "utf8");
+  };
+  const direct = "--exit-on-error --no-owner --no-acl --dbname next\n";
+  const extensions = extension("one") + extension("two");
+
+  expect(arguments_).toBe(
+    "--format=custom --snapshot=1-2 --lock-wait-timeout=5000 --dbname postgres\n",
+  );
+  expect(mode & 0o777).toBe(0o600);
+  expect(await restore(17, 17, [])).toBe(direct);
+  expect(await restore(16, 15, [])).toBe(direct);
+  expect(await restore(17, 16, [])).toBe(`\n${extensions}${rows}`);
+  expect(await restore(16, 16, ["one"])).toBe(
+    `\n\n\n${extension("two")}${rows}`,
+  );
+  rmSync(folder, { recursive: true });
 });
 
 testBackup(
@@ -191,7 +359,8 @@ testBackup(
     create table constructor (i int); create table __proto__ (i int);
     create table none (); insert into none default values;
     create schema s; create table s.t (); create table "s.t" (i int);
-    insert into "s.t" values (1)`);
+    insert into "s.t" values (1);
+    create table "q""uote" (i int); insert into "q""uote" values (1)`);
     const { stdout } = await run("db:backup --json");
     const [file] = list();
     const drilled = await run(`db:backup --drill ${file} --json`);
@@ -208,11 +377,38 @@ testBackup(
       ["__proto__"]: 0,
       "s.t": 0,
       '"s.t"': 1,
+      '"q""uote"': 1,
     });
     expect(JSON.parse(drilled.stdout)).toMatchObject({
       verified: true,
       tables,
     });
+  },
+);
+
+testFolder(
+  "keeps no archive that a table is missing from",
+  "empty",
+  async ({ run, sql, folder }) => {
+    const [server] = await sql<{ major: number }[]>`
+      select current_setting('server_version_num')::int / 10000 as major`;
+    await sql`create table "the table" ()`;
+    for (const name of ["pg_dump", "pg_restore"])
+      writeFileSync(
+        join(folder, name),
+        `#!/bin/sh\ncase "$1" in --version) echo ${server?.major};; *) echo PGDMP;; esac\n`,
+        { mode: 0o755 },
+      );
+    const { exitCode, stdout, stderr } = await run("db:backup", {
+      PATH: `${folder}:${dirname(process.execPath)}:/bin`,
+    });
+
+    expect({ exitCode, stdout, stderr }).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: "Error: the table is missing from the archive\n",
+    });
+    expect(readdirSync(folder).sort()).toEqual(["pg_dump", "pg_restore"]);
   },
 );
 
