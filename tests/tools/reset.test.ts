@@ -1,5 +1,6 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
+import { carrySettings } from "../../scripts/backups/carry-settings";
 import { lockOnceMore } from "../../scripts/lib/lock";
 import { stampProduction } from "../../scripts/lib/protection";
 import { urlOf } from "../lib/command";
@@ -79,6 +80,43 @@ test(
 );
 
 test(
+  "settings, grants, comment, limit and owner of a database are carried over",
+  "empty",
+  async (database) => {
+    const { sql, name } = database;
+    const copy = `${name}_copy`;
+    await withRoles(database, 2, async ({ name: role }, { name: other }) => {
+      await sql.unsafe(`create database ${copy}`);
+      await sql.unsafe(`
+        alter role ${role} in database ${name} set work_mem = '7MB';
+        alter database ${name} set search_path = '';
+        alter database ${name} set app.greeting = 'it''s';
+        revoke temporary on database ${name} from public;
+        grant temporary on database ${name} to ${other} with grant option;
+        comment on database ${name} is 'it''s';
+        alter database ${name} connection limit 7;
+        alter database ${name} owner to ${role}`);
+      await carrySettings(sql, name, copy);
+      const read = async (database: string) => {
+        const [row] = await sql`
+          select datconnlimit as limit, pg_get_userbyid(datdba) as owner,
+            shobj_description(oid, 'pg_database') as comment,
+            array(select unnest(datacl)::text order by 1) as grants,
+            array(select setrole || ' ' || setconfig::text from pg_db_role_setting
+              where setdatabase = pg_database.oid order by 1) as settings
+          from pg_database where datname = ${database}`;
+        return row;
+      };
+      const carried = await read(copy);
+
+      expect(carried).toEqual(await read(name));
+      expect(carried).toMatchObject({ limit: 7, owner: role });
+      expect(carried?.settings).toHaveLength(2);
+    });
+  },
+);
+
+test(
   "runs three at once one after the other, each drops the older previous one, and makes nothing where that cannot make way",
   "empty",
   async (database) => {
@@ -94,6 +132,10 @@ test(
     await server.end();
 
     expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(3).fill(0));
+    const dropped = `Dropped: the older ${name}__previous\n`;
+    expect(all.filter(({ stdout }) => stdout.includes(dropped))).toHaveLength(
+      2,
+    );
     expect(left).toEqual(["", "__previous"]);
     expect(refused.exitCode).toBe(1);
     expect(refused.stderr).toStartWith(
@@ -125,8 +167,15 @@ test(
     const undone = await run("db:reset --undo");
     const powerless = await run("db:reset", asRole);
     await sql.unsafe(
-      `alter database ${name} owner to current_user; drop role ${role}`,
+      `alter role ${role} createdb; alter database ${name} owner to current_user`,
     );
+    const foreign = await run("db:reset", asRole);
+    await sql.unsafe(`drop role ${role}`);
+    const long = urlOf({ ...database.address, database: "d".repeat(54) });
+    const unnamed = await run("db:reset", {
+      DATABASE_URL: long,
+      DATABASE_URL_UNPOOLED: long,
+    });
     const failed = await run("db:reset");
 
     expect(misnamed.exitCode).toBe(2);
@@ -141,8 +190,17 @@ test(
     expect(powerless.stderr).toBe(
       `Error: the role ${role} may not create databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
     );
+    expect(foreign.exitCode).toBe(2);
+    expect(foreign.stderr).toStartWith(
+      `Error: the role ${role} does not own ${name}\nHint: `,
+    );
+    expect(unnamed.exitCode).toBe(2);
+    expect(unnamed.stderr).toStartWith(
+      `Error: ${"d".repeat(54)}__previous is longer than PostgreSQL's names\n`,
+    );
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(`${ownHead} failed`);
+    expect(failed.stderr).not.toContain("may be left over");
     expect(failed.stderr).toContain("open to all: f"); // while it is filled
     expect(await listDatabases(database)).toEqual([""]);
     expect(await countBuilds(database)).toBe(3);
@@ -233,19 +291,25 @@ test(
 );
 
 test(
-  "says who was in the way, and leaves no copy behind",
+  "says who was in the way, and what could not be carried over, and leaves no copy behind",
   "empty",
   async (database) => {
     const { run, name, sql } = database;
-    await withRoles(database, 1, async ({ name: role, variables }) => {
+    await withRoles(database, 2, async ({ name: role, variables }, other) => {
       await sql.unsafe(
-        `alter role ${role} createdb; alter database ${name} owner to ${role}`,
+        `alter role ${role} createdb; alter role ${other.name} in database ${name} set app.secret = 'hush';
+        alter database ${name} owner to ${role}; alter database ${name} is_template true`,
       );
       const { exitCode, stderr } = await run("db:reset", variables);
+      await sql.unsafe(`alter database ${name} is_template false`);
 
       expect(exitCode).toBe(1);
       expect(stderr).toStartWith(
-        `Error: ${name} was not swapped, and is unchanged: `,
+        `Warning: not carried over: the flag IS_TEMPLATE\nWarning: not carried over: alter role "${other.name}" in database "${name}" set "app"."secret" to …: permission denied`,
+      );
+      expect(stderr).not.toContain("hush");
+      expect(stderr).toContain(
+        `\nError: ${name} was not swapped, and is unchanged: `,
       );
       expect(stderr).toMatch(/^ {2}pid \d+, /m);
       expect(await listDatabases(database)).toEqual([""]);

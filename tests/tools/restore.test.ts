@@ -1,9 +1,13 @@
 // db:restore: what it refuses before it touches anything, and that the old database is in
 // place whatever happens.
-import { expect } from "bun:test";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { verifyBackup } from "../../scripts/backups/folder";
+import { planRestore, restoreInto } from "../../scripts/backups/obstacles";
+import { openConnection } from "../../scripts/lib/connection";
+import type { PostgresTool } from "../../scripts/server/client-programs";
 import {
   type Given,
   listDatabases,
@@ -11,12 +15,105 @@ import {
   pgRestore,
   testBackup,
 } from "../lib/backups";
-import { until } from "../lib/database";
+import { openDatabase, until } from "../lib/database";
 import { ownHead } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
+import { testServer } from "../setup";
 
 const countBuilds = (given: Given) =>
   look(given, async (sql) => (await sql`select from builds`).length);
+
+test("the roles that an archive names are found in what pg_dump writes, and nowhere else", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "backups-"));
+  const [path, schema] = [join(folder, "a.dump"), join(folder, "schema")];
+  writeFileSync(path, "PGDMP");
+  writeFileSync(join(folder, "read"), `#!/bin/sh\ncat ${schema}\n`, {
+    mode: 0o755,
+  });
+  const tool = { command: [join(folder, "read")] } as PostgresTool;
+  const server = openDatabase(testServer);
+  const { write } = process.stderr;
+  const plan = async (text: string, isWithoutOwner: boolean) => {
+    let notes = "";
+    writeFileSync(schema, text);
+    process.stderr.write = (text) => ((notes += text), true);
+    try {
+      const { isWithoutGrants, extensions } = await planRestore(
+        tool,
+        tool,
+        path,
+        server,
+        isWithoutOwner,
+      );
+      return { isWithoutGrants, extensions, notes };
+    } catch (error) {
+      const { message, hint } = error as Error & { hint: string };
+      return { message, hint };
+    } finally {
+      process.stderr.write = write;
+    }
+  };
+  const named: [statement: string, role?: string][] = [
+    ["ALTER TABLE public.t OWNER TO nobody_1;", "nobody_1"],
+    ['ALTER TABLE public.t OWNER TO "no ""1""";', 'no "1"'],
+    ["ALTER TABLE public.t OWNER TO CURRENT_USER;"],
+    ["GRANT SELECT ON TABLE t TO nobody_1 WITH GRANT OPTION;", "nobody_1"],
+    ["GRANT ALL ON SCHEMA public TO PUBLIC;"],
+    ["REVOKE ALL ON TABLE t FROM nobody_1;", "nobody_1"],
+    ["CREATE POLICY p ON t TO nobody_1 USING (true);", "nobody_1"],
+    ["CREATE POLICY p ON t TO pg_monitor, nobody_1;", "nobody_1"],
+    ["CREATE FUNCTION f() AS $_$\nALTER TABLE t OWNER TO nobody_1;\n$_$;"],
+  ];
+  const found: [string, string?][] = [];
+  for (const [statement] of named) {
+    const { message } = await plan(`${statement}\n`, false);
+    const role = message?.replace(/^.*does not have: /, "");
+    found.push(role ? [statement, role] : [statement]);
+  }
+  const policy = await plan("CREATE POLICY p ON t TO nobody_1;\n", true);
+  const defaults = await plan(
+    `ALTER DEFAULT PRIVILEGES FOR ROLE nobody_1 GRANT SELECT ON TABLES TO PUBLIC;
+CREATE EXTENSION IF NOT EXISTS "uuid-ossp" WITH SCHEMA extensions;\n`,
+    true,
+  );
+  // What it needs is missing here, and the archive's tables use it.
+  const lack = "echo 'psql:<stdin>:3: ERROR:  type \"t\" does not exist' >&2";
+  writeFileSync(join(folder, "psql"), `#!/bin/sh\n${lack}; exit 3\n`, {
+    mode: 0o755,
+  });
+  const psql = { command: [join(folder, "psql")], login: () => [] as string[] };
+  const extensions = [{ name: "nowhere", home: "public" }];
+  const options = { ...defaults, psql, isWithoutOwner: true, extensions };
+  await using sql = await openConnection(testServer, "tests");
+  process.stderr.write = () => true;
+  const lacking = await restoreInto(
+    sql,
+    tool,
+    path,
+    testServer,
+    options as never,
+    "18.4",
+  )
+    .catch((error: Error) => error)
+    .finally(() => (process.stderr.write = write));
+  await server.end();
+  rmSync(folder, { recursive: true });
+
+  expect(lacking).toMatchObject({
+    message: 'psql failed: type "t" does not exist',
+    hint: expect.stringContaining("it may need nowhere, "),
+  });
+  expect(found).toEqual(named);
+  expect(policy.hint).toBe(
+    'let an administrator run `CREATE ROLE "nobody_1"` first',
+  );
+  expect(defaults).toEqual({
+    isWithoutGrants: true,
+    extensions: [{ name: '"uuid-ossp"', home: "extensions" }],
+    notes:
+      "Warning: not restored: all grants, because this role may not grant as, or to, nobody_1\n",
+  });
+});
 
 testBackup(
   "brings back a dropped table, with settings and grants, and can be undone",
@@ -208,9 +305,11 @@ testBackup(
         create extension dblink; create schema others; create table others.secret ();
         grant usage on schema drizzle to ${role.name};
         grant select on all tables in schema public, drizzle to ${role.name};
-        grant select on all sequences in schema public, drizzle to ${role.name}`);
+        grant select on all sequences in schema public, drizzle to ${role.name};
+        alter table builds enable row level security`);
       const refused = await run("db:backup", role.variables);
       await sql.unsafe(`
+        alter table builds disable row level security;
         grant usage on schema others to ${role.name};
         grant select on all tables in schema others to ${role.name}`);
       await run("db:backup", role.variables);
@@ -224,6 +323,9 @@ testBackup(
       expect(refused.exitCode).toBe(2);
       expect(refused.stderr).toContain(
         `GRANT USAGE ON SCHEMA others TO ${role.name}; GRANT SELECT ON ALL TABLES IN SCHEMA others`,
+      );
+      expect(refused.stderr).toEndWith(
+        `; ALTER ROLE ${role.name} BYPASSRLS\`\n`,
       );
       expect(drilled.stderr).toStartWith(
         "Warning: not restored: the extension dblink: ",
@@ -245,7 +347,9 @@ testBackup(
     create materialized view slow as select wait()`);
     await run("db:backup");
     const slow = list().at(-1);
-    await sql.unsafe("drop materialized view slow");
+    await sql.unsafe(
+      "drop materialized view slow; delete from drizzle.__drizzle_migrations",
+    );
     await run("db:backup");
     const good = list().at(-1);
     const child = start(`scripts/restore.ts ${slow}`);
@@ -260,6 +364,12 @@ testBackup(
 
     expect(builds).toBe(3);
     expect(next.exitCode).toBe(0);
+    expect(next.stdout).toStartWith(
+      `Restored: ${name} from ${good}, at no migration\n`,
+    );
+    expect(next.stderr).toBe(
+      "Warning: the backup is older than this checkout: 1 pending, for `bun run db:migrate`\n",
+    );
     expect(await countBuilds(given)).toBe(3);
     expect(await listDatabases(given)).toEqual(["", "__previous"]);
   },
@@ -271,6 +381,9 @@ testBackup(
   async (given) => {
     const { run, list, name } = given;
     await run("db:migrate", { NODE_ENV: "production" });
+    await given.sql`
+      insert into drizzle.__drizzle_migrations (hash, created_at)
+      values ('newer', 9999999999999)`;
     await run("db:backup");
     const [file] = list();
     const refused = await run(`db:restore ${file}`);
@@ -284,9 +397,15 @@ testBackup(
     expect(refused.exitCode).toBe(2);
     expect(refused.stderr).toContain(`\`--confirm ${name}\``);
     expect(restored.exitCode).toBe(0);
+    expect(restored.stderr).toBe(
+      "Warning: the backup is newer than this checkout: 1 of its migrations are not in it\n",
+    );
     expect(previous.exitCode).toBe(2);
     expect(previous.stderr).toContain("--drop-previous");
     expect(dropped.exitCode).toBe(0);
+    expect(dropped.stdout).toStartWith(
+      `Dropped: the older ${name}__previous\nRestored: `,
+    );
     expect(JSON.parse(status.stdout).environment).toBe("production");
   },
 );
