@@ -1,10 +1,108 @@
-// The server in Docker, in a clone and a Compose project of its own.
+// The server in Docker, in a clone and a Compose project of its own; and, without Docker,
+// what is made of its answers.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { $ } from "bun";
 import { isDockerReady } from "../../scripts/server/compose";
 import { findFreePort } from "../lib/ports";
 import { copyProject } from "../lib/project";
 import { isWhole } from "../lib/sample";
+import { copyWithDocker, fail, say } from "../lib/told-docker";
+
+test("what Docker answers is told apart, and another checkout's project left alone", async () => {
+  using clone = copyWithDocker();
+  const container = (state: string, folder: string) => ({
+    "ps*": say(`${state}\\t0.0.0.0:5499->5432/tcp\\t${folder}\\n`),
+  });
+  const ours = container("running", clone.folder);
+  const noVolume = { "volume*": "exit 1" };
+  const start = (stderr: string, log = "") => ({
+    call: ["startCompose"] as [string],
+    answers: {
+      ...ours,
+      "*--wait-timeout*": fail(stderr),
+      "*logs*": say(log),
+    },
+  });
+  clone.write(
+    ".data/server.json",
+    JSON.stringify({ folder: "/moved", port: 1, identity: "1" }),
+  );
+
+  const outcomes = await clone.callAll([
+    { call: ["startCompose"], answers: ours },
+    start("Bind for 0.0.0.0:5432 failed: port is already allocated"),
+    start(""),
+    start("Cannot connect to the Docker daemon at unix:///var/run"),
+    start("write: no space left on device"),
+    start("unhealthy", "FATAL:  initialized by PostgreSQL version 15, which"),
+    start("unhealthy", "there appears to be PostgreSQL data in:"),
+    start("unhealthy", "FATAL:  no such role\\nended"),
+    start("one\\ndb-1 is unhealthy\\n"),
+    { call: ["stopCompose"], answers: container("exited", clone.folder) },
+    { call: ["stopCompose"], answers: container("running", "/tmp") },
+    { call: ["stopCompose"], answers: ours },
+    { call: ["stopCompose"], answers: { "ps*": "exit 1" } },
+    { call: ["readComposePort"], answers: ours },
+    { call: ["requireOwnProject"], answers: container("running", "/tmp") },
+    { call: ["requireOwnProject"], answers: container("running", "/moved") },
+    { call: ["requireOwnProject"] },
+    { call: ["requireOwnProject"], answers: noVolume },
+    { call: ["requireOwnProject"], env: { composeProjectName: "named" } },
+  ]);
+
+  const taken = "localhost:5432 is taken by another program";
+  const silent =
+    "the Docker engine does not answer, and this clone's database is in Docker";
+  const holds = (version: string) =>
+    `the volume holds the data of PostgreSQL ${version}, and the image is another version`;
+  expect(outcomes.map(({ outcome }) => outcome)).toEqual([
+    undefined,
+    taken,
+    silent,
+    silent,
+    "Docker's disk is full",
+    holds("15"),
+    holds("17 or older"),
+    "the container did not start: FATAL:  no such role",
+    "the container did not start: db-1 is unhealthy",
+    false,
+    false,
+    true,
+    silent,
+    5499,
+    "the Compose project ourclone belongs to the checkout in /tmp",
+    undefined,
+    "the volume ourclone_db-data may belong to another checkout: this one did not create it",
+    undefined,
+    undefined,
+  ]);
+  const called = outcomes.map(({ calls }) =>
+    calls
+      .filter((call) => call.startsWith("compose"))
+      .map((call) => call.replace(/^.*\.yml /, "")),
+  );
+  expect(called[0]).toEqual(["up --detach --wait --wait-timeout 60 db"]);
+  expect(called[1]?.at(-1)).toBe("rm --stop --force db");
+  expect(called.slice(9, 12)).toEqual([[], [], ["stop db"]]);
+  expect(outcomes[0]?.note).toBe("ourclone");
+});
+
+test("docker:dev passes on what it is told, with the variables of the other commands", async () => {
+  using clone = copyWithDocker();
+  const answers = {
+    "volume*": "exit 1",
+    "*down*": `${say("$COMPOSE_PROJECT_NAME $POSTGRES_PORT").replaceAll("'", '"')}; exit 7`,
+  };
+
+  const down = await clone.runTold("docker:dev:down --volumes", answers);
+  const up = await clone.runTold("docker:dev --volumes", answers);
+
+  expect(down).toMatchObject({ exitCode: 1, stdout: "ourclone 5432" });
+  expect(down.calls).toContain(
+    `compose --file ${clone.folder}/docker-compose.dev.yml down --volumes`,
+  );
+  expect(up).toMatchObject({ exitCode: 2, calls: [] });
+});
 
 if (!isWhole) console.warn("Left out: compose, which ALL=1 runs");
 else if (!(await isDockerReady()))
