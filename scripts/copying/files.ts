@@ -69,12 +69,11 @@ export function findNeeds(programs: string[]): Needs {
 }
 
 /**
- * Returns the file of an import, as a list. It is empty for drizzle.config.ts,
- * which is the application's own, and for an import in a text that a program writes.
+ * Returns the file of an import, as a list. It is empty for an import in a text that a
+ * program writes.
  */
 function resolveImport(from: string, path: string): string[] {
   const target = normalize(join(dirname(from), path));
-  if (target === "drizzle.config") return [];
   return [`${target}.ts`, `${target}/index.ts`]
     .filter((file) => existsSync(join(root, file)))
     .slice(0, 1);

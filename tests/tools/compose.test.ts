@@ -36,7 +36,7 @@ test("what Docker answers is told apart, and another checkout's project left alo
     start("write: no space left on device"),
     start("unhealthy", "FATAL:  initialized by PostgreSQL version 15, which"),
     start("unhealthy", "there appears to be PostgreSQL data in:"),
-    start("unhealthy", "FATAL:  no such role\\nended"),
+    start("unhealthy", "FATAL:  first\\nFATAL:  no such role\\nended"),
     start("one\\ndb-1 is unhealthy\\n"),
     { call: ["stopCompose"], answers: container("exited", clone.folder) },
     { call: ["stopCompose"], answers: container("running", "/tmp") },

@@ -11,6 +11,12 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import {
+  findPackageManager,
+  nameInstall,
+  readFound,
+  readVariables,
+} from "../../scripts/copying/application";
 import { describeError } from "../../scripts/lib/report";
 import { root } from "../../src/env";
 import { run as runCommand } from "../lib/command";
@@ -108,6 +114,7 @@ describe("copy", () => {
     expect(application.read("package.json")).toStartWith(
       '{\n\t"name": "theirs",\n\t"scripts": {\n\t\t"dev": "next dev",\n\t\t"db:',
     );
+    expect(application.read("package.json")).not.toEndWith("\n");
     expect(generated).toMatchObject({ exitCode: 0 });
     expect(tag).toBe("lib/migrations/0000_first.sql");
     expect(application.read(tag)).toContain('"full_name" text');
@@ -182,6 +189,7 @@ describe("copy", () => {
       expect(application.read("package.json")).toStartWith(
         '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
       );
+      expect(application.read("package.json")).toEndWith("}\n");
       expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
       expect(status.stderr).toContain("127.0.0.1:9");
     },
@@ -278,7 +286,63 @@ describe("copy", () => {
     ]);
   });
 
+  bunTest(
+    "finds the package manager, and the variables of the database",
+    () => {
+      const nameIn = (files: Record<string, string>, below = "") => {
+        using application = makeApplication(files, []);
+        const folder = join(application.folder, below);
+        mkdirSync(folder, { recursive: true });
+        return [findPackageManager(folder), nameInstall(folder, ["a"], true)];
+      };
+      const read = (credentials: string) => {
+        const text = `const { env } = process;
+        export default { dialect: "postgresql", ${credentials} };`;
+        using application = makeApplication({ "drizzle.config.ts": text }, []);
+        const before = { ...process.env };
+        const { count } = readFound(application.folder);
+        expect(process.env).toEqual(before);
+        expect(count).toBe(0);
+        return Object.fromEntries(readVariables(application.folder));
+      };
+      const workspace = { "pnpm-workspace.yaml": "" };
+
+      expect(nameIn({})).toEqual(["npm", "npm install -D a"]);
+      expect(nameIn({ "yarn.lock": "" })).toEqual(["yarn", "yarn add -D a"]);
+      expect(nameIn({ "bun.lockb": "", ...workspace })).toEqual([
+        "bun",
+        "bun add -D a",
+      ]);
+      expect(nameIn({ "pnpm-lock.yaml": "", ...workspace })).toEqual([
+        "pnpm",
+        "pnpm add -w -D a",
+      ]);
+      expect(
+        nameIn({ "package.json": '{ "packageManager": "pnpm@9.1.0" }' }, "a/b"),
+      ).toEqual(["pnpm", "pnpm add -D a"]);
+      expect(
+        read(`dbCredentials: { host: env.DB_HOST!, port: Number(env["DB_PORT"]),
+        user: env.DB_USER, password: process.env.DB_SECRET, database: "app" },
+        out: env.SOME_URL ? "out" : "other"`),
+      ).toEqual({
+        host: "DB_HOST",
+        port: "DB_PORT",
+        user: "DB_USER",
+        password: "DB_SECRET",
+      });
+      expect(read("strict: Boolean(env.MY_DSN)")).toEqual({ url: "MY_DSN" });
+    },
+  );
+
   testBeside("refuses a command or a folder that there is not", async () => {
+    using old = makeApplication({ "package.json": "{}", "scripts/a.js": "" });
+    using own = makeApplication({
+      "package.json": "{}",
+      "scripts/a.js": "",
+      "scripts/package.json": '{ "type": "module" }\n',
+    });
+    const mixed = await old.copy("--dry-run");
+    const apart = await own.copy("--dry-run");
     const command = await runCommand("copy . db:nothing");
     const folder = await runCommand("copy /nowhere");
     const none = await runCommand("copy");
@@ -292,5 +356,12 @@ describe("copy", () => {
       stderr: expect.stringContaining("/nowhere/package.json cannot be read"),
     });
     expect(none.exitCode).toBe(2);
+    expect(mixed).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining(
+        "/scripts has programs that are not ES modules\nHint: put the files into a separate folder",
+      ),
+    });
+    expect(apart.exitCode).toBe(0);
   });
 });
