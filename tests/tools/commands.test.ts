@@ -99,6 +99,7 @@ const wrongCalls: [command: string, error: string][] = [
     "db:studio --port 65536",
     '--port takes a whole number of at most 65535, not "65536"',
   ],
+  ["docker:prod x", "docker-prod.ts takes up or down, nothing else"],
   ["copy", "the folder of the application is missing"],
   ["copy app --into ../b", "--into names a folder outside the application"],
 ];

@@ -380,6 +380,39 @@ describe("a server that does not let us in", () => {
     },
   );
 
+  databaseTest(
+    "db:shell calls psql with what is meant for it, without a password, and ends like it",
+    async () => {
+      const [server] = await database.sql<{ major: string }[]>`
+        select current_setting('server_version_num')::int / 10000 as major`;
+      const bin = mkdtempSync(join(tmpdir(), "starter-psql-"));
+      const name = `${database.name}'s`;
+      await database.sql.unsafe(`create database "${name}"`);
+      writeFileSync(
+        join(bin, "psql"),
+        `#!/bin/sh\n[ "$1" = --version ] && echo ${server?.major} && exit\nprintf '%s\\n' "$@" "$PGPASSFILE"; exit 5\n`,
+        { mode: 0o755 },
+      );
+
+      const { exitCode, stdout } = await run("db:shell -- --command=x -A", {
+        DATABASE_URL: urlOf({ ...database.address, database: name }),
+        DB_ENGINE: "external",
+        PATH: `${bin}:/usr/bin:/bin`,
+      });
+      rmSync(bin, { recursive: true });
+
+      expect(exitCode).toBe(5);
+      expect(stdout.replace(/ connect_timeout.*/, "").split("\n")).toEqual([
+        "--dbname",
+        `dbname='${database.name}\\'s'`,
+        "--command=x",
+        "-A",
+        "/nonexistent",
+        "",
+      ]);
+    },
+  );
+
   databaseTest("require against a server without TLS is refused", async () => {
     const url = urlOf({ ...database.address, sslmode: "require" });
 

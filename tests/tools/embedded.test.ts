@@ -1,6 +1,6 @@
 // The embedded server, started and stopped as a person does, in a clone of its
 // own for each test.
-import { describe, expect } from "bun:test";
+import { describe, expect, test as plainTest } from "bun:test";
 import {
   chmodSync,
   cpSync,
@@ -133,6 +133,27 @@ async function untilOpenedBy(
     await Bun.sleep(10);
 }
 
+plainTest("a lock on a file is waited for, which is told once", async () => {
+  const file = join(mkdtempSync(join(tmpdir(), "starter-lock-")), "lock");
+  const told: string[] = [];
+  const wait = async () => {
+    const second = withFileLock(
+      file,
+      async () => told.push("second"),
+      () => told.push("waiting"),
+    );
+    await Bun.sleep(120); // it tries again meanwhile
+    told.push("first");
+    return { second };
+  };
+
+  const { second } = await withFileLock(file, wait, () => told.push("never"));
+  await second;
+
+  expect(told).toEqual(["waiting", "first", "second"]);
+  rmSync(join(file, ".."), { recursive: true });
+});
+
 describe("db:start and db:stop", () => {
   testNewClone(
     "start a new clone's server, also after an interrupted start, and keep its data",
@@ -175,6 +196,12 @@ describe("db:start and db:stop", () => {
       expect(late).toMatchObject({ exitCode: 1, stdout: "" });
       expect(late.stderr).toStartWith("Error: nothing listens on ");
       expect(existsSync(`${clone.cluster}.partial`)).toBe(false);
+      expect(existsSync(join(clone.dataDir, "password"))).toBe(false);
+      const written = readFileSync(
+        join(clone.cluster, "postgresql.conf"),
+        "utf8",
+      ).split("\n");
+      expect(written).toContain("timezone = UTC");
       expect(restarted).toMatchObject({ exitCode: 0, stdout: clone.started });
       expect(status.exitCode).toBe(0);
     },
@@ -445,9 +472,13 @@ describe("what is in the way", () => {
 
     const { exitCode, stderr } = await clone.run("db:start");
     const log = await clone.run("db:logs --lines 5");
+    const none = await clone.run("db:logs --lines 0");
 
     expect(exitCode).toBe(1);
-    expect(stderr).toStartWith("Error: the embedded server did not start: ");
+    expect(stderr).toMatch(
+      /^Error: the embedded server did not start: (?!.*(FATAL|PANIC|error): )/,
+    );
+    expect(none).toEqual({ exitCode: 0, stdout: "", stderr: "" });
     expect(log.stdout).toContain("shared_buffers");
   });
 });
@@ -518,6 +549,7 @@ describe("db:status and db:logs", () => {
     expect(moved.stdout).toContain(`on localhost:${POSTGRES_PORT} (embedded)`);
     expect(old.stderr).toContain("nothing listens");
     expect(options).toContain('"listen_addresses=127.0.0.1"');
+    expect(options).toContain('"unix_socket_directories="');
     expect(ended.stdout).toStartWith("Stopped: ");
     expect(cold.exitCode).toBe(1);
     expect(left.stdout).toStartWith("Nothing to stop");

@@ -54,7 +54,10 @@ test("makes a working database beside what has the usual port, says so, and find
     await clone.run("db:reset", told),
     await clone.run("db:start", told),
   ];
-  const first = await clone.run("db:setup", variables);
+  const first = await clone.run("db:setup", {
+    ...variables,
+    COMPOSE_PROJECT_NAME: "mine",
+  });
   await program.close();
   await stopEmbedded(dataDir);
   rmSync(dataDir, { recursive: true });
@@ -93,7 +96,9 @@ test("makes a working database beside what has the usual port, says so, and find
   expect(second.stdout).toContain(
     `Nothing to migrate: app is at ${ownHead}\nNothing to seed: the dev rows are already there`,
   );
-  expect(clone.read(".env.local")).toBe(example(Number(chosen)));
+  expect(clone.read(".env.local")).toBe(
+    `${example(Number(chosen))}\n# For Docker Compose.\nCOMPOSE_PROJECT_NAME=mine\n`,
+  );
 });
 
 test("does each step once when three run at once, on the usual port when it is free", async (clone, port) => {
@@ -121,6 +126,10 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
   const homeless = await clone.run("db:setup", { TMPDIR: "/nowhere" });
   const remote = await clone.run("db:setup", { POSTGRES_HOST: "host.invalid" });
   const closed = await findFreePort();
+  const production = await clone.run("db:setup", {
+    NODE_ENV: "production",
+    DATABASE_URL: `postgres://u:p@127.0.0.1:${closed}/app`,
+  });
   clone.write(
     ".env",
     `DATABASE_URL=postgres://u:p@127.0.0.1:${closed}/app\nDB_ENGINE=external\n`,
@@ -136,6 +145,10 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
     stderr:
       "Error: the folder for temporary files is missing: /nowhere\nHint: create it, or set `TMPDIR` to a folder that exists\n",
   });
+  expect(production).toMatchObject({ exitCode: 2, stdout: "" });
+  expect(production.stderr).toStartWith(
+    "Error: db:setup is for development, and NODE_ENV is production\n",
+  );
   expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
   expect(remote.stderr).toContain("host.invalid");
   expect(local).toEqual({

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
+import { startTemporaryServer } from "../../scripts/server/temporary";
 import { root } from "../../src/env";
 
 test("a temporary server ends with the process that started it, also after kill -9", async () => {
@@ -38,3 +39,7 @@ test("a temporary server ends with the process that started it, also after kill 
   }
   rmSync(folder, { recursive: true });
 }, 300_000);
+
+test("there is no temporary server of another version", async () => {
+  expect(await startTemporaryServer(17)).toBeUndefined();
+});
