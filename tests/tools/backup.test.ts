@@ -293,6 +293,7 @@ testBackup(
       verified: true,
       tables,
     });
+    expect(drilled.stderr).toBe("");
     rewrite(path, { tables: { ...tables, users: 2 } });
     const [bad, restored] = [
       await run(`db:backup --drill ${path}`),

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { $ } from "bun";
 import { connectionOptions } from "../../src/database-tls";
 import {
+  connectSeconds,
   formatDatabaseUrl,
   hostsOf,
   isLocal,
@@ -62,6 +63,29 @@ describe("where variables come from", () => {
         hint: "set `DATABASE_URL` in the environment: with NODE_ENV=production there is no default",
       }),
     );
+  });
+
+  test("folders are relative to the files, and an address is guarded that may be another clone's", () => {
+    const own = { ".env": "POSTGRES_DB=a\nPOSTGRES_USER=u\n" };
+    const guardOf = (name: string, variables = {}) => {
+      const text = `${own[".env"]}POSTGRES_PASSWORD=p\nBACKUP_DIR=b\n`;
+      const env = read({ [name]: text }, variables);
+      const { guard } = env.database;
+      expect(env.backupDir).toMatch(/\/starter-env-[^/]+\/b$/);
+      if (guard) expect(guard.dataDir).toBe(join(env.backupDir, "../.data"));
+      return guard && [guard.isChosen, guard.isUrl];
+    };
+
+    expect(guardOf(".env.example")).toEqual([false, false]);
+    expect(guardOf(".env")).toEqual([true, false]);
+    expect(guardOf(".env", { POSTGRES_URL: to("b") })).toEqual([true, true]);
+    expect(guardOf(".env.example", { POSTGRES_PORT: "9" })).toEqual([
+      true,
+      false,
+    ]);
+    expect(guardOf(".env", { DB_ENGINE: "external" })).toBeUndefined();
+    expect(guardOf(".env", { POSTGRES_HOST: "elsewhere" })).toBeUndefined();
+    expect(guardOf(".env", { POSTGRES_HOST: "/run/pg" })).toBeUndefined();
   });
 
   test("the process wins over .env.local, which wins over .env", () => {
@@ -212,6 +236,24 @@ describe("where variables come from", () => {
       /^DATABASE_STATEMENT_TIMEOUT in the environment is not a time$/,
     ],
     [
+      "a time of nothing",
+      {},
+      { DATABASE_URL: to("a"), DATABASE_CONNECT_TIMEOUT: "0" },
+      /^DATABASE_CONNECT_TIMEOUT in the environment is not a time$/,
+    ],
+    [
+      "a time that JavaScript cannot wait",
+      {},
+      { DATABASE_URL: to("a"), DATABASE_REPLICA_MAX_LAG: "35791min" },
+      /^DATABASE_REPLICA_MAX_LAG in the environment is not a time$/,
+    ],
+    [
+      "a flag that is neither",
+      {},
+      { DATABASE_URL: to("a"), DATABASE_PREPARE: "yes" },
+      /^DATABASE_PREPARE in the environment is neither true nor false$/,
+    ],
+    [
       "a pool of no connections",
       {},
       { DATABASE_URL: to("a"), DATABASE_POOL_SIZE: "0" },
@@ -228,6 +270,17 @@ describe("where variables come from", () => {
     const url = { DATABASE_URL: to("a") };
     const limits = (variables: {}) => read({}, { ...url, ...variables }).client;
 
+    expect(limits({ DATABASE_REPLICA_POOL_SIZE: "4" })).toEqual({
+      isPooled: false,
+      canPrepare: true,
+      poolSize: 10,
+      replicaPoolSize: 4,
+      connectMs: 5000,
+      acquireMs: 10_000,
+      statementMs: 30_000,
+      idleTransactionMs: 30_000,
+      replicaMaxLagMs: 10_000,
+    });
     expect(
       limits({
         DATABASE_POOL_SIZE: "3",
@@ -293,6 +346,7 @@ describe("connection strings", () => {
     expect(isHere("localhost,127.0.0.2,[::1],%2Frun")).toBe(true);
     expect(isHere("localhost,elsewhere")).toBe(false);
     expect(isHere("localhost.elsewhere")).toBe(false);
+    expect(isHere("127.0.0.1.elsewhere")).toBe(false);
   });
 
   test("parameters are read as libpq reads them, and other clients' are ignored", () => {
@@ -323,6 +377,33 @@ describe("connection strings", () => {
       database: "d",
       sslmode: "verify-full",
     });
+  });
+
+  test("a session has the name that is given, and never waits forever", () => {
+    const read = (query: string) => parse(`postgres://u@h/db?${query}`, "X");
+    const fallback = "fallback_application_name=b";
+
+    expect(
+      read(`application_name=a&${fallback}`).parameters.application_name,
+    ).toBe("a");
+    expect(read(fallback).parameters.application_name).toBe("b");
+    for (const wait of ["", "connect_timeout=0", "connect_timeout=-1"])
+      expect(connectSeconds(read(wait))).toBe(10);
+    expect(connectSeconds(read("connect_timeout=3"))).toBe(3);
+  });
+
+  test("TLS is left out on this machine only, and never used on a socket", () => {
+    const ssl = (rest: string) =>
+      connectionOptions(parse(`postgres://u@${rest}`, "X")).ssl;
+    const unchecked = { rejectUnauthorized: false, servername: "elsewhere" };
+
+    expect(ssl("localhost/db")).toBe(false);
+    expect(ssl("elsewhere/db?sslmode=allow")).toMatchObject(unchecked);
+    expect(ssl("elsewhere/db?sslmode=disable")).toBe(false);
+    expect(ssl("%2Frun/db?sslmode=require")).toBe(false);
+    expect(
+      ssl("elsewhere/db?sslmode=require&ssl_min_protocol_version=TLSv1.3"),
+    ).toMatchObject({ ...unchecked, minVersion: "TLSv1.3" });
   });
 
   test("an address is written as it was read, and drizzle-kit is given no empty password", () => {
@@ -363,6 +444,10 @@ describe("connection strings", () => {
     ],
     [
       "postgres://u:secret@127.0.0.1:port/app",
+      "names a port that is not a number from 1 to 65535",
+    ],
+    [
+      "postgres://u:secret@127.0.0.1:65536/app",
       "names a port that is not a number from 1 to 65535",
     ],
     [

@@ -33,6 +33,7 @@ test(
     const { run, sql, name, address } = database;
     await sql.unsafe(`
       delete from builds where number = 1;
+      create schema extra; create temporary table passing ();
       alter database ${name} set work_mem = '5MB';
       revoke temporary on database ${name} from public`);
     for (const left of ["next", "dropped"])
@@ -61,7 +62,7 @@ test(
 
     expect(reset).toEqual({
       exitCode: 0,
-      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
+      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nLeft behind: these schemas, which no migration creates, are only in ${name}__previous: extra\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
     expect(afterReset).toEqual(["", "__previous"]);
@@ -170,7 +171,7 @@ test(
       `alter role ${role} createdb; alter database ${name} owner to current_user`,
     );
     const foreign = await run("db:reset", asRole);
-    await sql.unsafe(`drop role ${role}`);
+    await sql.unsafe(`drop role ${role}; create schema extra`);
     const long = urlOf({ ...database.address, database: "d".repeat(54) });
     const unnamed = await run("db:reset", {
       DATABASE_URL: long,
@@ -201,6 +202,9 @@ test(
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(`${ownHead} failed`);
     expect(failed.stderr).not.toContain("may be left over");
+    expect(failed.stderr).toContain(
+      "\nHint: a new database has only what the migrations create, and ",
+    );
     expect(failed.stderr).toContain("open to all: f"); // while it is filled
     expect(await listDatabases(database)).toEqual([""]);
     expect(await countBuilds(database)).toBe(3);
