@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readdirSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import type { Socket } from "node:net";
@@ -20,11 +21,14 @@ import { isPooled } from "../../scripts/lib/pooler";
 import { nameReplication } from "../../scripts/lib/replication";
 import type { FailureFields } from "../../scripts/lib/report";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
+import { openSession, type Role, type Wanted } from "../../src/database-socket";
 import { parseDatabaseUrl } from "../../src/database-url";
+import { root } from "../../src/env";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { type Outcome, urlOf } from "../lib/command";
 import { shareDatabase } from "../lib/database";
 import { findFreePort, listen } from "../lib/ports";
+import { copyProject } from "../lib/project";
 import { sharedProject } from "../lib/test";
 
 const TIMEOUT_MS = 300_000;
@@ -300,6 +304,53 @@ test("a standby is named with how far it is behind, where that is known", () => 
   ]);
 });
 
+test("a server suits what is wanted by its role", async () => {
+  const { port, close } = await listen(() => {});
+  const roles = {
+    primary: { isStandby: false, isReadOnly: false },
+    "read-only": { isStandby: false, isReadOnly: true },
+    standby: { isStandby: true, isReadOnly: true },
+  };
+  const take = async (role: Role, wanted: Wanted) => {
+    let closed = 0;
+    const driver = {
+      logIn: async () => ({ role }),
+      close: async () => void (closed += 1),
+    };
+    const address = parseDatabaseUrl(
+      `postgres://u@127.0.0.1:${port}/a?sslmode=disable`,
+      "X",
+    );
+    const refused = await openSession(address, driver, wanted).then(
+      () => "",
+      ({ message }: Error) => message,
+    );
+    // One that does not suit is not left open.
+    expect(closed > 0).toBe(refused !== "");
+    return refused;
+  };
+  const refusals: string[] = [];
+  for (const wanted of [
+    ...(["any", "read-write", "read-only"] as const),
+    ...(["primary", "standby", "prefer-primary"] as const),
+  ])
+    for (const [name, role] of Object.entries(roles)) {
+      if (wanted === "prefer-primary" && role.isStandby) continue;
+      const refused = await take(role, wanted);
+      if (refused) refusals.push(`${name}: ${refused}`);
+    }
+  await close();
+
+  expect(refusals).toEqual([
+    "read-only: is read-only, and this requires read-write",
+    "standby: is a standby, and this requires read-write",
+    "primary: is a primary, and this requires read-only",
+    "standby: is a standby, and this requires a primary",
+    "primary: is a primary, and this requires a standby",
+    "read-only: is read-only, and this requires a standby",
+  ]);
+});
+
 describe("a server that does not let us in", () => {
   databaseTest("a wrong password is wrong, and not shown", async () => {
     const url = urlOf({ ...database.address, password: "secret" });
@@ -410,6 +461,36 @@ describe("a server that does not let us in", () => {
         "/nonexistent",
         "",
       ]);
+    },
+  );
+
+  databaseTest(
+    "db:studio listens on this machine only, on the server that was reached, and fails where drizzle-kit does",
+    async () => {
+      using project = copyProject();
+      const modules = join(project.folder, "node_modules");
+      rmSync(modules);
+      project.write("node_modules/drizzle-kit/package.json", "{}");
+      project.write(
+        "node_modules/drizzle-kit/bin.cjs",
+        "console.log(...process.argv.slice(2), process.env.DATABASE_URL); process.exit(3)",
+      );
+      for (const name of ["postgres", "dotenv"])
+        symlinkSync(join(root, "node_modules", name), join(modules, name));
+
+      const { exitCode, stdout, stderr } = await project.run(
+        "db:studio --port 4999",
+        { DATABASE_URL: database.url, DB_ENGINE: "external" },
+      );
+
+      expect({ exitCode, stderr }).toEqual({
+        exitCode: 1,
+        stderr: "Error: drizzle-kit studio failed\n",
+      });
+      expect(stdout).toStartWith("studio --host 127.0.0.1 --port 4999 ");
+      expect(stdout).toMatch(/sslmode=(require|disable)/);
+      const isEncrypted = await ask(database.url, TLS);
+      expect(stdout.includes("sslmode=require")).toBe(isEncrypted === true);
     },
   );
 

@@ -502,9 +502,9 @@ describe("db:status and db:logs", () => {
       join(clone.cluster, "postmaster.opts"),
       "utf8",
     );
-    const ended = await clone.run("db:stop");
+    const ended = await clone.run("db:stop --json");
     const cold = await clone.run("db:start", other);
-    const left = await clone.run("db:stop");
+    const left = await clone.run("db:stop --json");
 
     expect(stopped.exitCode).toBe(1);
     expect(JSON.parse(stopped.stdout)).toMatchObject({
@@ -550,9 +550,12 @@ describe("db:status and db:logs", () => {
     expect(old.stderr).toContain("nothing listens");
     expect(options).toContain('"listen_addresses=127.0.0.1"');
     expect(options).toContain('"unix_socket_directories="');
-    expect(ended.stdout).toStartWith("Stopped: ");
+    expect(JSON.parse(ended.stdout)).toEqual({
+      engine: "embedded",
+      stopped: true,
+    });
     expect(cold.exitCode).toBe(1);
-    expect(left.stdout).toStartWith("Nothing to stop");
+    expect(JSON.parse(left.stdout)).toEqual({ engine: null, stopped: false });
   });
 
   testNewClone(
