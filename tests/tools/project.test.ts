@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadProject } from "../../src/project";
+import { loadProject, loadSchema } from "../../src/project";
 
 const parent = mkdtempSync(join(tmpdir(), "starter-config-"));
 let count = 0;
@@ -129,6 +129,14 @@ describe("drizzle.config.ts", () => {
         "casing is not camelCase or snake_case",
       'dialect: "postgresql", migrations: { folder: "x" }':
         "migrations.folder is set, and the commands do not support it",
+      'dialect: "postgresql", entities: { views: true }':
+        "entities.views is set, and the commands do not support it",
+      'dialect: "postgresql", entities: { roles: "all" }':
+        "entities.roles is not true, false or an object",
+      'dialect: "postgresql", migrations: { prefix: "date" }':
+        "migrations.prefix is not one of index, timestamp, supabase, unix, none",
+      'dialect: "postgresql", breakpoints: "no"':
+        "breakpoints is not true or false",
       'dialect: "postgresql", migrations: { table: "" }':
         "migrations.table is not a name",
       'dialect: "postgresql", schemaFilter: [1]':
@@ -146,6 +154,43 @@ describe("drizzle.config.ts", () => {
     );
     expect(() => loadProject(parent)).toThrow(
       `there is no drizzle.config.ts in ${parent}`,
+    );
+  });
+
+  test("its schema is loaded from files, folders and globs, and two of one name are kept", async () => {
+    const folder = join(parent, "schema");
+    const files = {
+      "drizzle.config.ts":
+        'export default { dialect: "postgresql", schema: ["./tables", "./more/*.ts", "./more/b.ts"], migrations: { table: \'a "table"\' } };',
+      "tables/users.ts": "export const users = { of: 1 };",
+      "tables/notes.md": "none",
+      "tables/deeper/lost.ts": "export const lost = {};",
+      "more/b.ts":
+        'export { users as again } from "../tables/users"; export const users = { of: 2 };',
+    };
+    for (const [file, text] of Object.entries(files)) {
+      mkdirSync(join(folder, file, ".."), { recursive: true });
+      writeFileSync(join(folder, file), text);
+    }
+
+    expect(await loadSchema(folder)).toEqual({
+      users: { of: 1 },
+      "users of more/b.ts": { of: 2 },
+    });
+    expect(loadProject(folder).records.sql).toBe('drizzle."a ""table"""');
+    rmSync(join(folder, "tables"), { recursive: true });
+    rmSync(join(folder, "more"), { recursive: true });
+    await expect(loadSchema(folder)).rejects.toThrow(
+      "drizzle.config.ts: schema names no file: ./tables, ./more/*.ts, ./more/b.ts",
+    );
+    const bare = join(parent, "bare");
+    mkdirSync(bare);
+    writeFileSync(
+      join(bare, "drizzle.config.json"),
+      '{ "dialect": "postgresql" }',
+    );
+    await expect(loadSchema(bare)).rejects.toThrow(
+      "drizzle.config.json does not set schema",
     );
   });
 });
