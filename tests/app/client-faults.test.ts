@@ -1,8 +1,14 @@
 // What the client does when a connection, a server or the network fails.
-import { expect } from "bun:test";
+import { expect, test as bunTest } from "bun:test";
 import { eq, sql } from "drizzle-orm";
 import { pgTable, timestamp } from "drizzle-orm/pg-core";
-import { codeOf } from "../../src/infrastructure/database/errors";
+import pg from "pg";
+import {
+  codeOf,
+  databaseError,
+  explainRefusal,
+} from "../../src/infrastructure/database/errors";
+import type { DatabaseAddress } from "../../src/database-url";
 import type { Transaction } from "../../src/infrastructure/database/database";
 import {
   CREATE_ITEMS,
@@ -12,6 +18,8 @@ import {
   rejection,
 } from "../lib/client";
 import { testDatabase, type TestDatabase } from "../lib/database";
+import { listen } from "../lib/ports";
+import { withRoles } from "../lib/roles";
 import { proxyTo } from "../lib/severing-proxy";
 
 /** A test with a database that holds one empty table. */
@@ -40,6 +48,93 @@ async function useWholePool(
   );
   return (await Promise.all(held)).length;
 }
+
+bunTest(
+  "an error that opens no connection says why, and its code is found",
+  () => {
+    const address = { variable: "DATABASE_URL" } as DatabaseAddress;
+    const answer = (code: string, message: string) =>
+      Object.assign(new pg.DatabaseError(message, 1, "error"), { code });
+    const explain = (error: Error) => {
+      const explained = explainRefusal(error, address) as Error;
+      if (explained === error) return "unchanged";
+      expect(codeOf(explained)).toBe("CANNOT_CONNECT");
+      expect(explained.cause).toBe(error);
+      return explained.message;
+    };
+    const refused = Object.assign(new Error("all"), {
+      refusals: [
+        { host: { host: "one", port: 1 }, error: new Error("no") },
+        { host: { host: "two", port: 2 }, error: new Error("gone") },
+      ],
+    });
+    const inCircle = new Error("a", { cause: new Error("b") });
+    (inCircle.cause as Error).cause = inCircle;
+    const pooler = new Error(
+      "unsupported startup parameter: statement_timeout",
+    );
+
+    expect(explain(answer("28P01", "wrong password"))).toBe("unchanged");
+    expect(explain(databaseError("CONFIGURATION" as never, "x"))).toBe(
+      "unchanged",
+    );
+    for (const code of ["53300", "57P03", "08P01"])
+      expect(explain(answer(code, "no"))).toBe("cannot connect to no");
+    expect(explain(refused)).toBe("cannot connect to one:1: no; two:2: gone");
+    expect(explain(pooler)).toBe(
+      "DATABASE_URL leads to a pooler, which refuses the startup parameter statement_timeout",
+    );
+    expect(explainRefusal(pooler, address)).toMatchObject({
+      hint: expect.stringContaining("`DATABASE_URL_UNPOOLED`"),
+    });
+    expect(
+      explainRefusal(
+        new Error("unsupported startup parameter: options"),
+        address,
+      ),
+    ).toMatchObject({
+      hint: expect.stringContaining("leave `options` out of the URL"),
+    });
+    expect(codeOf(inCircle)).toBeUndefined();
+    expect(codeOf(new Error("a", { cause: answer("40001", "b") }))).toBe(
+      "40001",
+    );
+  },
+);
+
+test("a session has what its address sets, and the format of dates that drizzle reads", async ({
+  address,
+  name,
+  sql: server,
+}) => {
+  await server.unsafe(`alter database ${name} set datestyle = 'German'`);
+  const options = "-c work_mem=5MB";
+  const set = openClient({
+    ...address,
+    parameters: { application_name: "mine", options },
+  });
+  const [row] = await set.db.execute(sql`
+    select current_setting('application_name') as name,
+      current_setting('work_mem') as memory, current_setting('datestyle') as dates`);
+  await set.closeDatabase();
+  const bound = openClient({
+    ...address,
+    sslmode: "disable",
+    settings: { channel_binding: "require" },
+  });
+  const unbound = await rejection(bound.db.execute("select 1"));
+  await bound.closeDatabase();
+
+  expect(row).toEqual({
+    name: "mine",
+    memory: "5MB",
+    dates: expect.stringMatching(/^ISO/),
+  });
+  expect(codeOf(unbound)).toBe("CANNOT_CONNECT");
+  expect(String((unbound as Error).cause)).toContain(
+    "it offers no channel binding, which the URL requires",
+  );
+});
 
 test("a transaction that loses its connection has written nothing, and goes on nowhere else", async (database) => {
   const client = openClient(database.address, { poolSize: 3 });
@@ -367,6 +462,55 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
   expect(codeOf(busy)).toBe("POOL_BUSY");
 });
 
+test("a host that is silent costs the time limit of the URL, and only once", async ({
+  address,
+}) => {
+  let dialled = 0;
+  const silent = await listen(() => void (dialled += 1));
+  const { host, port } = address;
+  const { db, closeDatabase } = openClient(
+    {
+      ...address,
+      host: "127.0.0.1",
+      port: silent.port,
+      otherHosts: [{ host, port }],
+      settings: { ...address.settings, connect_timeout: "1" },
+    },
+    { connectMs: 60_000, poolSize: 2 },
+  );
+
+  await db.execute("select 1");
+  const sleep = () => db.execute("select pg_sleep(0.05)");
+  const both = await Promise.all([sleep(), sleep()]); // one on a new connection
+  await closeDatabase();
+  await silent.close();
+
+  expect(both).toHaveLength(2);
+  expect(dialled).toBe(1);
+});
+
+test("where a role may have few connections they are shared, and none is an error at once", (database) =>
+  withRoles(database, 1, async ({ name }) => {
+    const address = { ...database.address, user: name, password: name };
+    const limits = { poolSize: 3, acquireMs: 20_000 };
+    await database.sql.unsafe(`alter role ${name} connection limit 1`);
+    const few = openClient(address, limits);
+    const answers = await Promise.all(
+      Array.from({ length: 3 }, () => few.db.execute("select 1")),
+    );
+    await few.closeDatabase();
+    await database.sql.unsafe(`alter role ${name} connection limit 0`);
+    const none = openClient(address, limits);
+    const start = Date.now();
+    const error = await rejection(none.db.execute("select 1"));
+    const waited = Date.now() - start;
+    await none.closeDatabase();
+
+    expect(answers).toHaveLength(3);
+    expect(codeOf(error)).toBe("CANNOT_CONNECT");
+    expect(waited).toBeLessThan(10_000);
+  }));
+
 test("what is under way finishes when the client is closed, and nothing new begins", async ({
   address,
 }) => {
@@ -459,6 +603,37 @@ test("a failed statement leaves nothing that others meet", async ({
     .prepare("half");
   await half.execute({ value: 1n });
   const halved = await half.execute({ value: "1.5" });
+  // A function may raise what would end a session, or what a prepared statement gets.
+  const raised = await rejection(
+    db.execute("do $$ begin raise sqlstate '08006'; end $$"),
+  );
+  await db.execute(`create sequence calls; create function stale() returns int
+    language plpgsql as 'begin perform nextval(''calls''); raise sqlstate ''26000''; end'`);
+  const stale = db
+    .select({ value: sql`stale()` })
+    .from(items)
+    .prepare("stale");
+  await rejection(stale.execute());
+  const [calls] = await db.execute(
+    "select last_value::int as count from calls",
+  );
+  const forgotten = await rejection(
+    db.transaction(async (tx) => {
+      const kept = tx.select().from(items).prepare("kept");
+      await kept.execute();
+      await tx.execute("deallocate all");
+      await kept.execute();
+    }),
+  );
+  const backend = async () =>
+    (await db.execute("select pg_backend_pid() as pid"))[0]?.pid;
+  const before = await backend();
+  const readOnly = await rejection(
+    db.transaction((tx) => tx.insert(items).values({ slug: "b" }), {
+      accessMode: "read only",
+    }),
+  );
+  const replaced = await backend();
   const missing = await rejection(
     db
       .select()
@@ -467,6 +642,11 @@ test("a failed statement leaves nothing that others meet", async ({
   );
   await closeDatabase();
 
+  expect(codeOf(raised)).toBe("08006");
+  expect(calls).toEqual({ count: 1 });
+  expect(codeOf(forgotten)).toBe("NOT_PREPARED");
+  expect(codeOf(readOnly)).toBe("25006");
+  expect(replaced).not.toBe(before); // the server may have become a standby
   expect(String((missing as Error).cause)).toContain("parameter is undefined");
   expect(after).toEqual(Array(10).fill(undefined));
   expect(changed).toHaveLength(1);
