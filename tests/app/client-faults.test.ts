@@ -124,12 +124,22 @@ test("a session has what its address sets, and the format of dates that drizzle 
   });
   const unbound = await rejection(bound.db.execute("select 1"));
   await bound.closeDatabase();
+  await server.unsafe(
+    `alter database ${name} set default_transaction_read_only = on`,
+  );
+  const { host, port } = address;
+  const several = openClient({ ...address, otherHosts: [{ host, port }] });
+  const unwritable = await rejection(several.db.execute("select 1"));
+  await several.closeDatabase();
 
   expect(row).toEqual({
     name: "mine",
     memory: "5MB",
     dates: expect.stringMatching(/^ISO/),
   });
+  expect(String((unwritable as Error).cause)).toContain(
+    "is read-only, and this requires read-write",
+  );
   expect(codeOf(unbound)).toBe("CANNOT_CONNECT");
   expect(String((unbound as Error).cause)).toContain(
     "it offers no channel binding, which the URL requires",

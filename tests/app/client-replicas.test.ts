@@ -90,6 +90,50 @@ test("reads outside of transactions go to a replica, all else to the primary", a
   expect(counts).toEqual([1, 2]);
 });
 
+test("a replica has a number of connections of its own", async () => {
+  const limits = { poolSize: 1, replicaPoolSize: 3 };
+  const { db, closeDatabase } = openClient(address, limits, [replica]);
+  const pid = sql<number>`pg_backend_pid() + coalesce(length(pg_sleep(0.05)::text), 0)`;
+  const read = async () => (await db.select({ pid }).from(items))[0]?.pid;
+
+  // Before the replica is known to be good, one goes to the primary.
+  const used = await askUntil(3, async () => {
+    const pids = await Promise.all([read(), read(), read()]);
+    return new Set(pids).size;
+  });
+  await closeDatabase();
+
+  expect(used).toBe(3);
+});
+
+test("what a replica does not have yet is read from the primary", async () => {
+  const copy = openClient(replica);
+  await copy.db.execute("create type mood as enum ('old')");
+  await copy.closeDatabase();
+  await server.unsafe(`
+    create type mood as enum ('old', 'new'); create type newer_type as enum ('a');
+    create table newer (); alter table items add added int;
+    create schema newer_schema;
+    create function newer_schema.call() returns int return 1;
+    create function newer_function() returns int return 1`);
+  const { db, closeDatabase } = openClient(address, {}, [replica]);
+  const name = async () => (await db.select().from(items))[0]?.name;
+  await askUntil("replica", name);
+
+  const refused: [string, string | undefined][] = [];
+  for (const expression of [
+    ...["(select count(*) from newer)", "added", "null::newer_type"],
+    ...["newer_function()", "newer_schema.call()", "'new'::mood"],
+  ])
+    await db
+      .select({ value: sql.raw(expression) })
+      .from(items)
+      .catch((error) => refused.push([expression, codeOf(error)]));
+  await closeDatabase();
+
+  expect(refused).toEqual([]);
+});
+
 test("an error of the query itself is not asked for twice", async () => {
   const { db, closeDatabase } = openClient(address, {}, [replica]);
 
