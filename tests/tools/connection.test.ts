@@ -445,7 +445,7 @@ describe("a server that does not let us in", () => {
         { mode: 0o755 },
       );
 
-      const { exitCode, stdout } = await run("db:shell -- --command=x -A", {
+      const { exitCode, stdout } = await run("db:shell -A -- --command=x", {
         DATABASE_URL: urlOf({ ...database.address, database: name }),
         DB_ENGINE: "external",
         PATH: `${bin}:/usr/bin:/bin`,
@@ -456,8 +456,8 @@ describe("a server that does not let us in", () => {
       expect(stdout.replace(/ connect_timeout.*/, "").split("\n")).toEqual([
         "--dbname",
         `dbname='${database.name}\\'s'`,
-        "--command=x",
         "-A",
+        "--command=x",
         "/nonexistent",
         "",
       ]);
