@@ -150,6 +150,7 @@ describe("without a database", () => {
       expect(error.code).toBeString();
       expect(conflict.exitCode).toBe(3);
       expect(brief(conflict.problems)[0]).toBe("error journal_invalid");
+      expect(conflict.problems[0]?.message).toStartWith("the journal ");
       expect(without.stderr).toBe("Not compared with git: there is no git\n");
       expect(foreign.stderr).toContain(
         "git config --global --add safe.directory",
@@ -206,6 +207,8 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
         `warning lint ${last} 5`,
         `warning lint ${last} 3`,
       ]);
+      const modified = problems.find(({ code }) => code === "modified");
+      expect(modified?.file).toBe(own);
     },
   );
 

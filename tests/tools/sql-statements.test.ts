@@ -8,6 +8,7 @@ import {
 import {
   hashStatements,
   type Kind,
+  skipStatements,
   splitStatements,
 } from "../../scripts/migrations/statements";
 import { isWithoutTransaction } from "../../scripts/migrations/steps";
@@ -233,4 +234,15 @@ test("what a text creates and drops is known in every spelling", () => {
       text,
       effects: expected,
     });
+});
+
+test("what is left of a file whose first statements are done", () => {
+  const text = "a;\n-- of b\nb; c;\n";
+
+  expect([0, 1, 2, 3].map((count) => skipStatements(text, count))).toEqual([
+    text,
+    "b; c;\n",
+    "c;\n",
+    "",
+  ]);
 });
