@@ -51,7 +51,7 @@ describe("db:generate", () => {
         exitCode: 1,
         stdout: "",
         stderr: expect.stringMatching(
-          /^Error: src\/infrastructure\/database\/schema\.ts:\d+ cannot be loaded: /,
+          /^Error: src\/infrastructure\/database\/schema\.ts:\d+ cannot be loaded: Expected ".+" but found /,
         ),
       });
       expect(untouched).toEqual(ownFiles);
