@@ -72,6 +72,12 @@ export function isAnotherClones(
   return guard?.isUrl === false && /clone-[0-9a-f]{12}$/.test(identity);
 }
 
+/** True when the server is this clone's, or nothing says that it is another's. */
+export function mayUse(address: DatabaseAddress, identity: string): boolean {
+  if (!address.guard || isOwnServer(address, identity)) return true;
+  return !isGuarded(address) && !isAnotherClones(address, identity);
+}
+
 /**
  * Compares the server that `sql` is connected to with the record; closes the
  * connection when they differ.
@@ -82,10 +88,7 @@ export async function requireOwnServer(
   sql: Sql,
   address: DatabaseAddress,
 ): Promise<void> {
-  if (!address.guard) return;
-  const identity = await readIdentity(sql);
-  if (isOwnServer(address, identity)) return;
-  if (!isGuarded(address) && !isAnotherClones(address, identity)) return;
+  if (!address.guard || mayUse(address, await readIdentity(sql))) return;
   await sql.end({ timeout: 5 });
   throw refuseServer(address);
 }

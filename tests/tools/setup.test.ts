@@ -53,6 +53,7 @@ test("makes a working database beside what has the usual port, says so, and find
   const taken = [
     await clone.run("db:reset", told),
     await clone.run("db:start", told),
+    await clone.run("db:migrate --wait-for-server 1", told),
   ];
   const first = await clone.run("db:setup", {
     ...variables,
@@ -69,7 +70,7 @@ test("makes a working database beside what has the usual port, says so, and find
     stdout: "",
     stderr: `Error: this clone did not start the server on localhost:${port}: it may be another clone's`,
   });
-  expect(taken.map(({ exitCode }) => exitCode)).toEqual([2, 1]);
+  expect(taken.map(({ exitCode }) => exitCode)).toEqual([2, 1, 2]);
   expect(taken[0]?.stderr.split("\n")[0]).toBe(before.stderr.split("\n")[0]);
   expect(taken[1]?.stderr).toContain("a server that this clone did not start");
   const [, chosen = ""] = /with port (\d+)/.exec(first.stdout) ?? [];
