@@ -54,12 +54,12 @@ const write = (answers: Answers = {}) =>
     .join("")}esac\n`;
 
 const caller = `
-  import { readFileSync, rmSync, writeFileSync } from "node:fs";
+  import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
   import * as compose from "./scripts/server/compose";
   import * as release from "./scripts/server/release";
   import { readEnv } from "./src/env";
   const { DOCKER, CALLS } = process.env;
-  const read = (file) => { try { return readFileSync(file, "utf8"); } catch {} };
+  const read = (file) => existsSync(file) ? readFileSync(file, "utf8") : undefined;
   const outcomes = [];
   for (const { call: [name, ...given], answers, env: own } of JSON.parse(CALLS)) {
     writeFileSync(DOCKER + ".answers", answers);
