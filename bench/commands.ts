@@ -1,6 +1,6 @@
 // The tables of commands: what is timed, beside what, and how often.
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { Glob, spawnSync, which } from "bun";
 import { root } from "../src/env";
 import { findFreePort } from "../tests/lib/ports";

@@ -1,7 +1,7 @@
 // Finds psql, pg_dump and pg_restore, preferably of the server's own version: on
 // the PATH, in the folders of the usual installers, or in the container of the
 // development server. No password is passed in their arguments.
-import { existsSync, globSync } from "node:fs";
+import { globSync } from "node:fs";
 import { join } from "node:path";
 import { spawnSync } from "bun";
 import type { Wanted } from "../../src/database-socket";

@@ -15,7 +15,6 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { spawnSync } from "bun";
 import type { DatabaseAddress } from "../../src/database-url";
 import { nameServer } from "../lib/explain-connection";
 import { failure } from "../lib/report";

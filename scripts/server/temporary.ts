@@ -1,6 +1,6 @@
 // Starts an embedded server for one command, and removes it with its folder. Started
 // as a program, it waits until its parent has ended, and then does the latter.
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { spawn } from "bun";

@@ -20,7 +20,7 @@ test("a sixth of tests/tools, and what was edited of it; where a command differs
   await $`git init --quiet --initial-branch=trunk`.cwd(origin.folder);
   await commitAll(origin.folder);
   await $`git clone --quiet . ${clone}`.cwd(origin.folder);
-  const files = [...new Glob("tests/*/*.test.ts").scanSync(root)].sort();
+  const files = [...new Glob("tests/**/*.test.ts").scanSync(root)].sort();
   const tools = files.filter(isTool);
 
   const runs = await chooseAll();

@@ -539,7 +539,7 @@ test("the tests and the benchmarks refuse in two lines as well, with exit code 2
     const stderr = await new Response(child.stderr).text();
     return [await child.exited, ...stderr.trim().split("\n").slice(-2)];
   };
-  const none = "tests/tools/rooms.test.ts";
+  const none = "tests/rooms.test.ts";
 
   expect(
     await refuse(`test ${none}`, { DATABASE_URL: "file:./dev.db" }),

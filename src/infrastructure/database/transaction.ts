@@ -6,7 +6,7 @@ import type { ClientSettings } from "../../env";
 import { causesOf, codeOf, databaseError } from "./errors";
 import type { Statement } from "./connection";
 import type { Query } from "./database";
-import type { Lease, Pool } from "./pool";
+import type { Pool } from "./pool";
 
 /** Errors after which a transaction is certainly rolled back, and may be repeated. */
 const repeatable = new WeakSet<object>();

@@ -1,9 +1,9 @@
-// The plan of the house, read from its imports: which room may need which.
+// The plan of the house, read from its imports: which room may need which; and its types.
 import { expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { Glob } from "bun";
-import { root } from "../../src/env";
+import { Glob, spawn } from "bun";
+import { root } from "../src/env";
 
 /** What each folder of `scripts/` may import, besides itself and `src/`. */
 const needs: Record<string, string[]> = {
@@ -79,6 +79,27 @@ test("what db:migrate and its like import runs on Node as well", () => {
     [],
   );
 });
+
+test("the types of the commands and of the client hold", async () => {
+  const check = spawn([process.execPath, "check", "--no-script", "--all"], {
+    cwd: root,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [errors, summary] = await Promise.all([
+    new Response(check.stdout).text(),
+    new Response(check.stderr).text(),
+  ]);
+
+  const ours = errors.split("\n").filter((line) => isOurs.test(line));
+
+  expect(ours).toEqual([]);
+  expect(errors + summary).toMatch(/No type errors|Found \d+ error/);
+}, 60_000);
+
+/** What does not depend on the schema and its seeds. */
+const isOurs =
+  /^(scripts\/(?!seeds\/)|src\/[^/]+\.ts|src\/infrastructure\/database\/(?!schema|counted))/;
 
 /** The folder below `scripts/`; undefined elsewhere. */
 function roomOf(file: string): string | undefined {
