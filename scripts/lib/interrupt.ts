@@ -67,6 +67,7 @@ export function listenForSignals(
       const lines = [...cleanUps.values()].filter((state) => state !== "");
       const fields = { code: "INTERRUPTED", exitCode: INTERRUPTED, lines };
       report(Object.assign(new Error("interrupted"), fields));
+      signalledAt = performance.now(); // on a busy machine, printing takes a while
       if (!isInterrupted && cleanUps.size > 0) {
         isInterrupted = true;
         const runs = [...cleanUps.keys()].map((run) => run());
