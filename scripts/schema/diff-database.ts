@@ -84,9 +84,13 @@ export async function diffSchema(
     const known = nameKnown(after, answers.renames, readKnown);
     const homes = new Set(listSchemas(after, trial.found, known));
     const hasRecords = (await readRecords(sql)).length > 0;
+    const existing = new Set(
+      Object.entries(after.views).flatMap(([key, { isExisting }]) =>
+        isExisting ? [withoutQuotes(key)] : [],
+      ),
+    );
     const isExisting = ({ object }: Difference) =>
-      after.views[withoutQuotes(object.replace(/^(materialized )?view /, ""))]
-        ?.isExisting;
+      existing.has(withoutQuotes(object.replace(/^(materialized )?view /, "")));
     const compare = async (found: Catalog) => {
       const { ours, others } = compareOurs(
         trial,
@@ -123,7 +127,7 @@ export async function diffSchema(
       after,
       ours,
       others,
-      (object) => isOurs(object) && !taken.has(object),
+      (object) => isOurs(object) && !taken.has(withoutQuotes(object)),
     );
     await knowRoles(sql, before, after);
     const renames = await askRenames(before, after, answers);
@@ -316,7 +320,7 @@ function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
     const [name = ""] = answer.split("=");
     return name.split(".").length === 1 ? [`public.${name}`, name] : [name];
   });
-  return new Set([
+  const objects = [
     ...snapshots.flatMap((snapshot) => [
       ...Object.entries(snapshot.tables).flatMap(([key, table]) => [
         `table ${key}`,
@@ -337,7 +341,8 @@ function listKnown(renames: string[], snapshots: Snapshot[]): Set<string> {
     ...named.flatMap((name) =>
       ["table", "type", "sequence", "schema"].map((kind) => `${kind} ${name}`),
     ),
-  ]);
+  ];
+  return new Set(objects.map(withoutQuotes));
 }
 
 function describeOthers(others: Difference[]): string[] {
@@ -391,10 +396,12 @@ function adoptSpelling(
   others: Difference[],
   isOurs: (object: string) => boolean,
 ): Snapshot {
-  const left = new Set(others.map(({ object }) => withoutQuotes(object)));
-  const differing = new Set(
-    differences.map(({ object }) => withoutQuotes(object)),
-  );
+  const isIn = (list: Difference[]) => {
+    const objects = new Set(list.map(({ object }) => withoutQuotes(object)));
+    return (object: string) => objects.has(withoutQuotes(object));
+  };
+  const isLeft = isIn(others);
+  const isDiffering = isIn(differences);
   const change =
     <T extends object>(name: (key: string) => string, mark: Partial<T>) =>
     (parts: Record<string, T>, others: Record<string, T> = {}) =>
@@ -402,7 +409,7 @@ function adoptSpelling(
         Object.entries(parts).map(([key, part]): [string, T] => {
           const other = others[key];
           if (!other) return [key, part];
-          const isOther = differing.has(name(key));
+          const isOther = isDiffering(name(key));
           return [key, isOther ? { ...part, ...mark } : other];
         }),
       );
@@ -414,7 +421,7 @@ function adoptSpelling(
     const constraint = (name: string) => `constraint ${name} on ${key}`;
     const isKeyOther = differences.some(
       ({ object, expected = "", found = "" }) =>
-        withoutQuotes(object).endsWith(` on ${key}`) &&
+        withoutQuotes(object).endsWith(withoutQuotes(` on ${key}`)) &&
         `${expected}${found}`.includes(" PRIMARY KEY "),
     );
     const columns = Object.entries(table.columns).map(([name, column]) => {
@@ -423,10 +430,10 @@ function adoptSpelling(
       if (!same || !twin) return [name, column];
       const isType =
         column.type === twin.type && column.typeSchema === twin.typeSchema;
-      const isDefaultOther = differing.has(`default of ${key}.${name}`);
+      const isDefaultOther = isDiffering(`default of ${key}.${name}`);
       const isIdentity = Bun.deepEquals(column.identity, twin.identity);
       const isComputed =
-        !differing.has(`column ${key}.${name}`) ||
+        !isDiffering(`column ${key}.${name}`) ||
         column.generated?.as === twin.generated?.as;
       return [
         name,
@@ -469,12 +476,12 @@ function adoptSpelling(
       )(
         Object.fromEntries(
           Object.entries(table.policies).filter(
-            ([name]) => !left.has(`policy ${name} on ${key}`),
+            ([name]) => !isLeft(`policy ${name} on ${key}`),
           ),
         ),
         other.policies,
       ),
-      isRLSEnabled: differing.has(`row security of ${key}`)
+      isRLSEnabled: isDiffering(`row security of ${key}`)
         ? table.isRLSEnabled
         : other.isRLSEnabled,
     };

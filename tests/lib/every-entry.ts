@@ -13,7 +13,7 @@ enum Level {
 const level = pg.pgEnum("level", Level);
 const custom = (type: string) =>
   pg.customType<{ data: string }>({ dataType: () => type })();
-const writer = pg.pgRole(`every_entry_${process.pid}`, { createDb: true });
+const writer = pg.pgRole(`every;entry_${process.pid}`, { createDb: true });
 const numbers = pg.pgSequence("numbers", {
   startWith: 100,
   increment: -5,
@@ -269,6 +269,34 @@ const inDashed = dashed.table(
   (t) => [pg.unique("dashed; unique").on(t.link)],
 );
 
+/** Names that drizzle-kit would take apart, or not escape. */
+const odd = pg.pgSchema('o;d"d');
+const oddMood = odd.enum('m;o"od', ["it's; --"]);
+const oddCount = odd.sequence('c;o"unt', { increment: 2 });
+const oddTable = odd.table(
+  't;a"ble',
+  {
+    id: pg.integer('i;d"').generatedAlwaysAsIdentity({ name: 's;e"q' }),
+    text: pg.text('t;e"xt').notNull().default("--"),
+    mood: oddMood('m;o"od'),
+    up: pg.integer('u;p"'),
+    sum: pg.integer('s;u"m').generatedAlwaysAs(sql`length(';--')`),
+  },
+  (t) => [
+    pg.primaryKey({ columns: [t.id, t.text], name: 'p;k"' }),
+    pg.unique('u;n"').on(t.id, t.up),
+    pg.foreignKey({
+      columns: [t.up, t.text],
+      foreignColumns: [t.id, t.text],
+      name: 'f;k"',
+    }),
+    pg.check('c;h"', sql`${t.text} <> ';'`),
+    pg.index('i;x"').on(t.text.desc(), t.up),
+    pg.pgPolicy('p;o"', { to: writer, using: sql`${t.up} > 0` }),
+  ],
+);
+const oddView = odd.view('v;i"ew').as((qb) => qb.select().from(oddTable));
+
 const plain = pg.pgView("plain").as((qb) => qb.select().from(closed));
 const above = pg
   .pgView("above")
@@ -291,8 +319,8 @@ const materializedToo = other
   .materializedView("materialized_too")
   .as((qb) => qb.select({ id: indexed.id }).from(indexed));
 
-const enums = { mood, kind, level };
-const places = { other, dashed };
+const enums = { mood, kind, level, oddMood };
+const places = { other, dashed, odd };
 const tables = {
   types,
   identities,
@@ -304,6 +332,7 @@ const tables = {
   closed,
   inOther,
   inDashed,
+  oddTable,
 };
 
 /** All entries. */
@@ -314,6 +343,8 @@ export const everyEntry = {
   writer,
   numbers,
   counted,
+  oddCount,
+  oddView,
   plain,
   above,
   checked,
@@ -330,10 +361,12 @@ export const bareEntries = {
   keys: pg.pgTable("keys", { a: pg.integer(), c: pg.text() }),
   indexed: pg.pgTable("indexed", { a: pg.integer(), b: pg.text() }),
   secured: pg.pgTable("secured", { owner: pg.text() }),
+  odd,
+  oddTable: odd.table('t;a"ble', { up: pg.text('u;p"') }),
 };
 
 /** SQL for an object that the entries use and drizzle cannot create. */
 export const needed = `CREATE DOMAIN "Own domain" AS text CHECK (value <> '')`;
 
 /** The role that the entries create. */
-export const role = `every_entry_${process.pid}`;
+export const role = `every;entry_${process.pid}`;
