@@ -8,8 +8,6 @@ export interface BranchComparison {
   branch: string;
   /** Paths from the project's root that have another content on the branch. */
   changed: string[];
-  /** Paths that the branch has and this checkout has not. */
-  removed: string[];
   /** True when the branch has the path. */
   has: (file: string) => boolean;
   /** Returns the content of a path on the branch. */
@@ -30,24 +28,14 @@ export function compareWithDefaultBranch(
   const base = git("merge-base", branch, "HEAD") ?? branch;
   const list = git("ls-tree", "-r", "-z", "--name-only", base, "--", folder);
   const diff = git(
-    "diff",
-    "--name-status",
-    "-z",
-    "--no-renames",
-    "--relative",
-    base,
-    "--",
-    folder,
+    ...["diff", "--name-only", "--diff-filter=M", "-z", "--relative"],
+    ...[base, "--", folder],
   );
   if (list === undefined || diff === undefined) return undefined;
   const files = new Set(list.split("\0"));
-  const parts = diff.split("\0");
-  const withStatus = (wanted: string) =>
-    parts.filter((_, index) => index % 2 === 1 && parts[index - 1] === wanted);
   return {
     branch,
-    changed: withStatus("M"),
-    removed: withStatus("D"),
+    changed: diff.split("\0").filter(Boolean),
     has: (file) => files.has(file),
     read: (file) => git("show", `${base}:./${file}`) ?? "",
   };

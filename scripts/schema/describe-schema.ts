@@ -169,8 +169,7 @@ function printDefault(column: PgColumn): SQL | undefined {
   const { default: value } = column;
   if (value === undefined) return undefined;
   const type = column.getSQLType();
-  if (is(value, SQL))
-    return sql.raw(new PgDialect().sqlToQuery(value.inlineParams()).sql);
+  if (is(value, SQL)) return inline(value);
   if (typeof value === "bigint") return sql.raw(String(value));
   if (typeof value === "number" && !Number.isFinite(value))
     return sql.raw(quote(String(value)));
@@ -184,7 +183,12 @@ function printDefault(column: PgColumn): SQL | undefined {
     return sql.raw(`'\\x${Buffer.from(value).toString("hex")}'`);
   if (typeof value !== "object" || value instanceof Date) return undefined;
   const driven = column.mapToDriverValue(value);
-  return is(driven, SQL) ? driven : sql.raw(quote(String(driven)));
+  return is(driven, SQL) ? inline(driven) : sql.raw(quote(String(driven)));
+}
+
+/** Writes parameters as literals, which drizzle-kit refuses to. */
+function inline(value: SQL): SQL {
+  return sql.raw(new PgDialect().sqlToQuery(value.inlineParams()).sql);
 }
 
 /** True for a string that is JSON; like drizzle-kit, it is used as JSON. */

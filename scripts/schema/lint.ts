@@ -22,7 +22,6 @@ const RULES = [
   "adding-field-with-default",
   "adding-foreign-key-constraint",
   "adding-not-nullable-field",
-  "adding-primary-key-constraint",
   "adding-required-field",
   "adding-serial-primary-key-field",
   "ban-alter-domain-with-add-constraint",
@@ -92,8 +91,6 @@ async function runSquawk(
   if (paths.length === 0) return [];
   const child = spawn([squawk, ...flags, "--reporter", "json", ...paths], {
     cwd: root,
-    stdin: "ignore",
-    stdout: "pipe",
     stderr: "pipe",
   });
   const [output, errors] = await Promise.all([
@@ -135,7 +132,7 @@ async function listNotes(files: string[]): Promise<Finding[]> {
         findings.push({
           ...place,
           rule: "loses",
-          message: `This loses ${lost}`,
+          message: `This loses ${lost} Remove the comment once you have read it.`,
         });
       if (rules !== undefined)
         findings.push({

@@ -4,6 +4,7 @@
 import {
   type Snapshot,
   type SnapshotColumn,
+  type SnapshotReference,
   type SnapshotTable,
   nameSchema,
 } from "./snapshots";
@@ -37,15 +38,13 @@ export function drawDiagram({ tables, enums }: Snapshot): string {
  * this table, or many. */
 function drawReferences(table: SnapshotTable): string[] {
   return Object.values(table.foreignKeys).map((reference) => {
-    const { tableTo, schemaTo = "", columnsFrom } = reference;
-    const isRequired = columnsFrom.every(
-      (name) => table.columns[name]?.notNull,
-    );
+    const { columnsFrom } = reference;
+    const isRequired = columnsFrom.every((name) => isNotNull(table, name));
     const isOne = listUniques(table).some((columns) =>
       Bun.deepEquals(columns, columnsFrom),
     );
     const line = `${isRequired ? "||" : "|o"}--${isOne ? "o|" : "o{"}`;
-    return `  ${entity(nameTable({ name: tableTo, schema: schemaTo }))} ${line} ${entity(nameTable(table))} : "${columnsFrom.join(", ")}"`;
+    return `  ${entity(nameTarget(reference))} ${line} ${entity(nameTable(table))} : "${columnsFrom.join(", ")}"`;
   });
 }
 
@@ -72,7 +71,7 @@ function printTable(table: SnapshotTable): string[] {
   const rows = Object.values(table.columns).map((column) => [
     code(column.name),
     column.type,
-    column.notNull ? "" : "yes",
+    isNotNull(table, column.name) ? "" : "yes",
     printDefault(column),
     printReferences(table, column.name),
   ]);
@@ -133,7 +132,10 @@ function printDefault({ default: value, generated }: SnapshotColumn): string {
 function printReferences(table: SnapshotTable, column: string): string {
   return Object.values(table.foreignKeys)
     .filter(({ columnsFrom }) => columnsFrom.includes(column))
-    .map(({ tableTo, onDelete }) => `${tableTo} (${onDelete ?? "no action"})`)
+    .map((reference) => {
+      const { onDelete = "no action" } = reference;
+      return `${nameTarget(reference)} (${onDelete})`;
+    })
     .join(", ");
 }
 
@@ -145,6 +147,11 @@ function listPrimaryKey(table: SnapshotTable): string[] {
       .filter(({ primaryKey }) => primaryKey)
       .map(({ name }) => name)
   );
+}
+
+function isNotNull(table: SnapshotTable, column: string): boolean {
+  const isKey = listPrimaryKey(table).includes(column);
+  return isKey || table.columns[column]?.notNull === true;
 }
 
 function listUniques(table: SnapshotTable): string[][] {
@@ -163,6 +170,10 @@ function listUniques(table: SnapshotTable): string[][] {
 
 function nameTable({ name, schema }: { name: string; schema: string }): string {
   return !schema || schema === "public" ? name : `${schema}.${name}`;
+}
+
+function nameTarget({ tableTo, schemaTo = "" }: SnapshotReference): string {
+  return nameTable({ name: tableTo, schema: schemaTo });
 }
 
 function entity(name: string): string {

@@ -125,12 +125,7 @@ export function printRelations(
   const used = new Set(links.flatMap(({ key, target }) => [key, target]));
   const blocks = [...used].map((key) => {
     const taken = new Set<string>();
-    const property = (wanted: string) => {
-      let unique = wanted;
-      for (let n = 2; taken.has(unique); n += 1) unique = `${wanted}${n}`;
-      taken.add(unique);
-      return unique;
-    };
+    const property = (wanted: string) => take(taken, wanted);
     const ones = links
       .filter((link) => link.key === key)
       .map(({ target, reference }) => {
@@ -164,12 +159,8 @@ function nameOf(file: File, kind: string, key: string): string {
 function nameAll(file: File): void {
   const { schemas, enums, sequences, tables, views } = file.snapshot;
   const taken = new Set(RESERVED);
-  const add = (kind: string, key: string, wanted: string) => {
-    let unique = wanted;
-    for (let n = 2; taken.has(unique); n += 1) unique = `${wanted}${n}`;
-    taken.add(unique);
-    file.names.set(`${kind} ${key}`, unique);
-  };
+  const add = (kind: string, key: string, wanted: string) =>
+    file.names.set(`${kind} ${key}`, take(taken, wanted));
   const wanted = ({ name, schema }: { name: string; schema: string }) =>
     !schema || schema === "public"
       ? camel(name)
@@ -190,9 +181,9 @@ function nameAll(file: File): void {
     add("schema", name, camel(name));
 }
 
-/** Names that a file imports, and reserved words of TypeScript. */
+/** Names that a file imports or is given, and reserved words of TypeScript. */
 const RESERVED = (
-  "sql relations bigint bigserial bit boolean char check cidr customType date doublePrecision foreignKey index " +
+  "sql relations one many bigint bigserial bit boolean char check cidr customType date doublePrecision foreignKey index " +
   "inet integer interval json jsonb line macaddr macaddr8 numeric pgEnum pgMaterializedView pgPolicy pgSchema " +
   "pgSequence pgTable pgView point primaryKey real serial smallint smallserial text time timestamp unique " +
   "uniqueIndex uuid varchar vector halfvec sparsevec table " +
@@ -217,10 +208,20 @@ function camel(name: string): string {
 /** Returns the property of a table for a column, unique in the table. */
 function propertyOf(file: File, key: string, column: string): string {
   const table = file.snapshot.tables[key] ?? file.snapshot.views[key];
-  const names = Object.keys(table?.columns ?? {});
-  const same = names.filter((name) => camel(name) === camel(column));
-  const index = same.indexOf(column);
-  return camel(column) + (index > 0 ? index + 1 : "");
+  const taken = new Set<string>();
+  for (const name of Object.keys(table?.columns ?? {})) {
+    const property = take(taken, camel(name));
+    if (name === column) return property;
+  }
+  return camel(column);
+}
+
+/** Adds a name to those that are taken, with a number where it is one of them. */
+function take(taken: Set<string>, wanted: string): string {
+  let unique = wanted;
+  for (let n = 2; taken.has(unique); n += 1) unique = `${wanted}${n}`;
+  taken.add(unique);
+  return unique;
 }
 
 function access(table: string, property: string): string {
@@ -451,10 +452,8 @@ function chooseBuilder(
   }
   const known = file.customTypes.get(base);
   if (known) return [known, []];
-  const wanted = `${camel(base)}Type`;
   const taken = new Set([...file.names.values(), ...file.customTypes.values()]);
-  let unique = wanted;
-  for (let n = 2; taken.has(unique); n += 1) unique = `${wanted}${n}`;
+  const unique = take(taken, `${camel(base)}Type`);
   file.customTypes.set(base, unique);
   return [unique, []];
 }

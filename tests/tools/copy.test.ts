@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { $ } from "bun";
 import {
   findPackageManager,
   nameInstall,
@@ -21,6 +22,7 @@ import { describeError } from "../../scripts/lib/report";
 import { root } from "../../src/env";
 import { run as runCommand } from "../lib/command";
 import { testBeside } from "../lib/database";
+import { author } from "../lib/git";
 import { test } from "../lib/test";
 
 /** An application in a folder of its own, with these files. */
@@ -219,6 +221,7 @@ describe("copy", () => {
           ...Object.fromEntries(
             tags.map((tag) => [`drizzle/${tag}.sql`, "select 1"]),
           ),
+          "drizzle/0000_a.down.sql": "select 1",
           ...tables,
         },
         ["postgres", "dotenv", "drizzle-orm"],
@@ -229,28 +232,33 @@ describe("copy", () => {
 
       await application.copy("db:generate db:check");
       const generated = await run("db:generate");
-      const checked = await run("db:check --offline --json");
+      await $`git init --quiet --initial-branch=main && git ${author} commit --quiet --allow-empty --message=none`.cwd(
+        application.folder,
+      );
+      const kit = join(application.folder, "node_modules/drizzle-kit");
+      mkdirSync(kit);
+      writeFileSync(join(kit, "package.json"), '{ "version": "1.0.0" }');
+      const checked = await run("db:check --offline");
 
       expect(generated).toMatchObject({
         exitCode: 2,
         stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
       });
-      expect(checked.stderr).toContain(
-        "Not compared: schema.ts (drizzle-kit is not installed",
-      );
-      expect(
-        JSON.parse(checked.stdout).problems.map(
-          (found: Record<string, string>) => [
-            found.code,
-            found.severity,
-            found.file,
-          ],
-        ),
-      ).toEqual([
-        ["down_missing", "warning", "drizzle"],
-        ["snapshot_missing", "error", "drizzle/meta/0006_snapshot.json"],
-        ["snapshot_missing", "warning", "drizzle/meta"],
-      ]);
+      expect(checked).toEqual({
+        exitCode: 3,
+        stdout: [
+          "Warning: down_missing: drizzle: 6 of 7 migrations have no down file and cannot be rolled back: `bun run db:generate --down` writes those that it can",
+          "Error: snapshot_missing: drizzle/meta/0006_snapshot.json: it is not there: `git log --all -- drizzle/meta/0006_snapshot.json` lists its commits",
+          "Warning: snapshot_missing: drizzle/meta: 6 of 7 migrations have no snapshot, which db:generate --down needs",
+          "Checked: 1 error, 2 warnings",
+          "",
+        ].join("\n"),
+        stderr: [
+          "Not compared: schema.ts (drizzle-kit 1.0.0 is installed, and only 0.31 is known here: add the package `drizzle-kit@0.31` to the development dependencies)",
+          "Not linted: the package squawk-cli is not installed",
+          "",
+        ].join("\n"),
+      });
     },
   );
 

@@ -1,15 +1,13 @@
 // db:generate --online: what it writes, and what db:migrate makes of it while others write.
 import { expect, test as bunTest } from "bun:test";
-import { rmSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { sql as S } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
 import { describeExports } from "../../scripts/schema/describe-schema";
 import { printBackFill } from "../../scripts/schema/back-fill";
 import { BREAKPOINT } from "../../scripts/schema/down-file";
-import { lintMigrations } from "../../scripts/schema/lint";
 import { writeOnline } from "../../scripts/schema/online";
-import { root } from "../../src/env";
 import { until } from "../lib/database";
 import { migrations, ownMigrations } from "../lib/migrations";
 import { image } from "../lib/schema-file";
@@ -368,45 +366,6 @@ test(
     expect(type?.data_type).toBe("integer");
     expect(again.exitCode).toBe(0);
     expect(read(file)).toContain("-- resumable\n");
-  },
-);
-
-test(
-  "the lint knows -- no-transaction, and still warns of what blocks",
-  "empty",
-  async ({ project }) => {
-    const lint = async (text: string) => {
-      const path = join(project.folder, "lint.sql");
-      writeFileSync(path, text);
-      const found = await lintMigrations([relative(root, path)]);
-      return found.map(({ line, rule, message }) =>
-        /loses|ignore/.test(rule)
-          ? `${line} ${rule}: ${message}`
-          : `${line} ${rule}`,
-      );
-    };
-    const safe = `ALTER TABLE a ADD CONSTRAINT c CHECK (i > 0) NOT VALID;
-ALTER TABLE a VALIDATE CONSTRAINT c;\n`;
-
-    expect(await lint(safe)).toEqual(["2 constraint-missing-not-valid"]);
-    expect(
-      await lint(
-        "-- Loses: all of it.\n-- squawk-ignore-file\n-- squawk-ignore ban-drop-table\nDROP TABLE a;",
-      ),
-    ).toEqual([
-      "1 loses: This loses all of it.",
-      "2 squawk-ignore: This ignores every rule without a reason: add `-- <reason>` to it.",
-      "3 squawk-ignore: This ignores ban-drop-table without a reason: add `-- <reason>` to it.",
-    ]);
-    expect(await lint(`-- no-transaction\n${safe}`)).toEqual([]);
-    expect(
-      await lint(
-        "-- no-transaction\nCREATE INDEX i ON a (i);\nALTER TABLE a ALTER COLUMN i SET NOT NULL;",
-      ),
-    ).toEqual([
-      "2 require-concurrent-index-creation",
-      "3 adding-not-nullable-field",
-    ]);
   },
 );
 

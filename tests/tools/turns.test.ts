@@ -12,7 +12,6 @@ import {
   diffRenamed,
   printDown,
 } from "../../scripts/schema/down-file";
-import { drawDiagram } from "../../scripts/schema/mermaid";
 import { writeOnline } from "../../scripts/schema/online";
 import { askRenames } from "../../scripts/schema/ask-renames";
 import { answerRenames } from "../../scripts/schema/renames";
@@ -1093,38 +1092,6 @@ test("a table that stays the same is read once in each snapshot, however much ch
     'ALTER TABLE "t" ADD COLUMN "n" integer;',
   ]);
   expect(reads).toBe(2);
-});
-
-test("the diagram tells one from many, and what has to be there from what may", async () => {
-  const one = pg.pgTable("one", { id: id() });
-  const to = () => pg.integer().references(() => one.id);
-  const many = pg.pgTable("many", {
-    a: to(),
-    b: to().unique(),
-    c: to().notNull(),
-    d: to().primaryKey(),
-  });
-  const some = pg.pgTable("some", { e: to() }, (t) => [
-    pg
-      .uniqueIndex("some_e")
-      .on(t.e)
-      .where(S`${t.e} | 1 > 2`),
-  ]);
-
-  const page = drawDiagram(await describeExports({ one, many, some }, ""));
-  const lines = page
-    .split("\n")
-    .filter((line) => line.includes("--"))
-    .filter((line) => line.startsWith("  "));
-
-  expect(lines).toEqual([
-    '  one |o--o{ many : "a"',
-    '  one |o--o| many : "b"',
-    '  one ||--o{ many : "c"',
-    '  one ||--o| many : "d"',
-    '  one |o--o{ some : "e"',
-  ]);
-  expect(page).toContain('- unique index: `e` where `"some"."e" \\| 1 > 2`\n');
 });
 
 test("an answer may name the schema, the old or the new table, and each side in full", async () => {
