@@ -20,6 +20,8 @@ interface Call {
 }
 
 export interface ToldDocker extends Project {
+  /** The environment in which programs find that docker. */
+  variables: Record<string, string>;
   /** Calls functions in one process of the clone. */
   callAll(calls: Call[]): Promise<
     {
@@ -88,6 +90,7 @@ export function copyWithDocker(): ToldDocker {
   };
   return {
     ...project,
+    variables,
     callAll: async (calls) => {
       const told = calls.map((one) => ({
         ...one,

@@ -1,11 +1,14 @@
 // docker:prod on a Docker Engine: a first deploy, one whose migration is broken,
 // one under load, the way back, and down; and, without Docker, what is made of its answers.
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
+import { userInfo } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { isDockerReady } from "../../scripts/server/compose";
+import { withFileLock } from "../../scripts/server/file-lock";
 import { root } from "../../src/env";
+import { start } from "../lib/command";
 import { writeMigrations } from "../lib/migrations";
 import { findFreePort } from "../lib/ports";
 import { copyProject } from "../lib/project";
@@ -91,56 +94,92 @@ test("the version that serves is found, and the new one takes its place only whe
     [others, "up "],
     [others, "up ", "up "],
   ]);
-});
+}, 60_000);
 
 test("docker:prod goes from step to step, and keeps the old version where one fails", async () => {
   using clone = copyWithDocker();
-  clone.write("docker-compose.yml", "services:\n  gate:\n");
+  const environment = '"$COMPOSE_PROJECT_NAME|$APP_VERSION|$APP_PREVIOUS"';
+  const told = { "*--wait?app*": `echo with ${environment} >>"$0.calls"` };
+  const image = (id: number) => ({ "image*": say(`sha256:${id}`) });
   const tags = [1, 2, 3, 4, 5, 6, 7].map((day) => `2026010${day}000000`);
-  const project = "ourclone-production";
+  const images = { "images*": say(tags.join("\\n")) };
+  const fails = (step: string) => ({ [step]: "exit 1" });
+  const transcript: string[] = [];
+  const run = async (command: string, answers: Record<string, string> = {}) => {
+    const outcome = await clone.runTold(command, answers);
+    const { exitCode, stdout, stderr, calls } = outcome;
+    const isAsked = (call: string) => !/^(compose )?version$/.test(call);
+    transcript.push(
+      [
+        `$ bun run ${command}`,
+        stdout + stderr,
+        ...calls.filter(isAsked).map((call) => `docker ${call}`),
+        `exit code ${exitCode}\n`,
+      ]
+        .join("\n")
+        .replaceAll(
+          `compose --env-file ${clone.folder}/.env.production --file docker-compose.yml`,
+          "compose …",
+        )
+        .replaceAll("--filter=label=com.docker.compose.", "…")
+        .replaceAll(/\b20\d{6}(?!000000)\d{6}\b/g, "<version>"),
+    );
+  };
 
-  const none = await clone.runTold("docker:prod --rollback");
-  const first = await clone.runTold("docker:prod", {
-    "volume*": "exit 1",
-    "images*": say(tags.join("\\n")),
-  });
-  const left = await clone.runTold("docker:prod", {
+  clone.write("docker-compose.yml", "services:\n  gate:\n");
+  await run("docker:prod:down");
+  await run("docker:prod --rollback");
+  await run("docker:prod", { "*service=db*": say("running\\t\\t/tmp") });
+  await run("docker:prod"); // there is a volume
+  const first = { "volume*": "exit 1", ...images };
+  const ill = { ...fails("*--wait?app*"), "logs*": say("why\\n") };
+  const none = {
+    "*service=db*": "true",
+    "ps*--all*": say("c1"),
+    "ps*": "true",
+  };
+  await run("docker:prod", { ...first, ...none, ...ill });
+  const settings = clone.read(".env.production");
+  const { mode } = statSync(join(clone.folder, ".env.production"));
+  await run("docker:prod", { ...told, ...images });
+  await run("docker:prod", { ...serving, ...fails("*?build*") });
+  await run("docker:prod", { ...serving, ...fails("*--wait?db*") });
+  await run("docker:prod", { ...serving, ...image(3), ...fails("*db-init*") });
+  await run("docker:prod", { ...told, ...serving, ...image(2), ...images });
+  const published = { "port*": say("3000/tcp -> 0.0.0.0:3000") };
+  await run("docker:prod", {
+    ...told,
     ...serving,
-    "image*": say("sha256:3"),
-    "*db-init*": "exit 1",
+    ...published,
+    ...fails("*--wait?gate*"),
   });
+  await run("docker:prod --rollback", {
+    ...told,
+    ...serving,
+    ...image(1),
+    ...published,
+  });
+  await run("docker:prod --rollback", { ...serving, ...fails("image*") });
+  await run("docker:prod --rollback", { ...serving, ...image(1), ...ill });
+  await run("docker:prod:down", fails("*down"));
+  clone.write("docker-compose.yml", "services:\n  app:\n");
+  await run("docker:prod", { ...serving, ...image(3) });
+  const lock = `compose-ourclone-production-${userInfo().uid}.lock`;
+  const args = "scripts/docker-prod.ts down";
+  const waiting = await withFileLock(join(clone.folder, lock), async () => {
+    const { stdout, stderr } = start(args, clone.variables, clone.folder);
+    const { value } = await stderr.getReader().read();
+    return { stdout, said: new TextDecoder().decode(value) };
+  });
+  const down = await new Response(waiting.stdout).text();
 
-  expect(none).toMatchObject({
-    exitCode: 1,
-    stderr: "Error: no version serves\n",
-  });
-  const [, version = ""] = /Deployed: (\S+)\n$/.exec(first.stdout) ?? [];
-  expect(first).toMatchObject({
-    exitCode: 0,
-    stdout: `Wrote: .env.production, with a new password\nBuilt: ${project}-app:${version}\nMigrated: by db-init\nDeployed: ${version}\n`,
-  });
-  expect(clone.read(".env.production")).toMatch(
-    new RegExp(
-      `\nCOMPOSE_PROJECT_NAME=${project}\nPOSTGRES_PASSWORD=[0-9a-f]{48}\n$`,
-    ),
-  );
-  const steps = first.calls.filter((call) => /^(compose -|rmi)/.test(call));
-  expect(steps.map((call) => call.replace(/^.*\.yml /, ""))).toEqual([
-    "build app gate",
-    "up --detach --wait db",
-    "run --rm --no-deps -T db-init",
-    "up --detach --no-deps --wait app",
-    "up --detach --no-deps --wait gate",
-    `rmi ${project}-app:${tags[0]}`,
-    `rmi ${project}-app:${tags[1]}`,
-  ]);
-  expect(left.exitCode).toBe(1);
-  expect(left.stderr).toEndWith(
-    "Error: db-init failed: see its output above; version 20260102000000-b is left in place\n",
-  );
-  expect(left.calls.at(-1)).toStartWith(`rmi ${project}-app:`);
-  expect(left.calls.join("\n")).not.toContain("--wait app");
-});
+  expect(settings).toMatch(/\nPOSTGRES_PASSWORD=[0-9a-f]{48}\n$/);
+  expect(settings.replace(/[0-9a-f]{48}/, "…")).toMatchSnapshot();
+  expect(waiting.said).toBe("Waiting: another docker:prod is running\n");
+  expect(down).toBe("Taken down: the data is kept\n");
+  expect(mode & 0o777).toBe(0o600);
+  expect(transcript.join("\n")).toMatchSnapshot();
+}, 120_000);
 
 const hasImage = async () =>
   (await $`docker image inspect oven/bun:1`.quiet().nothrow()).exitCode === 0;

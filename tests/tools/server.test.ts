@@ -274,6 +274,11 @@ test("a database that is made with the options of another has its encoding, loca
       expect(read.endsWith("strategy file_copy")).toBe(isUnsafe === true);
     await sql.unsafe(`drop database ${other}`);
   }
+  await sql.unsafe(`
+    update pg_database set datcollate = 'it''s', datctype = 'other' where datname = '${name}_libc'`);
+  expect(await readDatabaseOptions(sql, `${name}_libc`)).toContain(
+    " encoding 'SQL_ASCII' lc_collate 'it''s' lc_ctype 'other'",
+  );
   expect(await readDatabaseOptions(sql, "nowhere")).toBe("");
 });
 
