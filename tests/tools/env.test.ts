@@ -25,7 +25,7 @@ import {
   isLocal,
   parseDatabaseUrl as parse,
 } from "../../src/database-url";
-import { readEnv, readVariables, root } from "../../src/env";
+import { checkEnv, readEnv, readVariables, root } from "../../src/env";
 import { fixture } from "../lib/project";
 import { sharedProject } from "../lib/test";
 
@@ -165,7 +165,7 @@ describe("where variables come from", () => {
     const variables = {
       POSTGRES_DB: " a ",
       POSTGRES_USER: " u ",
-      POSTGRES_PASSWORD: " p \r\n",
+      POSTGRES_PASSWORD: " p\nq \r\n",
     };
 
     expect(read({}, variables).database).toEqual({
@@ -175,7 +175,7 @@ describe("where variables come from", () => {
       otherHosts: [],
       database: "a",
       user: "u",
-      password: " p ",
+      password: " p\nq ",
       sslmode: "prefer",
       sslrootcert: undefined,
       parameters: {},
@@ -198,7 +198,7 @@ describe("where variables come from", () => {
     const folder = mkdtempSync(join(tmpdir(), "starter-env-"));
     const before = { ...process.env };
     const files = {
-      ".env.local": `OWN=local\nBLANK=" "\nPOSTGRES_URL=${to("local")}\nDATABASE_URL_FILE=none\n`,
+      ".env.local": `OWN=local\nBLANK=" "\nPOSTGRES_URL=${to("local")}\n`,
       ".env": "OWN=env\nBLANK=env\nLEFT=env\nMINE=env\n",
     };
     try {
@@ -216,8 +216,8 @@ describe("where variables come from", () => {
         MINE: "process",
         DATABASE_URL: to("local"),
         POSTGRES_URL: to("local"),
-        DATABASE_URL_FILE: "none",
       });
+      expect(variables).not.toContainKey("DATABASE_URL_FILE");
       process.env.DATABASE_URL = to("process");
       expect(readVariables(folder)).toMatchObject({
         DATABASE_URL: to("process"),
@@ -227,6 +227,20 @@ describe("where variables come from", () => {
       Object.assign(process.env, before);
       delete process.env.MINE;
       rmSync(folder, { recursive: true });
+    }
+  });
+
+  test("a command that needs no database refuses a malformed one, and no other", () => {
+    const before = { ...process.env };
+    try {
+      process.env.DATABASE_URL = "file:./dev.db";
+      expect(checkEnv).toThrow("is not a PostgreSQL connection string");
+      for (const name of Object.keys(process.env))
+        if (/DATABASE|POSTGRES|DIRECT/.test(name)) delete process.env[name];
+      process.env.NODE_ENV = "production"; // without it there is the example
+      expect(checkEnv).not.toThrow();
+    } finally {
+      Object.assign(process.env, before);
     }
   });
 
@@ -253,11 +267,11 @@ describe("where variables come from", () => {
     const DATABASE_URL_FILE = "url";
     const POSTGRES_URL = to("other");
 
-    expect(open({ DATABASE_URL: "" })).toMatchObject({
+    expect(open({ DATABASE_URL: " " })).toMatchObject({
       database: "parts",
       password: " from a file ",
     });
-    expect(open({ DATABASE_URL_FILE }).database).toBe("file");
+    expect(open({ DATABASE_URL_FILE: " url " }).database).toBe("file");
     expect(open({ DATABASE_URL_FILE, POSTGRES_URL })).toMatchObject({
       database: "other",
       variable: "POSTGRES_URL",
@@ -344,6 +358,13 @@ describe("where variables come from", () => {
     [
       "a file in UTF-16 without a mark",
       { ".env": Buffer.from(text, "utf16le") },
+      {},
+      ".env is not encoded as UTF-8",
+      utf8(".env"),
+    ],
+    [
+      "a file in an older encoding",
+      { ".env": Buffer.from(`# \xe9\n${text}`, "latin1") },
       {},
       ".env is not encoded as UTF-8",
       utf8(".env"),

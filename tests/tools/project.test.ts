@@ -1,6 +1,12 @@
 // What the commands read in drizzle.config.ts, and what they refuse there.
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadProject, loadSchema } from "../../src/project";
@@ -20,12 +26,14 @@ function load(text: string, name = "drizzle.config.ts", files = {}) {
   return { ...project, out: migrationsFolder.replace(`${folder}/`, "") };
 }
 
-function refuse(text: string): string {
+/** What a configuration is refused with: the message, and the hint. */
+function refuse(text: string): string[] {
   try {
     load(text);
   } catch (error) {
     expect(error).toMatchObject({ exitCode: 2, hint: expect.any(String) });
-    return (error as Error).message;
+    const { message, hint } = error as Error & { hint: string };
+    return [message, hint];
   }
   throw new Error("it was not refused");
 }
@@ -68,6 +76,7 @@ describe("drizzle.config.ts", () => {
         migrations: { schema: "My App", table: "__migrations", prefix: "unix" },
         breakpoints: false,
         introspect: { casing: "camel" }, verbose: true, strict: isRun,
+        dbCredentials: { url: "none" },
       });`;
 
     expect(load(text)).toEqual({
@@ -92,29 +101,86 @@ describe("drizzle.config.ts", () => {
   test("may be JavaScript or JSON, and the first that drizzle-kit finds holds", () => {
     const json = '{ "dialect": "postgresql", "out": "from-json" }';
     const cjs = 'module.exports = { dialect: "postgresql", out: "from-js" };';
+    const ts = 'export default { dialect: "postgresql", out: "from-ts" };';
+    const others = { "drizzle.config.json": json };
 
-    expect(load(json, "drizzle.config.json").out).toBe("from-json");
+    expect(load(json, "drizzle.config.json")).toMatchObject({
+      config: "drizzle.config.json",
+      out: "from-json",
+    });
+    expect(load(cjs, "drizzle.config.js", others).out).toBe("from-js");
     expect(
-      load(cjs, "drizzle.config.js", { "drizzle.config.json": json }).out,
-    ).toBe("from-js");
+      load(ts, "drizzle.config.ts", { ...others, "drizzle.config.js": cjs })
+        .out,
+    ).toBe("from-ts");
   });
 
-  test("leaves no trace in the environment", () => {
+  test("has each value that drizzle-kit knows", () => {
+    const set = (text: string) =>
+      load(`export default { dialect: "postgresql", ${text} }`);
+
+    for (const prefix of ["index", "timestamp", "supabase", "unix", "none"])
+      expect(set(`migrations: { prefix: "${prefix}" }`).prefix as string).toBe(
+        prefix,
+      );
+    for (const casing of ["camelCase", "snake_case"])
+      expect(set(`casing: "${casing}"`).casing as string).toBe(casing);
+    for (const roles of [true, false])
+      expect(set(`entities: { roles: ${roles} }`).roles).toBe(roles);
+    expect(set('schema: "a.ts", schemaFilter: []')).toMatchObject({
+      schema: ["a.ts"],
+      schemaFilter: [],
+    });
+    const names = ["public", "drizzle", "__a9_z", "app", "__A", "a__b"];
+    expect(
+      names.map((name) => set(`migrations: { schema: "${name}" }`).records.sql),
+    ).toEqual(
+      ["public", "drizzle", "__a9_z", '"app"', '"__A"', '"a__b"'].map(
+        (name) => `${name}.__drizzle_migrations`,
+      ),
+    );
+  });
+
+  test("sees the variables of its folder, and leaves no trace", () => {
     const before = { ...process.env };
+    const { log, info } = console;
+    const { exit } = process;
+    const cwd = process.cwd();
+    const printed: unknown[] = [];
+    console.log = console.info = (...values) => void printed.push(values);
+    const own = console.log;
     const text = `
       import { config } from "${import.meta.resolve("dotenv")}";
       config({ path: import.meta.dirname + "/.env.theirs", override: true });
       process.env.LEFT = "behind";
       delete process.env.PATH;
       console.log("url", process.env.THEIRS);
-      export default { dialect: "postgresql", out: process.env.THEIRS };`;
-
-    const { out } = load(text, "drizzle.config.ts", {
+      console.info("url", process.env.THEIRS);
+      export default {
+        dialect: "postgresql",
+        out: process.env.THEIRS + process.env.OF_FILE,
+        schema: process.cwd(),
+        tablesFilter: [process.env.SKIP_ENV_VALIDATION, process.env.DOTENV_CONFIG_QUIET],
+      };`;
+    const files = {
       ".env.theirs": "THEIRS=theirs\nNODE_ENV=other\n",
-    });
+      ".env": "OF_FILE=-env\n",
+    };
 
-    expect(out).toBe("theirs");
-    expect(process.env).toEqual(before);
+    try {
+      const { out, schema, tablesFilter } = load(text, undefined, files);
+      expect(() => load("process.exit(1)")).toThrow();
+
+      expect(out).toBe("theirs-env");
+      expect(schema).toEqual([join(realpathSync(parent), `app-${count - 1}`)]);
+      expect(tablesFilter).toEqual(["1", "true"]);
+      expect(process.env).toEqual(before);
+      expect([console.log, console.info]).toEqual([own, own]);
+      expect(printed).toEqual([]);
+      expect([process.exit, process.cwd()] as unknown[]).toEqual([exit, cwd]);
+    } finally {
+      Object.assign(console, { log, info });
+    }
   });
 
   test("is refused by name where it sets what cannot be honoured", () => {
@@ -139,21 +205,45 @@ describe("drizzle.config.ts", () => {
         "breakpoints is not true or false",
       'dialect: "postgresql", migrations: { table: "" }':
         "migrations.table is not a name",
+      'dialect: "postgresql", migrations: { schema: 1 }':
+        "migrations.schema is not a name",
+      'dialect: "postgresql", migrations: []': "migrations is not an object",
+      'dialect: "postgresql", entities: null': "entities is not an object",
+      'dialect: "postgresql", entities: { roles: [] }':
+        "entities.roles is not true, false or an object",
+      'dialect: "postgresql", out: ""': "out is not a folder",
       'dialect: "postgresql", schemaFilter: [1]':
         "schemaFilter is not a name or a list of names",
+      ...Object.fromEntries(
+        ["schema", "tablesFilter", "extensionsFilters"].map((key) => [
+          `dialect: "postgresql", ${key}: ["a", ""]`,
+          `${key} is not a name or a list of names`,
+        ]),
+      ),
     };
     for (const [config, message] of Object.entries(refusals))
-      expect(refuse(`export default { ${config} }`)).toBe(
+      expect(refuse(`export default { ${config} }`)).toEqual([
         `drizzle.config.ts: ${message}`,
-      );
-    expect(refuse('throw new Error("SOME_URL is missing")')).toBe(
-      "drizzle.config.ts cannot be loaded: SOME_URL is missing",
-    );
-    expect(refuse("process.exit(1)")).toBe(
-      "drizzle.config.ts cannot be loaded: it ends the process",
-    );
-    expect(() => loadProject(parent)).toThrow(
-      `there is no drizzle.config.ts in ${parent}`,
+        `change \`${message.split(" ")[0]}\` in \`drizzle.config.ts\`: the commands read it`,
+      ]);
+    const unloaded =
+      "fix `drizzle.config.ts`, or set the variable that it asks for";
+    for (const [text, reason] of [
+      ['throw new Error(" SOME_URL\\n  is missing ")', "SOME_URL is missing"],
+      ['throw new Error("x".repeat(400))', "x".repeat(300)],
+      ["process.exit(1)", "it ends the process"],
+      ['throw new Error("a\\nRequire stack:\\n- b")', "a"],
+    ])
+      expect(refuse(text ?? "")).toEqual([
+        `drizzle.config.ts cannot be loaded: ${reason}`,
+        unloaded,
+      ]);
+    const none = () => loadProject(parent);
+    expect(none).toThrow(`there is no drizzle.config.ts in ${parent}`);
+    expect(none).toThrow(
+      expect.objectContaining({
+        hint: "write one that sets `dialect`, `schema` and `out`: https://orm.drizzle.team/docs/drizzle-config-file",
+      }),
     );
   });
 
@@ -164,6 +254,10 @@ describe("drizzle.config.ts", () => {
         'export default { dialect: "postgresql", schema: ["./tables", "./more/*.ts", "./more/b.ts"], migrations: { table: \'a "table"\' } };',
       "tables/users.ts": "export const users = { of: 1 };",
       "tables/notes.md": "none",
+      "tables/a.jsx": "none",
+      "tables/roles.mts": "export const roles = {};",
+      "tables/old.cts": "export const old = {};",
+      "tables/plain.js": "export const plain = {};",
       "tables/deeper/lost.ts": "export const lost = {};",
       "more/b.ts":
         'export { users as again } from "../tables/users"; export const users = { of: 2 };',
@@ -174,15 +268,20 @@ describe("drizzle.config.ts", () => {
     }
 
     expect(await loadSchema(folder)).toEqual({
+      old: {},
+      plain: {},
+      roles: {},
       users: { of: 1 },
       "users of more/b.ts": { of: 2 },
     });
     expect(loadProject(folder).records.sql).toBe('drizzle."a ""table"""');
     rmSync(join(folder, "tables"), { recursive: true });
     rmSync(join(folder, "more"), { recursive: true });
-    await expect(loadSchema(folder)).rejects.toThrow(
-      "drizzle.config.ts: schema names no file: ./tables, ./more/*.ts, ./more/b.ts",
-    );
+    await expect(loadSchema(folder)).rejects.toMatchObject({
+      message:
+        "drizzle.config.ts: schema names no file: ./tables, ./more/*.ts, ./more/b.ts",
+      hint: "set `schema` in `drizzle.config.ts` to the file, folder or glob of your tables",
+    });
     const bare = join(parent, "bare");
     mkdirSync(bare);
     writeFileSync(
