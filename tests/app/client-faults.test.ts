@@ -8,7 +8,8 @@ import {
   databaseError,
   explainRefusal,
 } from "../../src/infrastructure/database/errors";
-import type { DatabaseAddress } from "../../src/database-url";
+import { type DatabaseAddress, parseDatabaseUrl } from "../../src/database-url";
+import type { ClientSettings } from "../../src/env";
 import type { Transaction } from "../../src/infrastructure/database/database";
 import {
   CREATE_ITEMS,
@@ -17,7 +18,7 @@ import {
   openNetwork,
   rejection,
 } from "../lib/client";
-import { testDatabase, type TestDatabase } from "../lib/database";
+import { testDatabase, type TestDatabase, until } from "../lib/database";
 import { listen } from "../lib/ports";
 import { withRoles } from "../lib/roles";
 import { proxyTo } from "../lib/severing-proxy";
@@ -38,16 +39,32 @@ async function sever({ sql }: TestDatabase, tx: Transaction) {
   await sql`select pg_terminate_backend(${Number(row?.pid)}, 5000)`;
 }
 
-/** Runs as many statements at once as the pool has connections. */
+/** Runs twice as many transactions at once as the pool may have connections, and returns
+ * how many connections they had. */
 async function useWholePool(
   { db }: ReturnType<typeof openClient>,
   size: number,
 ) {
-  const held = Array.from({ length: size }, () =>
-    db.transaction((tx) => tx.execute("select pg_backend_pid() as pid")),
+  const pids = new Set<unknown>();
+  const all = Promise.withResolvers<void>();
+  const held = Array.from({ length: 2 * size }, () =>
+    db.transaction(async (tx) => {
+      const [row] = await tx.execute("select pg_backend_pid() as pid");
+      if (pids.add(row?.pid).size === size) all.resolve();
+      await all.promise;
+    }),
   );
-  return (await Promise.all(held)).length;
+  await Promise.all(held);
+  return pids.size;
 }
+
+/** Waits until the client has that many sessions on the server. */
+const untilSessions = ({ sql }: TestDatabase, count: number) =>
+  until(
+    sql,
+    `pid = pg_backend_pid() and ${count} = (select count(*) from pg_stat_activity
+      where application_name = 'app' and datname = current_database())`,
+  );
 
 bunTest(
   "an error that opens no connection says why, and its code is found",
@@ -186,6 +203,7 @@ test("a transaction that loses its connection has written nothing, and goes on n
 test("what was lost before COMMIT is repeated, and nothing else", async (database) => {
   const { db, transactWithRetry, closeDatabase } = openClient(database.address);
   const tries: Record<string, number> = {};
+  const times: number[] = [];
   const attempt = (
     name: string,
     fail: (tx: Transaction) => Promise<unknown>,
@@ -205,25 +223,47 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
   };
   const raise = (code: string) => (tx: Transaction) =>
     tx.execute(`do $$ begin raise sqlstate '${code}'; end $$`);
+  const die = "select pg_terminate_backend(pg_backend_pid())";
+  const stay = async (tx: Transaction) => {
+    while (true) {
+      await Bun.sleep(2);
+      await tx.execute("select 1");
+    }
+  };
 
   const codes = [
     await attempt("lost", lose, 2),
-    await attempt("lost-for-good", lose),
+    await attempt("lost-for-good", (tx) => {
+      times.push(Date.now());
+      return lose(tx);
+    }),
+    await attempt(
+      "quoted",
+      (tx) =>
+        tx.execute(`${die} as "it is ""commit""", 'it''s; end', 'commit'`),
+      1,
+    ),
+    await attempt("ended", (tx) => tx.execute(`${die}; END`)),
+    await attempt("prepared", (tx) =>
+      tx.execute(`${die}; PREPARE TRANSACTION 'a'`),
+    ),
     await attempt("serialization", raise("40001"), 1),
     await attempt("deadlock", raise("40P01"), 1),
     await attempt("swallowed", (tx) => raise("40001")(tx).catch(() => {}), 1),
     await attempt("duplicate", raise("23505")),
     // A statement of its own may have been committed.
-    await attempt("elsewhere", () =>
-      db.execute("select pg_terminate_backend(pg_backend_pid())"),
-    ),
+    await attempt("elsewhere", () => db.execute(die)),
     await attempt("another", () => db.transaction(raise("40001"))),
     await attempt("idle", async (tx) => {
       await tx.execute("set local idle_in_transaction_session_timeout = 1");
-      while (true) {
-        await Bun.sleep(2);
-        await tx.execute("select 1");
-      }
+      await stay(tx);
+    }),
+    await attempt("long", async (tx) => {
+      // PostgreSQL 17 and newer know it.
+      await tx.execute(`do $$ begin set local transaction_timeout = 5;
+        exception when undefined_object then
+        set local idle_in_transaction_session_timeout = 1; end $$`);
+      await stay(tx);
     }),
   ];
   const rows = await db.select().from(items).orderBy(items.slug);
@@ -233,16 +273,23 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     undefined,
     "CONNECTION_LOST",
     undefined,
+    "COMMIT_UNKNOWN",
+    "COMMIT_UNKNOWN",
+    undefined,
     undefined,
     undefined,
     "23505",
     "CONNECTION_LOST",
     "40001",
     "CONNECTION_LOST",
+    "CONNECTION_LOST",
   ]);
   expect(tries).toEqual({
     lost: 3,
     "lost-for-good": 3,
+    quoted: 2,
+    ended: 1,
+    prepared: 1,
     serialization: 2,
     deadlock: 2,
     swallowed: 2,
@@ -250,14 +297,69 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     elsewhere: 1,
     another: 1,
     idle: 1,
+    long: 1,
   });
+  // Between them there is a pause, which gets longer.
+  const [first = 0, second = 0, third = 0] = times;
+  expect(second - first).toBeGreaterThanOrEqual(24);
+  expect(third - second).toBeGreaterThanOrEqual(49);
   expect(rows.map(({ slug }) => slug)).toEqual([
     "deadlock-2",
     "lost-3",
+    "quoted-2",
     "serialization-2",
     "swallowed-2",
   ]);
 });
+
+bunTest(
+  "a connection that is refused is tried again, and one that is not answered is not",
+  async () => {
+    let dialled = 0;
+    let isSilent = false;
+    const { port, close } = await listen((socket) => {
+      dialled += 1;
+      if (!isSilent) socket.resetAndDestroy();
+    });
+    const address = {
+      ...parseDatabaseUrl(`postgres://u@127.0.0.1:${port}/a`, "DATABASE_URL"),
+      sslmode: "disable" as const,
+    };
+    const dial = async (limits: Partial<ClientSettings>) => {
+      const { transactWithRetry, closeDatabase } = openClient(address, limits);
+      dialled = 0;
+      const error = await rejection(
+        transactWithRetry(() => Promise.reject("it has begun"), {
+          attempts: 3,
+        }),
+      );
+      await closeDatabase();
+      return [dialled, codeOf(error), (error as Error).message];
+    };
+
+    const refused = await dial({});
+    isSilent = true;
+    const unanswered = await dial({ connectMs: 100 });
+    const waiting = await dial({ connectMs: 400, acquireMs: 50 });
+    await close();
+
+    const reason = `cannot connect to 127.0.0.1:${port}: `;
+    expect(refused).toEqual([
+      3,
+      "CANNOT_CONNECT",
+      expect.stringContaining(reason),
+    ]);
+    expect(unanswered).toEqual([
+      1,
+      "CANNOT_CONNECT",
+      `${reason}it did not answer`,
+    ]);
+    expect(waiting.slice(1)).toEqual([
+      "CANNOT_CONNECT",
+      "cannot connect to the database: it did not answer",
+    ]);
+  },
+);
 
 test("after COMMIT was sent the outcome is unknown, and is not repeated", async (database) => {
   const { address, sql: server } = database;
@@ -359,8 +461,8 @@ test("a connection that the silence swallowed fails nobody who asks afterwards",
   expect(code).toBeUndefined();
 });
 
-test("a transaction says what became of it", async ({ address }) => {
-  const { db, closeDatabase } = openClient(address);
+test("a transaction says what became of it", async (database) => {
+  const { db, closeDatabase } = openClient(database.address);
   let leaked: Transaction | undefined;
 
   const nested = await db.transaction(async (tx) => {
@@ -382,6 +484,7 @@ test("a transaction says what became of it", async ({ address }) => {
         .insert(items)
         .values({ slug: "a" })
         .catch(() => {});
+      await tx.execute("select 1").catch(() => {});
     }),
   );
   const never = new Date(NaN);
@@ -421,20 +524,37 @@ test("a transaction says what became of it", async ({ address }) => {
   const late = await rejection(leaked?.execute("select 1") ?? db.execute(""));
   const begun = await rejection(db.execute("begin"));
   const left = await db.select().from(items).where(eq(items.slug, "a"));
+  // The one that had begun a transaction is closed.
+  await until(
+    database.sql,
+    `pid = pg_backend_pid() and not exists (select from pg_stat_activity
+      where datname = current_database() and state like 'idle in transaction%')`,
+  );
   await closeDatabase();
 
   expect(nested).toBe(2);
-  expect(codeOf(swallowed)).toBe("ROLLED_BACK");
-  expect(codeOf((swallowed as Error).cause)).toBe("23505");
+  expect(swallowed).toMatchObject({
+    code: "ROLLED_BACK",
+    message:
+      "the transaction was rolled back at COMMIT: one of its statements had failed",
+    cause: { code: "23505" },
+  });
   expect(await Promise.all(unsent)).toEqual([
     ["ROLLED_BACK", expect.stringContaining("BigInt")],
     ["ROLLED_BACK", "RangeError: Invalid Date"],
   ]);
   expect(saved).toBe(2);
-  expect([codeOf(undone), kept]).toEqual(["ROLLED_BACK", "kept"]);
+  expect(undone).toMatchObject({
+    code: "ROLLED_BACK",
+    message: "the transaction was rolled back by a statement of its own",
+  });
+  expect(kept).toBe("kept");
   expect(thrown).toEqual(new Error("mine"));
   expect(codeOf(late)).toBe("TRANSACTION_OVER");
-  expect(codeOf(begun)).toBe("UNSAFE_TRANSACTION");
+  expect((begun as Error).cause).toMatchObject({
+    code: "UNSAFE_TRANSACTION",
+    hint: "use `db.transaction()`",
+  });
   expect(left).toHaveLength(1);
 });
 
@@ -461,15 +581,22 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
 
   const direct = await ask(false);
   const pooled = await ask(true);
-  const small = openClient(address, { poolSize: 1, acquireMs: 1000 });
+  const small = openClient(address, { poolSize: 1, acquireMs: 300 });
   const busy = await small.db.transaction(() =>
     rejection(small.db.execute("select 1")),
   );
+  const free = await small.db.execute("select 1");
   await small.closeDatabase();
 
   expect(direct).toEqual({ outside: set, inside: set, after: set });
   expect(pooled).toEqual({ outside: unset, inside: set, after: unset });
-  expect(codeOf(busy)).toBe("POOL_BUSY");
+  expect((busy as Error).cause).toMatchObject({
+    code: "POOL_BUSY",
+    message:
+      "no connection to the database was free within 0.3 s (1 of 1 are open)",
+    hint: "raise `DATABASE_POOL_SIZE`, or look for transactions that wait for something else",
+  });
+  expect(free).toHaveLength(1);
 });
 
 test("a host that is silent costs the time limit of the URL, and only once", async ({
@@ -579,10 +706,8 @@ test("what comes after COMMIT or ROLLBACK was sent is refused, and writes nothin
   expect(rows.map(({ slug }) => slug)).toEqual(["accepted"]);
 });
 
-test("a failed statement leaves nothing that others meet", async ({
-  address,
-}) => {
-  const { db, closeDatabase } = openClient(address, {
+test("a failed statement leaves nothing that others meet", async (database) => {
+  const { db, closeDatabase } = openClient(database.address, {
     poolSize: 1,
     canPrepare: true,
   });
@@ -635,6 +760,12 @@ test("a failed statement leaves nothing that others meet", async ({
       await kept.execute();
     }),
   );
+  const taken = await rejection(
+    db.transaction(async (tx) => {
+      await tx.execute("prepare taken as select 1");
+      await tx.select().from(items).prepare("taken").execute();
+    }),
+  );
   const backend = async () =>
     (await db.execute("select pg_backend_pid() as pid"))[0]?.pid;
   const before = await backend();
@@ -644,6 +775,7 @@ test("a failed statement leaves nothing that others meet", async ({
     }),
   );
   const replaced = await backend();
+  await untilSessions(database, 1);
   const missing = await rejection(
     db
       .select()
@@ -654,7 +786,14 @@ test("a failed statement leaves nothing that others meet", async ({
 
   expect(codeOf(raised)).toBe("08006");
   expect(calls).toEqual({ count: 1 });
-  expect(codeOf(forgotten)).toBe("NOT_PREPARED");
+  for (const error of [forgotten, taken])
+    expect((error as Error).cause).toMatchObject({
+      code: "NOT_PREPARED",
+      message: expect.stringMatching(
+        /^DATABASE_URL leads to a transaction pooler, which does not keep prepared statements: prepared statement/,
+      ),
+      hint: "set `DATABASE_PREPARE=false`, or `DATABASE_URL_UNPOOLED` to the server itself",
+    });
   expect(codeOf(readOnly)).toBe("25006");
   expect(replaced).not.toBe(before); // the server may have become a standby
   expect(String((missing as Error).cause)).toContain("parameter is undefined");

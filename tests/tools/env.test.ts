@@ -301,12 +301,13 @@ describe("where variables come from", () => {
     expect(direct(parts)).toBe("direct");
     expect(direct(parts, { POSTGRES_DB: "b" })).toBe("b");
     expect(direct(parts, { POSTGRES_HOST: "elsewhere" })).toBe("a");
+    expect(direct(parts, { POSTGRES_PORT: "8" })).toBe("a");
     expect(direct(parts, { POSTGRES_PASSWORD: "secret" })).toBe("direct");
   });
 
   test("replicas are separated by commas, also where one names several hosts", () => {
     const DATABASE_REPLICA_URLS =
-      "postgres://u@one:1,two:2/a, postgres://u@three/b,";
+      "postgres://u@one:1,two:2/a , postgres://u@three/b,";
 
     const { replicas } = read(
       {},
@@ -449,7 +450,7 @@ describe("where variables come from", () => {
       DATABASE_ACQUIRE_TIMEOUT: "5 minutes",
       DATABASE_CONNECT_TIMEOUT: "0",
       DATABASE_IDLE_TRANSACTION_TIMEOUT: "in 5s",
-      DATABASE_REPLICA_MAX_LAG: "35791min",
+      DATABASE_REPLICA_MAX_LAG: "2147423648ms",
     }).map(([name, value]): (typeof refused)[number] => [
       `a time that is none: ${value}`,
       {},
@@ -465,15 +466,17 @@ describe("where variables come from", () => {
       "set `DATABASE_PREPARE` to false behind a transaction pooler that forgets prepared statements, to true behind one that keeps them",
     ],
     ...Object.entries({
-      DATABASE_POOL_SIZE: "0",
-      DATABASE_REPLICA_POOL_SIZE: "10000",
-    }).map(([name, value]): (typeof refused)[number] => [
-      `a pool of ${value} connections`,
-      {},
-      { ...url, [name]: value },
-      `${name} in the environment is not a number of connections`,
-      aCount(name),
-    ]),
+      DATABASE_POOL_SIZE: ["0", "12345", "x5"],
+      DATABASE_REPLICA_POOL_SIZE: ["10000", "5x", "1.5"],
+    }).flatMap(([name, values]) =>
+      values.map((value): (typeof refused)[number] => [
+        `a pool of ${value} connections`,
+        {},
+        { ...url, [name]: value },
+        `${name} in the environment is not a number of connections`,
+        aCount(name),
+      ]),
+    ),
     [
       "a malformed value in a file, which is named",
       { ".env.local": "DATABASE_URL=postgres://u:1#secret@127.0.0.1:9/app\n" },

@@ -100,7 +100,7 @@ export function openPool(
   let isClosed = false;
   let releasedAt = 0;
   let fullUntil = 0;
-  let refusal: unknown = new Error("it did not answer");
+  let refusal: unknown = new Error("the database: it did not answer");
   const connections = new Set<Connection>();
   const idle: { connection: Connection; timer: Timer }[] = [];
   const waiters: Waiter[] = [];

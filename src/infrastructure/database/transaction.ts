@@ -66,12 +66,12 @@ export async function transact<T>(
       );
     isEnding ||= isEnd;
     // A lost connection has rolled back: an error here would hide the first one.
-    if (/^rollback\b/i.test(text) && lease.isLost()) return rolledBack();
+    if (text.startsWith("rollback") && lease.isLost()) return rolledBack();
     const wasLost = lease.isLost();
     try {
       const result = await lease.query(withLimits(statement, settings), values);
       // Without a transaction, PostgreSQL answers COMMIT with COMMIT.
-      if (!isEnd && hasBegun && !lease.isInTransaction())
+      if (!isEnd && !lease.isInTransaction())
         isUndone = commandOf(result) === "ROLLBACK";
       if (text === "commit" && (isUndone || result.command === "ROLLBACK"))
         throw (verdict = databaseError(
@@ -165,7 +165,8 @@ function commandOf(result: QueryResult): string | undefined {
 
 /** Adds the limits to BEGIN behind a pooler; elsewhere the session has them. */
 function withLimits(statement: Statement, settings: ClientSettings): Statement {
-  if (!settings.isPooled || !/^begin\b/i.test(statement.text)) return statement;
+  if (!settings.isPooled || !statement.text.startsWith("begin"))
+    return statement;
   const text = `${statement.text};
     set local statement_timeout = ${settings.statementMs};
     set local idle_in_transaction_session_timeout = ${settings.idleTransactionMs}`;
@@ -182,7 +183,7 @@ function markRepeatable(error: unknown, failures: unknown[]): unknown {
   const [outermost] = chain;
   // Another transaction, inside this one, may have marked it.
   if (outermost) repeatable.delete(outermost);
-  if (!own || !outermost || codeOf(error) === "COMMIT_UNKNOWN") return error;
+  if (!outermost || codeOf(error) === "COMMIT_UNKNOWN") return error;
   const isHopeless = chain.some((cause) =>
     HOPELESS_CODES.includes(String((cause as { code?: unknown }).code)),
   );
