@@ -55,7 +55,7 @@ async function findProblem(): Promise<string | undefined> {
       ({ hash, folderMillis }) =>
         !applied.has(hash) && !applied.has(String(folderMillis)),
     ).length;
-    if (pending > 0) return `${pending} migrations are pending`;
+    if (pending > 0) return `migrations are pending: ${pending}`;
   } catch (error) {
     const { code = "", message } = ((error as Error).cause ??
       error) as Error & {

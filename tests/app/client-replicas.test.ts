@@ -19,10 +19,10 @@ const replica = { ...address, database: `${database.name}_replica` };
 
 /** Makes the replica, and a row in it that says where it is. */
 beforeAll(async () => {
-  await server.unsafe(CREATE_ITEMS);
+  await server.unsafe(`${CREATE_ITEMS}; create sequence calls`);
   await server.unsafe(`create database ${replica.database}`);
   const { db, closeDatabase } = openClient(replica);
-  await db.execute(CREATE_ITEMS);
+  await db.execute(`${CREATE_ITEMS}; create sequence calls`);
   await db.insert(items).values({ name: "replica", slug: "x" });
   await closeDatabase();
 });
@@ -58,7 +58,12 @@ test("reads outside of transactions go to a replica, all else to the primary", a
       db.with(found).select({ name: found.name }).from(found),
     ),
     await eventually(() =>
-      db.select({ name }).from(items).where(ne(name, "for update")),
+      db
+        .select({
+          name,
+          text: sql.raw(`'it''s an update', name as "or ""delete""", 'lock'`),
+        })
+        .from(items),
     ),
     await eventually(() =>
       unionAll(
@@ -70,6 +75,18 @@ test("reads outside of transactions go to a replica, all else to the primary", a
       db.select({ name }).from(items).prepare("named").execute(),
     ),
   ];
+  const writing: [string, unknown][] = [];
+  for (const expression of [
+    ...["nextval('calls')", "SETVAL('calls', 9)", "pg_advisory_xact_lock(1)"],
+    "pg_try_advisory_xact_lock_shared(1)",
+    ...["insert", "update", "delete", "merge", "share", "lock"].map(
+      (word) => `1 /* ${word} */`,
+    ),
+  ])
+    writing.push([
+      expression,
+      await where(db.select({ name, value: sql.raw(expression) }).from(items)),
+    ]);
   const others = [
     await where(db.$primary.select({ name }).from(items)),
     await where(db.transaction((tx) => tx.select({ name }).from(items))),
@@ -86,6 +103,7 @@ test("reads outside of transactions go to a replica, all else to the primary", a
   await closeDatabase();
 
   expect(reads).toEqual(Array(7).fill("replica"));
+  expect(writing).toEqual(writing.map(([text]) => [text, "primary"]));
   expect(others).toEqual(Array(6).fill("primary"));
   expect(counts).toEqual([1, 2]);
 });
@@ -108,14 +126,20 @@ test("a replica has a number of connections of its own", async () => {
 
 test("what a replica does not have yet is read from the primary", async () => {
   const copy = openClient(replica);
-  await copy.db.execute("create type mood as enum ('old')");
+  await copy.db.execute(`create type mood as enum ('old');
+    create function fail(code text) returns int language plpgsql as
+      'begin raise using errcode = code; end';
+    create function die() returns int language sql as
+      'select pg_terminate_backend(pg_backend_pid())::int'`);
   await copy.closeDatabase();
   await server.unsafe(`
     create type mood as enum ('old', 'new'); create type newer_type as enum ('a');
     create table newer (); alter table items add added int;
     create schema newer_schema;
     create function newer_schema.call() returns int return 1;
-    create function newer_function() returns int return 1`);
+    create function newer_function() returns int return 1;
+    create function fail(code text) returns int return 1;
+    create function die() returns int return 1`);
   const { db, closeDatabase } = openClient(address, {}, [replica]);
   const name = async () => (await db.select().from(items))[0]?.name;
   await askUntil("replica", name);
@@ -124,14 +148,38 @@ test("what a replica does not have yet is read from the primary", async () => {
   for (const expression of [
     ...["(select count(*) from newer)", "added", "null::newer_type"],
     ...["newer_function()", "newer_schema.call()", "'new'::mood"],
-  ])
+    // It writes or locks, it is a standby, it is behind, it has no such table.
+    ...["25006", "55000", "40001", "0A000"].map((code) => `fail('${code}')`),
+    "die()",
+  ]) {
+    await askUntil("replica", name); // it is known to be good
     await db
       .select({ value: sql.raw(expression) })
       .from(items)
       .catch((error) => refused.push([expression, codeOf(error)]));
+  }
   await closeDatabase();
 
   expect(refused).toEqual([]);
+});
+
+test("a replica whose connections are all in use is not asked for more, and is not left out", async () => {
+  const limits = { replicaPoolSize: 1, acquireMs: 100 };
+  const { db, closeDatabase } = openClient(address, limits, [replica]);
+  const read = async (value = sql`1`) =>
+    (await db.select({ name: items.name, value }).from(items))[0]?.name;
+  const slow = sql`length(pg_sleep(0.4)::text)`;
+
+  const codes = await askUntil("POOL_BUSY" as string | undefined, async () => {
+    const [first, second] = [read(slow), read()];
+    const code = await second.then(() => undefined, codeOf);
+    await first;
+    return code;
+  });
+  const name = await read();
+  await closeDatabase();
+
+  expect([codes, name]).toEqual(["POOL_BUSY", "replica"]);
 });
 
 test("an error of the query itself is not asked for twice", async () => {

@@ -43,9 +43,12 @@ test(
       `import { closeDatabase, db, type NewUser, users } ${barrel};
 const ada: NewUser = { name: "Ada", email: "ada@example.com" };
 await db.insert(users).values(ada);
-const found = await db.query.users.findMany({ with: { members: true } });
-console.log(found[0]?.name, found[0]?.members.length);
+const find = (client: Pick<typeof db, "query">) =>
+  client.query.users.findMany({ with: { members: true } });
+for (const found of [await find(db), await db.transaction(find)])
+  console.log(found[0]?.name, found[0]?.members.length);
 await closeDatabase();
+setTimeout(() => process.exit(9), 10_000).unref();
 `,
     );
 
@@ -57,11 +60,19 @@ await closeDatabase();
       PGREPLICATION: "database",
       PGSSLMODE: "verify-full",
       PGSSLNEGOTIATION: "nonsense",
+      // Nor does the process wait for a limit.
+      DATABASE_ACQUIRE_TIMEOUT: "60s",
+      DATABASE_STATEMENT_TIMEOUT: "60s",
+      DATABASE_CONNECT_TIMEOUT: "60s",
     };
 
     const outcome = await database.run("app.ts", others, project.folder);
 
-    expect(outcome).toEqual({ exitCode: 0, stdout: "Ada 0\n", stderr: "" });
+    expect(outcome).toEqual({
+      exitCode: 0,
+      stdout: "Ada 0\nAda 0\n",
+      stderr: "",
+    });
   },
 );
 

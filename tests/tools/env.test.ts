@@ -684,6 +684,9 @@ describe("connection strings", () => {
       read(`application_name=a&${fallback}`).parameters.application_name,
     ).toBe("a");
     expect(read(fallback).parameters.application_name).toBe("b");
+    expect(read("application_name=c\nd").parameters).toEqual({
+      application_name: "c\nd",
+    });
     for (const wait of ["", "connect_timeout=0", "connect_timeout=-1"])
       expect(connectSeconds(read(wait))).toBe(10);
     expect(connectSeconds(read("connect_timeout=3"))).toBe(3);
@@ -836,6 +839,7 @@ describe("connection strings", () => {
       "postgres://u:se#cret@127.0.0.1:9/app",
       "postgres://u:1#secret@127.0.0.1:9/app",
       "postgres://u:secret@127.0.0.1:9/app#more",
+      "postgres://u:se#postgres://cret@127.0.0.1:9/app",
       "postgres://u:se/cret@127.0.0.1:9/app",
       "postgres://u:1/secret@127.0.0.1:9/app",
       "postgres://u:se?cret@127.0.0.1:9/app",
@@ -894,16 +898,14 @@ describe("connection strings", () => {
       "set `target_session_attrs` to one of any, read-write, read-only, primary, standby, prefer-standby",
     ],
     ["sslsni=0", "has an unknown sslsni", "set `sslsni` to 1"],
-    [
-      "client_encoding=latin1",
-      "has a wrong client_encoding",
-      "set `client_encoding` to UTF8",
-    ],
-    [
-      "client_encoding=utf8mb4",
-      "has a wrong client_encoding",
-      "set `client_encoding` to UTF8",
-    ],
+    ...["latin1", "utf8mb4", "not-utf8"].map(
+      (encoding): (typeof parameters)[number] => [
+        `client_encoding=${encoding}`,
+        "has a wrong client_encoding",
+        "set `client_encoding` to UTF8",
+      ],
+    ),
+
     [
       "gssencmode=require",
       "has an unknown gssencmode",

@@ -41,7 +41,7 @@ const OWN_LIMITS = ["POOL_BUSY", "CLOSED"];
 /** A read that contains one of these words is sent to the primary. */
 const WRITES_OR_LOCKS =
   /\b(insert|update|delete|merge|share|lock|nextval|setval|pg_(try_)?advisory\w*)\b/i;
-const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
+const QUOTED = /"[^"]*"|'[^']*'/g;
 
 /**
  * Returns a function that runs a statement outside transactions.

@@ -25,7 +25,7 @@ const HOPELESS_CODES = ["25P03", "25P04", "CONNECT_TIMEOUT"];
 const FIRST_PAUSE_MS = 50;
 /** `end` is another name of COMMIT, and a word of other statements. */
 const COMMITS = /\bcommit\b|\bprepare\s+transaction\b|(^|;)\s*end\b/i;
-const QUOTED = /"(?:[^"]|"")*"|'(?:[^']|'')*'/g;
+const QUOTED = /"[^"]*"|'[^']*'/g;
 /** PostgreSQL refuses it: there is no such savepoint. */
 const REFUSED = 'rollback to savepoint "a statement could not be sent"';
 
