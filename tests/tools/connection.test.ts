@@ -1,17 +1,22 @@
 // How a server is reached, and what is said when it cannot be: never with a
 // stack trace, never with the password. What each parameter of TLS and of
 // several hosts does, against a primary with a certificate and its standby.
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import {
   chmodSync,
   existsSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import type { Socket } from "node:net";
+import { type AddressInfo, createServer, Socket } from "node:net";
+import {
+  connect as connectTls,
+  createServer as createTlsServer,
+} from "node:tls";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
@@ -21,9 +26,17 @@ import { isPooled } from "../../scripts/lib/pooler";
 import { nameReplication } from "../../scripts/lib/replication";
 import type { FailureFields } from "../../scripts/lib/report";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
-import { openSession, type Role, type Wanted } from "../../src/database-socket";
-import { parseDatabaseUrl } from "../../src/database-url";
-import { root } from "../../src/env";
+import {
+  openSession,
+  openSocket,
+  type Refusal,
+  type Role,
+  type Wanted,
+} from "../../src/database-socket";
+import { type Host, parseDatabaseUrl } from "../../src/database-url";
+import { type ClientSettings, readEnv, root } from "../../src/env";
+import { causesOf } from "../../src/infrastructure/database/errors";
+import { openPools } from "../../src/infrastructure/database/pools";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { type Outcome, urlOf } from "../lib/command";
 import { shareDatabase } from "../lib/database";
@@ -351,6 +364,170 @@ test("a server suits what is wanted by its role", async () => {
   ]);
 });
 
+describe.concurrent("a host", () => {
+  const primary = { isStandby: false, isReadOnly: false };
+  const behind = { isStandby: true, isReadOnly: true };
+
+  test("is left for the next one only where that one may answer otherwise", async () => {
+    const servers = [await listen(() => {}), await listen(() => {})];
+    const ports = servers.map(({ port }) => port);
+    const hosts = ports.map((port) => `127.0.0.1:${port}`).join();
+    /** Returns which hosts were asked, in their order; each does as it is told. */
+    const ask = async (
+      answers: (Role | Error)[],
+      query = "",
+      wanted?: Wanted,
+    ): Promise<{ asked: string; refusals?: unknown }> => {
+      const asked: number[] = [];
+      const driver = {
+        logIn: async (_: Socket, { port }: Host) => {
+          const index = ports.indexOf(port);
+          asked.push(index + 1);
+          const answer = answers[index] ?? primary;
+          if (answer instanceof Error) throw answer;
+          return { role: answer };
+        },
+        close: async () => {},
+      };
+      const url = `postgres://u@${hosts}/a?sslmode=disable${query}`;
+      const found = openSession(parseDatabaseUrl(url, "X"), driver, wanted);
+      const refusals = await found.then(
+        ({ way }) => expect(way.port).toBe(ports[(asked.at(-1) ?? 0) - 1] ?? 0),
+        (error: { refusals: Refusal[] }) =>
+          error.refusals.map(({ host, error }) => [
+            ports.indexOf(host.port) + 1,
+            error.message,
+          ]),
+      );
+      return { asked: asked.join(), refusals };
+    };
+    const no = (code?: string, fields = {}) =>
+      Object.assign(new Error("no"), { code, ...fields });
+
+    for (const code of [
+      undefined,
+      "ECONNRESET",
+      "EPIPE",
+      "57P03",
+      "UNSUITABLE",
+    ])
+      expect(await ask([no(code)])).toEqual({ asked: "1,2" });
+    for (const error of [
+      ...["28P01", "28000", "3D000", "53300"].map((code) => no(code)),
+      no("EPROTO", { isTls: true }),
+    ])
+      expect(await ask([error])).toEqual({
+        asked: "1",
+        refusals: [[1, "no"]],
+      });
+    expect(await ask([no(), no()], "", "prefer-primary")).toEqual({
+      asked: "1,2",
+      refusals: [
+        [1, "no"],
+        [2, "no"],
+      ],
+    });
+    expect(await ask([behind, behind], "", "prefer-primary")).toEqual({
+      asked: "1,2,1",
+    });
+    expect(
+      await ask([behind, behind], "&target_session_attrs=primary"),
+    ).toEqual({
+      asked: "1,2",
+      refusals: [1, 2].map((index) => [
+        index,
+        "is a standby, and this requires a primary",
+      ]),
+    });
+    const first = async (query: string) => {
+      const found = Array.from({ length: 40 }, () => ask([], query));
+      return new Set((await Promise.all(found)).map(({ asked }) => asked)).size;
+    };
+    expect(await first("&load_balance_hosts=disable")).toBe(1);
+    expect(await first("&load_balance_hosts=random")).toBe(2);
+    for (const { close } of servers) await close();
+  });
+
+  test("that does not answer as PostgreSQL has a code for it, and no socket is left open", async () => {
+    const open = async (answer: string | undefined, query: string) => {
+      const closed = Promise.withResolvers<void>();
+      const { port, close } = await listen((socket) => {
+        socket.once("close", closed.resolve);
+        if (answer) socket.once("data", () => socket.write(answer));
+        else socket.resume();
+        if (answer === "") socket.end();
+      });
+      const address = parseDatabaseUrl(
+        `postgres://u@127.0.0.1:${port}/a?${query}`,
+        "X",
+      );
+      const driver = {
+        logIn: async (socket: Socket) => {
+          if (answer !== "N") await new Promise(() => {}); // it waits for an answer
+          socket.destroy();
+          return { role: primary };
+        },
+        close: async () => {},
+      };
+      const settings = { ...address.settings, connect_timeout: "0.5" };
+      const found = await openSession({ ...address, settings }, driver).then(
+        ({ way }) => way.tls,
+        ({ code, message }) => [code, message],
+      );
+      await closed.promise;
+      await close();
+      return found;
+    };
+    const other = ["NOT_POSTGRES", "it does not answer as PostgreSQL"];
+
+    expect(
+      await Promise.all([
+        open(undefined, "sslmode=disable"),
+        open("", "sslmode=disable"),
+        open("", "sslmode=require"),
+        open("N", "sslmode=require"),
+        open("N", "sslmode=prefer"),
+        open("Sx", "sslmode=require"), // somebody in between may have added it
+        open("HTTP/1.1", "sslmode=require"),
+      ]),
+    ).toEqual([
+      ["CONNECT_TIMEOUT", "it did not answer"],
+      ["CONNECTION_CLOSED", "it closed the connection"],
+      ["CONNECTION_CLOSED", "it closed the connection"],
+      ["NO_TLS", "it has no TLS"],
+      false,
+      other,
+      other,
+    ]);
+  });
+
+  test("may be a Unix socket, and is asked to keep the connection alive as the URL says", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "starter-socket-"));
+    const server = createServer(() => {});
+    const file = join(folder, ".s.PGSQL.7");
+    await new Promise<void>((resolve) => server.listen(file, resolve));
+    const keepAlive = spyOn(Socket.prototype, "setKeepAlive");
+    const open = async (query: string) => {
+      const url = `postgres://u@/a?host=${folder}&port=7&${query}`;
+      const address = parseDatabaseUrl(url, "X");
+      const way = { host: folder, port: 7, tls: false as const };
+      (await openSocket(way, address)).destroy();
+    };
+
+    await open("keepalives=0&keepalives_idle=7");
+    await open("keepalives=1&keepalives_idle=9");
+    await open("");
+    const calls = keepAlive.mock.calls.map((call) => call.join());
+    keepAlive.mockRestore();
+    server.close();
+    rmSync(folder, { recursive: true });
+
+    expect(calls).toEqual(
+      expect.arrayContaining(["false,7000", "true,9000", "true,30000"]),
+    );
+  });
+});
+
 describe("a server that does not let us in", () => {
   databaseTest("a wrong password is wrong, and not shown", async () => {
     const url = urlOf({ ...database.address, password: "secret" });
@@ -569,6 +746,46 @@ async function makeCertificates(): Promise<void> {
     chmodSync(join(folder, name), 0o600);
 }
 
+/** Asks as the application's client does, outside of transactions, until it is answered
+ * as expected; returns the last answer, or why there is none. */
+async function askClient(
+  url: string,
+  question: string,
+  replicas: string[] = [],
+  {
+    expected,
+    ...limits
+  }: Partial<ClientSettings> & { expected?: unknown } = {},
+): Promise<unknown> {
+  const client = { ...readEnv().client, isPooled: false, ...limits };
+  const pools = openPools({
+    database: parseDatabaseUrl(url, "DATABASE_URL"),
+    replicas: replicas.map((url) => parseDatabaseUrl(url, "X")),
+    client,
+  });
+  const ask = async () => {
+    const text = `select ${question} as answer`;
+    const { rows } = await pools.query({ text, rowMode: "array" }, []);
+    return (rows as unknown[][])[0]?.[0];
+  };
+  try {
+    const deadline = Date.now() + 10_000;
+    let answer = await ask();
+    // On a busy machine a replica may be left out for a second.
+    while (expected && answer !== expected && Date.now() < deadline) {
+      await Bun.sleep(20);
+      answer = await ask();
+    }
+    return answer;
+  } catch (error) {
+    return causesOf(error)
+      .map((cause) => (cause as Error).message)
+      .join(": ");
+  } finally {
+    for (const pool of pools.all) pool.close();
+  }
+}
+
 const TLS =
   "(select ssl from pg_stat_ssl where pid = pg_catalog.pg_backend_pid())";
 type Verdict = "tls" | "plain" | "fails";
@@ -673,6 +890,59 @@ else {
       });
     });
   });
+
+  test(
+    "the application's client binds the channel where its URL requires it: nobody in between can be it",
+    async () => {
+      const read = (file: string) => readFileSync(join(folder, file), "utf8");
+      // It has the login's answers passed on, under a certificate of its own.
+      const between = createTlsServer(
+        {
+          key: read("other.key"),
+          cert: read("other.pem"),
+          ALPNProtocols: ["postgresql"],
+        },
+        (client) => {
+          const server = connectTls({
+            host: "localhost",
+            port: ports.primary,
+            rejectUnauthorized: false,
+            ALPNProtocols: ["postgresql"],
+          });
+          for (const socket of [client, server]) socket.on("error", () => {});
+          client.pipe(server).pipe(client);
+        },
+      );
+      await new Promise<void>((resolve) => between.listen(0, resolve));
+      const { port } = between.address() as AddressInfo;
+      const open = (query: string, user = "postgres", at = ports.primary) =>
+        askClient(
+          `postgres://${user}:postgres@localhost:${at}/postgres?sslmode=require&sslnegotiation=direct&${query}`,
+          TLS,
+        );
+      const bound = "channel_binding=require";
+
+      const answers = [
+        await open(""),
+        await open(bound),
+        await open("channel_binding=prefer", "postgres", port),
+        await open(bound, "postgres", port),
+        await open(bound, "only_tls"),
+      ];
+      between.close();
+
+      expect(answers).toEqual([
+        true,
+        true,
+        true,
+        expect.stringContaining("channel binding"),
+        expect.stringContaining(
+          "it offers no channel binding, which the URL requires",
+        ),
+      ]);
+    },
+    TIMEOUT_MS,
+  );
 
   describe("TLS of the commands", () => {
     test(
@@ -785,6 +1055,28 @@ else {
             ports[name],
           );
       });
+
+    test("the application reads from a standby while it is not too far behind", async () => {
+      const [one, two] = [primary, standby].map((_, index) =>
+        urlOf(clusterAddress(index === 0 ? ports.primary : ports.standby)),
+      ) as [string, string];
+      const port = "current_setting('port')::int";
+      const read = (replicaMaxLagMs: number, expected: number) =>
+        askClient(one, port, [two], { replicaMaxLagMs, expected });
+
+      const caughtUp = await read(1, ports.standby);
+      await ask(two, "pg_wal_replay_pause()", "any");
+      await ask(one, "pg_logical_emit_message(true, 'a', 'b')");
+      const behind = await read(1, ports.primary);
+      const inTime = await read(60_000, ports.standby);
+      await ask(two, "pg_wal_replay_resume()", "any");
+
+      expect([caughtUp, behind, inTime]).toEqual([
+        ports.standby,
+        ports.primary,
+        ports.standby,
+      ]);
+    });
 
     test("why each host was not taken is said", async () => {
       const hosts = `localhost:${ports.silent},localhost:${ports.standby}`;
