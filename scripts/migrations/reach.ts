@@ -29,7 +29,7 @@ const SERVER = [
   'CREATE EXTENSION (IF NOT EXISTS )?"?PG_CRON\\b',
 ].join("|");
 const SERVER_FUNCTION =
-  /\b(PG_(TERMINATE|CANCEL)_BACKEND|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_PROMOTE|PG_SWITCH_WAL|PG_CREATE_RESTORE_POINT|PG_BACKUP_(START|STOP)|PG_WAL_REPLAY_\w+|PG_REPLICATION_ORIGIN_\w+|PG_STAT_RESET\w*|PG_STAT_STATEMENTS_RESET|PG_LOG_BACKEND_MEMORY_CONTEXTS)"? ?\(/;
+  /\b(PG_(TERMINATE|CANCEL)_BACKEND|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_PROMOTE|PG_SWITCH_WAL|PG_CREATE_RESTORE_POINT|PG_BACKUP_(START|STOP)|PG_WAL_REPLAY_\w+|PG_REPLICATION_ORIGIN_\w+|PG_STAT_RESET\w*|PG_STAT_STATEMENTS_RESET|PG_LOG_BACKEND_MEMORY_CONTEXTS) ?\(/;
 
 /** SQL that reaches outside the server. */
 const OUTSIDE = [
@@ -38,9 +38,9 @@ const OUTSIDE = [
   "COPY\\b[^;]*? (FROM|TO) ?(PROGRAM\\b|E?'|%|\\|\\|)",
 ].join("|");
 const OUTSIDE_FUNCTION =
-  /\b(DBLINK\w*|PG_(CREATE|DROP|COPY|SYNC)_\w*SLOTS?|PG_(CREATE_(LOGICAL|PHYSICAL)_REPLICATION|LOGICAL(?!_EMIT_MESSAGE)|REPLICATION(?!_ORIGIN))_\w*|LO_(IMPORT|EXPORT)|PG_READ_\w*FILE|PG_FILE_\w+|PG_LS_\w*DIR|PG_STAT_FILE|HTTP(_GET|_POST|_PUT|_DELETE|_PATCH|_HEAD)?|AWS_\w+)"? ?\(|\b(CRON|NET|DBLINK|AWS_S3|AWS_LAMBDA)"? ?\. ?"?\w+"? ?\(|\bCRON"? ?\. ?"?JOB\b/;
+  /\b(DBLINK\w*|PG_(CREATE|DROP|COPY|SYNC)_\w*SLOTS?|PG_(LOGICAL(?!_EMIT_MESSAGE)|REPLICATION(?!_ORIGIN))_\w*|LO_(IMPORT|EXPORT)|PG_READ_\w*FILE|PG_FILE_\w+|PG_LS_\w*DIR|PG_STAT_FILE|HTTP(_GET|_POST|_PUT|_DELETE|_PATCH|_HEAD)?|AWS_\w+) ?\(|\b(CRON|NET|DBLINK|AWS_S3|AWS_LAMBDA) ?\. ?\w+ ?\(|\bCRON ?\. ?JOB\b/;
 /** Languages in which code may do anything. */
-const UNTRUSTED = /\bLANGUAGE\s+["']?(PL(PERL|PYTHON\d?|TCL)U|PLSH)\b/;
+const UNTRUSTED = /\bLANGUAGE\s+'?(PL(PERL|PYTHON\d?|TCL)U|PLSH)\b/;
 
 const STARTS = {
   server: new RegExp(`^(${SERVER})`),
@@ -51,7 +51,7 @@ const BODIES = {
   outside: new RegExp(`\\b(${OUTSIDE})`, "g"),
 };
 const CODE = /^(DO|CREATE( OR REPLACE)? (FUNCTION|PROCEDURE))\b/;
-const CHANGES = /\b(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|IMPORT)\b/;
+const CHANGES = /\b(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b/;
 const WRITES = /\b(INSERT|UPDATE|DELETE|TRUNCATE|MERGE|COPY)\b/;
 /** Statements that define something; what they contain does not run yet. */
 const DEFINES =
@@ -118,7 +118,7 @@ export function followReach(foreign: string[] = []) {
     if (/^CREATE FOREIGN/.test(plain)) {
       add(written, name, "outside");
       add(written, table, "outside"); // of which it is a partition
-    } else if (/^(FUNCTION|PROCEDURE)$/.test(kind)) add(used, name, reach);
+    } else if (["FUNCTION", "PROCEDURE"].includes(kind)) add(used, name, reach);
     else if (kind === "VIEW") {
       add(used, name, reach);
       add(written, name, farthest(findUsed(code, written)));
@@ -150,7 +150,8 @@ function changesMore(plain: string, isCode: boolean, code: string): boolean {
   if (!isCode)
     return /^(CALL|IMPORT|CREATE (TABLE|MATERIALIZED))\b/.test(plain);
   const rest = code.replaceAll(BODIES.server, "");
-  return CHANGES.test(rest.replaceAll(BODIES.outside, ""));
+  const isImport = /\bIMPORT FOREIGN\b/.test(code);
+  return isImport || CHANGES.test(rest.replaceAll(BODIES.outside, ""));
 }
 
 function findDirect(isCode: boolean, text: string, bare: string): Reach {

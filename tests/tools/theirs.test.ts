@@ -5,8 +5,6 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeDifference } from "../../scripts/migrations/catalog";
 import { isInFilter, listMade } from "../../scripts/migrations/ours";
-import { followReach } from "../../scripts/migrations/reach";
-import { splitStatements } from "../../scripts/migrations/statements";
 import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
 import { writeMigrations } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
@@ -275,94 +273,6 @@ test("works for a plain owner, beside extensions that it may not make", async (g
     expect(refused.exitCode).toBe(2);
     expect(refused.stderr).toContain(`ALTER ROLE "${name}" CREATEDB`);
   });
-});
-
-bunTest("follows how far statements reach", () => {
-  const alone: Record<"database" | "server" | "outside", string> = {
-    database: `drop user mapping for a server b; select lo_create(1);
-      select pg_logical_emit_message(true, 'a', 'b'); comment on table t is 'role';
-      do $$ declare s text; begin
-        for s in select 'grant select on t to a with grant option' from b loop execute s; end loop; end $$`,
-    server: `alter user a; drop group a; alter tablespace a rename to b; drop database a;
-      revoke "a" from "b"; grant connect on database a to b; revoke create on tablespace a from b;
-      grant set on parameter work_mem to a; reassign owned by a to b; drop owned by a;
-      alter system set work_mem = '4MB'; prepare transaction 'a'; comment on role a is 'b';
-      comment on database a is 'b'; security label on tablespace a is 'b';
-      insert into pg_authid values (1); update pg_catalog.pg_database set datname = 'a';
-      delete from pg_db_role_setting; create extension if not exists pg_cron;
-      select pg_terminate_backend(1); select pg_cancel_backend(1); select pg_reload_conf();
-      select pg_rotate_logfile(); select pg_promote(); select pg_switch_wal();
-      select pg_create_restore_point('a'); select pg_backup_start('a'); select pg_wal_replay_pause();
-      select pg_replication_origin_create('a'); select pg_stat_reset(); select pg_stat_statements_reset();
-      select pg_log_backend_memory_contexts(1)`,
-    outside: `alter subscription a disable; drop subscription a;
-      import foreign schema a from server b into c; copy t from program 'a'; copy t to e'/a';
-      select dblink('a', 'b'); select pg_create_logical_replication_slot('a', 'b');
-      select pg_drop_replication_slot('a'); select pg_logical_slot_get_changes('a', null, null);
-      select pg_replication_slot_advance('a', 'b'); select lo_import('/a'); select lo_export(1, '/a');
-      select pg_read_file('a'); select pg_read_binary_file('a'); select pg_file_write('a', 'b', true);
-      select pg_ls_dir('a'); select pg_ls_logdir(); select pg_stat_file('a'); select http_get('a');
-      select http(('GET', 'a', null, null, null)); select net.http_post('a');
-      select aws_s3.query_export_to_s3('a', 'b'); select cron.unschedule(1); update cron.job set active = false;
-      create materialized view m as select * from dblink('a', 'b'); create table t as select pg_read_file('a');
-      do language plperlu $$ 1 $$`,
-  };
-  const rows: [string, "database" | "server" | "outside"][] = [
-    ...(["database", "server", "outside"] as const).flatMap((reach) =>
-      splitStatements(alone[reach]).map(({ text }): [string, typeof reach] => [
-        text,
-        reach,
-      ]),
-    ),
-    ["create role x", "server"],
-    ["alter table t drop role", "database"],
-    ['grant "a" to "b"', "server"],
-    ['grant select ("c") on t to "b"', "database"],
-    [
-      "alter default privileges for role x grant select on tables to y",
-      "database",
-    ],
-    ["insert into docs values ('create role x')", "database"],
-    ["do $$ begin execute format('grant %I to %I', a, b); end $$", "server"],
-    [
-      "do $$ begin execute format('grant select on %I to %I', a, b); end $$",
-      "database",
-    ],
-    ["do $$ begin execute 'create ro' || 'le x'; end $$", "server"],
-    ["do $$ begin execute format('drop %s %I', a, b); end $$", "server"],
-    ["do $$ begin execute format('drop table %I', b); end $$", "database"],
-    [
-      "create function mk() returns void language plpgsql as 'begin create role z; end'",
-      "database",
-    ],
-    ["select my_mk()", "database"],
-    ["select mk()", "server"],
-    [
-      "create trigger tr after insert on users for each row execute function mk()",
-      "database",
-    ],
-    ["alter table users add column x int", "database"],
-    ["insert into users values (1)", "server"],
-    ["copy t from stdin", "database"],
-    ["copy t to '/tmp/x'", "outside"],
-    ["select cron.schedule('a', 'b', 'c')", "outside"],
-    ["create subscription s connection 'x' publication p", "outside"],
-    ["create foreign table far (id int) server s", "database"],
-    ["create view near as select * from far", "database"],
-    ["select * from near", "database"],
-    ["update near set id = 1", "outside"],
-    ["do language plpython3u $$ pass $$", "outside"],
-  ];
-  const text = rows.map(([statement]) => statement).join(";\n");
-
-  const reaches = followReach()(splitStatements(text), text);
-
-  expect(
-    reaches.map(({ statement, reach }): [string, string] => [
-      statement.text,
-      reach,
-    ]),
-  ).toEqual(rows);
 });
 
 bunTest("the filters of drizzle.config.ts tell whose a table is", () => {
