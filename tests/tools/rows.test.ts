@@ -1,15 +1,24 @@
 // What db:check says of migrations that fail only where there are rows.
-import { expect, test } from "bun:test";
+import { expect, spyOn, test } from "bun:test";
 import { openConnection } from "../../scripts/lib/connection";
 import { readCatalog } from "../../scripts/migrations/catalog";
-import { hashText } from "../../scripts/migrations/journal";
+import { hashText, type Migration } from "../../scripts/migrations/journal";
+import { splitStatements } from "../../scripts/migrations/statements";
 import { withTrial } from "../../scripts/migrations/trial";
 import { makeRows } from "../../scripts/migrations/made-rows";
-import { tryRows } from "../../scripts/migrations/try-rows";
+import { createTables } from "../../scripts/migrations/log";
+import { listMade } from "../../scripts/migrations/ours";
+import type { Reaching } from "../../scripts/migrations/reach";
+import type { Trial } from "../../scripts/migrations/take-over";
+import {
+  listBeforeChange,
+  listSteps,
+  tryRows,
+} from "../../scripts/migrations/try-rows";
 import type { DatabaseAddress } from "../../src/database-url";
 import { withDatabase } from "../lib/database";
-
 import * as migrations from "../lib/row-migrations";
+import { withRoles } from "../lib/roles";
 import { sampleOf } from "../lib/sample";
 
 const { foundHereOnly, rows, schema } = migrations;
@@ -55,48 +64,45 @@ async function tryAll(
   address: DatabaseAddress,
   isScratchServer: boolean,
 ): Promise<string[]> {
-  await using real = await openConnection(address, "tests");
-  const made = {
-    schemas: new Set<string>(),
-    ownSchemas: new Set<string>(),
-    objects: new Set<string>(),
-  };
-  const place = { address, isScratchServer };
-  const found = await withTrial(
-    real,
-    place,
-    "tests",
-    made,
-    [],
-    async (trial) => {
-      await trial.scratch.unsafe(schema);
-      const before = await readCatalog(trial.scratch);
-      // Somebody else may use a scratch server, too.
-      if (isScratchServer) await real.unsafe(`create role ${bystander}`);
-      return await collect(async (text) => {
-        const hash = hashText(text);
-        const migration = {
-          tag: "t",
-          idx: 0,
-          when: 0,
-          file: "t.sql",
-          text,
-          hash,
-        };
-        const problems = await tryRows(
-          trial,
-          [migration as never],
-          new Map(),
-          100,
-          before,
-        );
-        return problems.some(({ code }) => code === "fails_on_rows");
-      });
-    },
-  );
-  if (isScratchServer) await real.unsafe(`drop role ${bystander}`);
-  return found;
+  return await onTrial(address, isScratchServer, schema, async (trial) => {
+    const before = await readCatalog(trial.scratch);
+    // Somebody else may use a scratch server, too.
+    if (isScratchServer) await trial.real.unsafe(`create role ${bystander}`);
+    const found = await collect(async (text) => {
+      const problems = await tryRows(
+        trial,
+        [describe(text)],
+        new Map(),
+        100,
+        before,
+      );
+      return problems.some(({ code }) => code === "fails_on_rows");
+    });
+    if (isScratchServer) await trial.real.unsafe(`drop role ${bystander}`);
+    return found;
+  });
 }
+
+/** Runs `work` with a scratch database that has the schema, and no rows. */
+async function onTrial<T>(
+  address: DatabaseAddress,
+  isScratchServer: boolean,
+  schema: string,
+  work: (trial: Trial) => Promise<T>,
+): Promise<T> {
+  await using real = await openConnection(address, "tests");
+  const made = listMade([{ text: "" }]);
+  const place = { address, isScratchServer };
+  return await withTrial(real, place, "tests", made, [], async (trial) => {
+    await trial.scratch.unsafe(schema);
+    return await work(trial);
+  });
+}
+
+const describe = (text: string): Migration => ({
+  ...{ tag: "t", idx: 0, when: 0, file: "t.sql" },
+  ...{ text, hash: hashText(text) },
+});
 
 async function collect(
   isFailing: (text: string) => Promise<boolean>,
@@ -147,3 +153,263 @@ test("made rows satisfy what a table asks of them, or the table is named", async
     expect(row).toEqual({ orgs: "2", members: "2", notes: "2" });
   });
 }, 300_000);
+
+const sortWords = (text: string) =>
+  text
+    .split(/,? |\n/)
+    .sort()
+    .join(" ");
+
+const manyRows = {
+  schema: `
+    create table groups (id int primary key, up int references groups, name text);
+    create table facts (id int generated always as identity primary key, dropped int, "Amount" int, note text,
+      twice int generated always as ("Amount" * 2) stored, belongs int references groups, other int);
+    alter table facts drop column dropped;
+    create table quiet (id serial primary key); create table "Own$" (id int);
+    create table parts (id int) partition by range (id); create table parts_1 partition of parts for values from (1) to (9);
+    create function refuse() returns trigger language plpgsql as $$ begin raise exception 'a trigger'; end $$;
+    create trigger refused before insert on facts for each row execute function refuse()`,
+  rows: `
+    alter table facts disable trigger refused;
+    insert into groups select n, null, 'g' from generate_series(1, 20) as n;
+    update groups set up = id + 1 where id in (7, 8);
+    insert into facts ("Amount", note, belongs, other)
+      select n, 'n' || lpad(n::text, 4, '0'), case when n = 2 then 7 end, n from generate_series(1, 1000) as n;
+    vacuum full facts`,
+  changes: `
+    update facts set "Amount" = -5 where id = 500; update facts set "Amount" = 99999 where id = 600;
+    update facts set "Amount" = null where id = 700; update facts set note = null where id = 650;
+    update facts set note = 'same' where id in (800, 801); update facts set other = 99999 where id = 900;
+    insert into quiet select from generate_series(1, 41); insert into parts values (1); insert into "Own$" values (1);
+    alter table facts enable trigger refused`,
+  /** Shows the rows that it finds by failing. */
+  migration: `select 1;
+
+    -- Two lines above.
+    do $$ declare seen text[]; one text; begin
+      if not exists (select from facts) then return; end if;
+      for one in select unnest(array['facts', 'gro' || 'ups', 'qui' || 'et', 'parts', '"Own$"']) loop
+        execute format('select string_agg(%s::text, '','' order by 1) from (select %s from %s order by 1) as t',
+          'i' || 'd', 'i' || 'd', one) into one;
+        seen := seen || coalesce(one, '');
+      end loop;
+      execute 'insert into qui' || 'et default values returning i' || 'd' into one;
+      raise exception '%', array_to_string(seen || one || (select sum(twice)::text from facts), ' | ');
+    end $$;
+    comment on column facts."Amount" is 'a'; comment on column facts.note is 'b'`,
+};
+
+test("a migration is tried with a few rows, with those that stand out, and with those that they refer to", async () => {
+  using stderr = spyOn(process.stderr, "write").mockReturnValue(true);
+  await withDatabase("empty", async (database) => {
+    const { address, sql, name } = database;
+    const { schema, rows, changes, migration } = manyRows;
+    await sql.unsafe(createTables());
+    await sql.unsafe(schema);
+    for (const part of rows.split(";")) await sql.unsafe(part);
+    await sql.unsafe(changes);
+    await sql.unsafe(
+      "select setval('drizzle.__drizzle_migrations_id_seq', 77), setval('drizzle.__migration_log_id_seq', 77)",
+    );
+    const look = async (to: DatabaseAddress) =>
+      await onTrial(to, false, schema, async (trial) => {
+        const before = stderr.mock.calls.length;
+        const [problem] = await tryRows(
+          trial,
+          [describe(migration)],
+          new Map(),
+          3,
+        );
+        const [own] = await trial.scratch<{ last: string | null }[]>`
+          select max(last_value) as last from pg_sequences where schemaname = 'drizzle'`;
+        const notes = stderr.mock.calls
+          .slice(before)
+          .map(([text]) => sortWords(String(text)));
+        return { problem, own, notes };
+      });
+    const found = await look(address);
+    await withRoles(database, 1, async ({ name: role }) => {
+      await sql.unsafe(
+        `alter role ${role} createdb; alter database ${name} owner to ${role};
+        grant select on all tables in schema public to ${role}; grant select on all sequences in schema public to ${role};
+        grant usage on schema drizzle to ${role}; alter schema public owner to ${role}`,
+      );
+      // A role that cannot turn off what refuses rows.
+      const plain = await look({ ...address, user: role, password: role });
+
+      expect(plain).toEqual(found);
+    });
+
+    expect(found.problem).toEqual({
+      ...{ code: "fails_on_rows", severity: "error" },
+      ...{ tag: "t", file: "t.sql", line: 4 },
+      message:
+        "statement 2 fails on rows of this database: 1,2,3,500,600,650,700,800,801 | 7,8,9 |  |  | 1 | 42 | 204502; fix the rows before it in the file, or in an earlier migration",
+    });
+    expect(found.own).toEqual({ last: null });
+    expect(found.notes).toEqual([
+      sortWords('Tried with rows of facts, "Own$", groups\n'),
+    ]);
+  });
+}, 60_000);
+
+const small = {
+  schema: `
+    create type mood as enum ('sad'); create type kind as enum ('a');
+    create table t (id int, a int, b int default 1, mood mood); create table none (id int);
+    create table never (id int not null);`,
+  rows: "insert into t values (1, 2000, 1), (2, null, 1); insert into never values (1)",
+  /** Afterwards in both: no row satisfies it. */
+  last: "alter table never add check (id > 3 and id < 3) not valid",
+};
+/** Fails on the second row. */
+const fail = "alter table t alter a set not null";
+const isNull = 'column "a" of relation "t" contains null values';
+const tried = "Tried with rows of t";
+const unfit =
+  "t0.sql: rows of public.t do not fit what the migrations create: fix them first";
+const uncommitted = (number: number) =>
+  `Not tried with rows from statement ${number} of t0.sql on: unsafe use of new value "b" of enum type sort`;
+
+/** What is said of migrations where the rows may be copied, and where they may not. */
+const said: [texts: string[], here: string[], elsewhere: string[]][] = [
+  [
+    ["comment on table t is 'a'", `begin;\n${fail};\ncommit`],
+    [`t1.sql:2: statement 2 fails on rows of this database: ${isNull}`, tried],
+    [unfit],
+  ],
+  [
+    [`update t set a = 0 where a is null; ${fail}`],
+    [tried],
+    ["Tried with made rows of t"],
+  ],
+  [
+    [`${fail}; update t set b = 2`],
+    [`t0.sql:1: statement 1 fails on rows of this database: ${isNull}`, tried],
+    [unfit],
+  ],
+  [["alter table none add required text not null"], [], []],
+  [
+    ["alter table t add constraint large check (a > 1000)"],
+    [tried],
+    [
+      'Not tried with rows from statement 1 of t0.sql on: made ones do not fit: check constraint "large" of relation "t" is violated by some row',
+    ],
+  ],
+  [
+    [
+      "create table kinds (id int primary key); alter table t add constraint k foreign key (a) references kinds",
+    ],
+    [
+      't0.sql:1: statement 2 fails on rows of this database: insert or update on table "t" violates foreign key constraint "k"',
+      tried,
+    ],
+    [
+      't0.sql:1: statement 2 fails on any row, also on made ones: insert or update on table "t" violates foreign key constraint "k"',
+    ],
+  ],
+  [
+    ["select a from t; comment on column never.id is 'a'"],
+    [
+      'Not tried with rows: public.never: new row for relation "never" violates check constraint "never_id_check"',
+    ],
+    [
+      'Not tried with rows of never: none could be made: new row for relation "never" violates check constraint "never_id_check"',
+      "Tried with made rows of t",
+    ],
+  ],
+  [
+    [
+      `alter type kind rename to sort; alter type sort add value 'b'; ${fail}; select 'b'::sort; alter table t add check (b > 1)`,
+    ],
+    [
+      `t0.sql:1: statement 3 fails on rows of this database: ${isNull}`,
+      uncommitted(4),
+      tried,
+    ],
+    [unfit, uncommitted(4)],
+  ],
+  [
+    [
+      `alter type mood add value 'ok'; alter table t alter mood set default 'ok'; ${fail}`,
+    ],
+    [`t0.sql:1: statement 3 fails on rows of this database: ${isNull}`, tried],
+    [unfit],
+  ],
+  [[`${fail}; select nowhere()`], [], []],
+];
+
+test("it is said with which rows a migration was tried, and with which it fails", async () => {
+  using stderr = spyOn(process.stderr, "write").mockReturnValue(true);
+  await withDatabase("empty", async ({ address, sql }) => {
+    const { schema, rows, last } = small;
+    await sql.unsafe(`${schema}${rows};${last}`);
+    for (const isElsewhere of [false, true])
+      await onTrial(address, isElsewhere, schema + last, async (trial) => {
+        for (const [texts, ...expected] of said) {
+          stderr.mockClear();
+          const pending = texts.map((text, index) => ({
+            ...describe(text),
+            file: `t${index}.sql`,
+          }));
+          const problems = await tryRows(trial, pending, new Map(), 9);
+          const notes = stderr.mock.calls.map(([text]) => String(text).trim());
+          const found = problems.map(({ file, line, message }) =>
+            [file, line, ` ${message.split(";")[0]}`].filter(Boolean).join(":"),
+          );
+          expect([...found, ...notes]).toEqual(
+            expected[Number(isElsewhere)] ?? [],
+          );
+        }
+        stderr.mockClear();
+        expect(await tryRows(trial, [describe(fail)], new Map(), 0)).toEqual(
+          [],
+        );
+        expect(await tryRows(trial, [], new Map(), 9)).toEqual([]);
+        expect(stderr).not.toHaveBeenCalled();
+      });
+  });
+}, 60_000);
+
+test("of a migration those statements are tried that can run in one transaction, and the first that changes rows is known", () => {
+  const text = `begin; create table a (); commit; vacuum a; copy a from stdin; \\d a
+    ; create index Concurrently i on a (b); drop index concurrently j; create role x;
+    alter type m add value 'b'; ALTER TYPE m ADD VALUE IF NOT EXISTS 'c' before 'b'; alter table a add value text;
+    -- resumable
+    do $$ begin update a set b = 1; commit; COMMIT ; end $$; do $$ begin commit; end $$`;
+  const far =
+    (reach: Reaching["reach"]) => (statement: Reaching["statement"]) => ({
+      statement,
+      reach,
+      isNoSchema: true,
+    });
+  const reaches = splitStatements(text).map((statement) =>
+    far(statement.text === "create role x" ? "server" : "database")(statement),
+  );
+  const changes =
+    "insert into a; update a; delete from a; merge into a; truncate a; do ''; select; with b as c; call d()";
+  const after = (change: string) =>
+    listBeforeChange(
+      listSteps(describe(`create table a (); ${change}; drop table a`), []),
+    ).map(({ text }) => text);
+
+  expect(
+    listSteps(describe(text), reaches).map(({ number, text }) => [
+      number,
+      text,
+    ]),
+  ).toEqual([
+    [2, "create table a ()"],
+    [7, "create index i on a (b)"],
+    [8, "drop index j"],
+    [10, "alter type m add value if not exists 'b'"],
+    [11, "ALTER TYPE m add value if not exists 'c' before 'b'"],
+    [12, "alter table a add value text"],
+    [13, "do $$ begin update a set b = 1; null; null; end $$"],
+    [14, "do $$ begin commit; end $$"],
+  ]);
+  for (const change of changes.split("; "))
+    expect(after(change)).toEqual(["create table a ()"]);
+  expect(after("comment on table a is ''")).toHaveLength(3);
+});
