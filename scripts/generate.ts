@@ -42,6 +42,7 @@ import {
   type Snapshot,
 } from "./schema/snapshots";
 import {
+  nameAfter,
   removeFiles,
   writeDownFile,
   writeJournal,
@@ -199,17 +200,6 @@ function readNewest(base: Migration[]): Snapshot {
       hint: `restore \`${nameFolder()}/meta\` from git: \`git log --all -- ${nameFolder()}/meta\` lists its commits`,
     },
   );
-}
-
-/** Returns a name such as `alter_users`, from the first statement. */
-function nameAfter(statements: string[]): string {
-  const [[, verb = "change", object = "schema"] = []] = statements.flatMap(
-    (text) =>
-      [/^(\w+) [^"']*(?:"public"\.)?"([^"]+)"/.exec(text) ?? []].filter(
-        (found) => found.length > 0,
-      ),
-  );
-  return `${verb.toLowerCase()}_${object}`;
 }
 
 async function generateCustom(): Promise<void> {

@@ -60,6 +60,15 @@ export function writeMigration(
   };
 }
 
+/** Returns a name such as `alter_users`, from the first statement. */
+export function nameAfter(statements: string[]): string {
+  const [, verb = "change", object = "schema"] =
+    statements
+      .map((text) => /^(\w+) [^"']*(?:"public"\.)?"([^"]+)"/.exec(text))
+      .find((found) => found !== null) ?? [];
+  return `${verb.toLowerCase()}_${object}`;
+}
+
 /** @throws with exit code 2 when a file exists that the journal does not name, or the
  * journal has a migration that was not read. */
 function requireFree(files: string[], read: Migration[]): void {
