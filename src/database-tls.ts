@@ -36,12 +36,8 @@ export function tlsOptions(
       sslmode === "verify-full"
         ? checkServerIdentity(host, certificate)
         : undefined,
-    ...(settings.ssl_min_protocol_version && {
-      minVersion: settings.ssl_min_protocol_version,
-    }),
-    ...(settings.ssl_max_protocol_version && {
-      maxVersion: settings.ssl_max_protocol_version,
-    }),
+    minVersion: settings.ssl_min_protocol_version,
+    maxVersion: settings.ssl_max_protocol_version,
     // https://www.postgresql.org/docs/current/protocol-flow.html (SSL)
     ALPNProtocols: ["postgresql"],
   };

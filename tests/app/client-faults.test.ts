@@ -1,5 +1,5 @@
 // What the client does when a connection, a server or the network fails.
-import { expect, test as bunTest } from "bun:test";
+import { expect, spyOn, test as bunTest } from "bun:test";
 import { eq, sql } from "drizzle-orm";
 import { pgTable, timestamp } from "drizzle-orm/pg-core";
 import pg from "pg";
@@ -9,8 +9,9 @@ import {
   explainRefusal,
 } from "../../src/infrastructure/database/errors";
 import { type DatabaseAddress, parseDatabaseUrl } from "../../src/database-url";
-import type { ClientSettings } from "../../src/env";
+import { type ClientSettings, readEnv } from "../../src/env";
 import type { Transaction } from "../../src/infrastructure/database/database";
+import { openPool } from "../../src/infrastructure/database/pool";
 import {
   CREATE_ITEMS,
   items,
@@ -18,7 +19,12 @@ import {
   openNetwork,
   rejection,
 } from "../lib/client";
-import { testDatabase, type TestDatabase, until } from "../lib/database";
+import {
+  testDatabase,
+  type TestDatabase,
+  until,
+  withDatabase,
+} from "../lib/database";
 import { listen } from "../lib/ports";
 import { withRoles } from "../lib/roles";
 import { proxyTo } from "../lib/severing-proxy";
@@ -680,6 +686,40 @@ test("what is under way finishes when the client is closed, and nothing new begi
   expect(codeOf(refused)).toBe("CLOSED");
 });
 
+test("a pool that is closed or dropped ends what is under way, and leaves no session", async (database) => {
+  const limits = { ...readEnv().client, isPooled: false };
+  const one = { text: "select 1" };
+  const sleep = { text: "select pg_sleep(0.3)" };
+  const outcomes: Record<string, unknown> = {};
+
+  for (const end of ["drop", "close"] as const) {
+    const pool = openPool(database.address, limits, 1);
+    const ask = (query: Promise<unknown>) =>
+      query.then(() => "answered", codeOf);
+    const opening = ask(pool.query(one, []));
+    pool.drop();
+    const lease = await pool.acquire();
+    const running = ask(lease.query(sleep, []));
+    const waiting = ask(pool.query(one, []));
+    expect(Date.now() - pool.usedAt()).toBeLessThan(100);
+    pool[end]();
+    outcomes[end] = [await opening, await running, await waiting];
+    expect(lease.isLost()).toBe(true);
+    lease.release();
+    outcomes[`after ${end}`] = await ask(pool.query(one, []));
+    pool.close();
+    await untilSessions(database, 0);
+  }
+
+  const lost = "CONNECTION_LOST";
+  expect(outcomes).toEqual({
+    drop: [lost, lost, lost],
+    "after drop": "answered",
+    close: [lost, lost, "CLOSED"],
+    "after close": "CLOSED",
+  });
+});
+
 test("what comes after COMMIT or ROLLBACK was sent is refused, and writes nothing", async (database) => {
   const { db, closeDatabase } = openClient(database.address);
   await database.sql.unsafe(`
@@ -815,3 +855,36 @@ test("a failed statement leaves nothing that others meet", async (database) => {
   expect(sent).toEqual([{ value: { big: 1 } }]);
   expect(Number(halved[0]?.value)).toBe(0.75);
 });
+
+// By itself: the timers of the process are other ones for its time.
+bunTest(
+  "a connection that nobody uses is closed after half a minute",
+  () =>
+    withDatabase("empty", async (database) => {
+      const wait = globalThis.setTimeout;
+      const timers = spyOn(globalThis, "setTimeout").mockImplementation(((
+        work: () => void,
+        ms?: number,
+      ) => wait(work, ms === 30_000 ? 50 : ms)) as typeof setTimeout);
+      const { db, closeDatabase } = openClient(database.address, {
+        statementMs: 20_000,
+      });
+      const backend = async (seconds: number) => {
+        const text = `select pg_backend_pid() as pid from pg_sleep(${seconds})`;
+        return (await db.execute(text))[0]?.pid;
+      };
+      try {
+        const first = await backend(0);
+        const again = await backend(0.3); // while it runs, it is not idle
+        await untilSessions(database, 0);
+        const next = await backend(0);
+
+        expect(again).toBe(first);
+        expect(next).not.toBe(first);
+      } finally {
+        timers.mockRestore();
+        await closeDatabase();
+      }
+    }),
+  60_000,
+);

@@ -57,6 +57,38 @@ test("a Date is read and compared as it is", "empty", async ({ address }) => {
   expect(compared).toEqual({ zoned: true, plain: true, day: true });
 });
 
+test(
+  "a statement's rows have PostgreSQL's answer on them",
+  "empty",
+  async ({ address }) => {
+    const { db, closeDatabase } = openClient(address);
+    const inserted = await db.execute(
+      "create temp table t (a int); insert into t values (1), (2) returning a",
+    );
+    const one = await db.execute(sql`select ${1}::int as one`);
+    const both = [inserted, [one]].flat() as (typeof one)[];
+    await closeDatabase();
+
+    expect(both.map((rows) => [...rows])).toEqual([
+      [],
+      [{ a: 1 }, { a: 2 }],
+      [{ one: 1 }],
+    ]);
+    expect(
+      both.map(({ command, rowCount, count, fields }) => ({
+        ...{ command, rowCount, count },
+        fields: fields.map(({ name }) => name),
+      })),
+    ).toEqual([
+      { command: "CREATE", rowCount: null, count: null, fields: [] },
+      { command: "INSERT", rowCount: 2, count: 2, fields: ["a"] },
+      { command: "SELECT", rowCount: 1, count: 1, fields: ["one"] },
+    ]);
+    expect(one.rows).toBe(one);
+    expect(Object.keys(one)).toEqual(["0"]);
+  },
+);
+
 bunTest("more parameters than the protocol can count are refused", () => {
   const most = Array.from({ length: 65_535 }, () => 1);
 
