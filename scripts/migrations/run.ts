@@ -174,11 +174,8 @@ function listen({ sql, script, options }: Job): Disposable {
 }
 
 /** True when the step was the last one, whose transaction writes the record. */
-function isRecorded(
-  { until, isAlone, isRolledBack }: Step,
-  { statements }: Script,
-): boolean {
-  return until === statements.length && !isAlone && !isRolledBack;
+function isRecorded({ until, isAlone }: Step, { statements }: Script): boolean {
+  return until === statements.length && !isAlone;
 }
 
 /** True when the step may succeed later: a lock may be free then. What a procedure
@@ -210,17 +207,16 @@ async function runTransaction(
   // A rollback also removes the progress of an older run, which would be resumed.
   const hasProgress =
     from > 0 || unfinished !== undefined || script.direction === "down";
-  const written =
-    isLast && !isRolledBack
-      ? `${record}; ${logDone(script, statements.length, hasProgress)}`
-      : `${script.touchesRecords ? `${createTables()};` : ""}
+  const written = isLast
+    ? `${record}; ${logDone(script, statements.length, hasProgress)}`
+    : `${script.touchesRecords ? `${createTables()};` : ""}
         ${logProgress(script, progressAt(script, until))}`;
   // Keep the isolation level of a BEGIN in the file; the record needs READ WRITE.
   const [level = ""] = statements[from]?.text.match(ISOLATION) ?? [];
   const begin = { text: `begin ${level} read write`, index: from };
   const end = [
     ...(script.mayUnlock ? [lockOnceMore] : []),
-    ...(isRolledBack ? ["rollback", "begin"] : []),
+    ...(isRolledBack ? ["rollback", "begin read write"] : []),
     `${asOurselves(script)} ${written}; commit`,
   ].map((text) => ({ text, index: undefined }));
   for (let at = from; ;) {
@@ -364,7 +360,7 @@ function readResumption(script: Script, unfinished: LogEntry | undefined) {
 const prepared = new WeakMap<Sql, string>();
 /** SQL that may change the session, by itself or in what it calls. */
 const SETTING =
-  /\b(set|reset|set_config|select|perform|call|do|discard|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
+  /\b(set|reset|set_config|select|call|do|temp|temporary|pg_temp|declare|listen|prepare)\b/i;
 
 /** Resets the session before a file, and repeats the settings of its done part. */
 async function prepareSession(

@@ -3,26 +3,34 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { describeError, type FailureFields } from "../../scripts/lib/report";
 import {
   findLeftDownFiles,
+  listFolders,
   nameInFolders,
 } from "../../scripts/migrations/folders";
 import {
   hashText,
   type Migration,
+  nameJournal,
   readMigrations,
 } from "../../scripts/migrations/journal";
 import type { LogEntry } from "../../scripts/migrations/log";
 import {
+  listNameless,
   listPartial,
   type MigrationRecord,
   planMigrations,
+  refuseModified,
+  refusePartial,
+  selectPending,
   stateOf,
 } from "../../scripts/migrations/plan";
 import {
   hashStatements,
   splitStatements,
 } from "../../scripts/migrations/statements";
+import { root } from "../../src/env";
 
 const migration = (idx: number, fields: Partial<Migration> = {}): Migration => {
   const text = fields.text ?? `create table t${idx} ();`;
@@ -47,6 +55,17 @@ const b = migration(1);
 const c = migration(2);
 const tagsOf = (migrations: Migration[]) => migrations.map(({ tag }) => tag);
 
+/** Returns the error that a command would print. */
+function refusalOf(work: () => void): object | undefined {
+  try {
+    work();
+  } catch (thrown) {
+    const error = thrown as Error & FailureFields;
+    const { exitCode, lines = [] } = error;
+    return { exitCode, lines, ...describeError(error) };
+  }
+}
+
 test("a record with a name of Drizzle 1.0 is that migration's, whatever else it holds", () => {
   const when = Date.UTC(2033, 4, 18, 3, 33, 20, 123);
   const one = migration(1, { tag: "0001_one", when });
@@ -59,6 +78,11 @@ test("a record with a name of Drizzle 1.0 is that migration's, whatever else it 
     expect(stateOf(plan, entry)).toBe("modified");
     expect(tagsOf(plan.pending)).toEqual([b.tag]);
   }
+  // The upgraded table lacks the name of one, and another is in no such table.
+  const lists = [{ name: "" }, { name: null }, {}].map((field) =>
+    listNameless(planMigrations([one], [{ ...recordOf(one, 1), ...field }])),
+  );
+  expect(lists).toEqual([[{ hash: one.hash, when, name: folder.tag }], [], []]);
   // `drizzle-kit up` has kept the seconds, and no name is there yet.
   const upped = planMigrations([folder], [recordOf(one, 1)]);
   expect(stateOf(upped, folder)).toBe("applied");
@@ -77,22 +101,35 @@ test("a folder of Drizzle 1.0 has the time and the title, and gets the down file
     mkdirSync(join(folder, `203305180333${name}`));
     write(`203305180333${name}/migration.sql`);
   }
-  for (const title of ["one", "two", "gone"]) write(`0000_${title}.down.sql`);
+  for (const title of ["three", "one", "two", "gone", "four"])
+    write(`0000_${title}.down.sql`);
+  for (const name of ["00_four", "04_three"]) {
+    mkdirSync(join(folder, `203305180333${name}`));
+    write(`203305180333${name}/migration.sql`);
+  }
+  mkdirSync(join(folder, "20330518033305_gone")); // without a migration
+  mkdirSync(join(folder, "0005_gone"));
+  write("0005_gone/migration.sql");
+  const folders = listFolders(folder);
   const left = findLeftDownFiles(folder);
   rmSync(folder, { recursive: true });
+  const none = [listFolders(folder), findLeftDownFiles(folder)];
 
   expect(named.map(nameInFolders)).toEqual([
     "20330518033320_one_two",
     "20330518033320_one",
     "20330518033325_one",
   ]);
-  expect(left).toEqual([
-    {
-      tag: "20330518033301_one",
-      from: "0000_one.down.sql",
-      to: join("20330518033301_one", "down.sql"),
-    },
-  ]);
+  const names = ["00_four", "01_one", "02_two", "03_two", "04_three"];
+  expect(folders).toEqual(names.map((name) => `203305180333${name}`));
+  expect(left).toEqual(
+    ["00_four", "01_one", "04_three"].map((name) => ({
+      tag: `203305180333${name}`,
+      from: `0000_${name.slice(3)}.down.sql`,
+      to: join(`203305180333${name}`, "down.sql"),
+    })),
+  );
+  expect(none).toEqual([[], []]);
 });
 
 test("pending is what has no record, whatever the newest record is", () => {
@@ -101,9 +138,42 @@ test("pending is what has no record, whatever the newest record is", () => {
   expect(tagsOf(plan.pending)).toEqual(["0001_t"]);
   expect(tagsOf(plan.outOfOrder)).toEqual(["0001_t"]);
   expect(plan.head).toBe(c);
-  expect(plan.warnings).toMatchObject([
-    { code: "out_of_order", tag: "0001_t" },
+  expect(plan.warnings).toEqual([
+    {
+      code: "out_of_order",
+      tag: "0001_t",
+      message: "0001_t is older than 0002_t, which is applied",
+    },
   ]);
+  const none = planMigrations([a, b], []);
+  expect([none.pending, none.outOfOrder, none.head]).toEqual([
+    [a, b],
+    [],
+    undefined,
+  ]);
+  const newest = planMigrations([a, b], [recordOf(a, 1)]);
+  expect([newest.pending, newest.outOfOrder, newest.head]).toEqual([
+    [b],
+    [],
+    a,
+  ]);
+});
+
+test("what is pending ends with the migration that was asked for", () => {
+  const plan = planMigrations([a, b, c], [recordOf(b, 1)]);
+  const select = (to?: string) => tagsOf(selectPending(plan, to));
+
+  expect([select(), select(a.tag), select(b.tag), select(c.tag)]).toEqual([
+    ["0000_t", "0002_t"],
+    ["0000_t"],
+    ["0000_t"],
+    ["0000_t", "0002_t"],
+  ]);
+  expect(refusalOf(() => select("0003_t"))).toMatchObject({
+    exitCode: 2,
+    message: "there is no migration 0003_t",
+    hint: "`bun run db:migrate:status` lists them",
+  });
 });
 
 test("an entry that was stamped anew is known by its hash", () => {
@@ -121,6 +191,24 @@ test("an edited file is known by its stamp", () => {
 
   expect(tagsOf(plan.modified)).toEqual(["0000_t"]);
   expect(plan.pending).toEqual([]);
+});
+
+test("all edited files are refused by name", () => {
+  const records = [a, b, c].map(recordOf);
+  const edited = [0, 1].map((idx) => migration(idx, { text: "edited" }));
+  const plan = planMigrations([...edited, c], records);
+
+  expect(refusalOf(() => refuseModified(plan))).toEqual({
+    exitCode: 1,
+    code: "MODIFIED",
+    message: "0000_t.sql was edited after it was applied",
+    lines: ["  so was 0001_t.sql"],
+    hint: "restore it from git, and put the change into a new migration with `bun run db:generate`",
+    tag: "0000_t",
+    file: "0000_t.sql",
+  });
+  const current = planMigrations([a, b, c], records);
+  expect(refusalOf(() => refuseModified(current))).toBeUndefined();
 });
 
 test("two migrations of one content, or one stamp, have a record each", () => {
@@ -141,38 +229,63 @@ test("two migrations of one content, or one stamp, have a record each", () => {
 });
 
 test("line endings, a byte-order mark and trailing blanks are no edit", () => {
-  for (const text of [
-    "\uFEFFselect 1;\nselect 2;\n",
-    "select 1;\r\nselect 2;\r\n",
-    "select 1;\nselect 2;  \n\n",
-  ]) {
-    const plan = planMigrations(
-      [migration(0, { text })],
-      [recordOf(migration(0, { text: "select 1;\nselect 2;\n" }), 1)],
+  const recorded = ["select 1;\nselect 2;", "select 1;\r\nselect 2;"].flatMap(
+    (text) =>
+      ["", "\n", "\r\n"].flatMap((end) => [text + end, `\uFEFF${text}${end}`]),
+  );
+  const edited = [...recorded, "select 1;\nselect 2;  \n\n"];
+  const plan = (before: string, now: string) =>
+    planMigrations(
+      [migration(0, { text: now })],
+      [recordOf(migration(0, { text: before }), 1)],
     );
 
-    expect(plan.modified).toEqual([]);
-    expect(plan.warnings).toMatchObject([{ code: "respaced" }]);
-  }
+  for (const before of recorded)
+    for (const now of edited) {
+      const { modified, warnings } = plan(before, now);
+
+      expect([before, now, modified]).toEqual([before, now, []]);
+      if (now !== before)
+        expect(warnings).toEqual([
+          {
+            code: "respaced",
+            tag: "0000_t",
+            message:
+              "0000_t was edited after it was applied, in comments or blanks only",
+          },
+        ]);
+    }
+  expect(
+    plan("select 1; select 2;", "select 1;select 2;").modified,
+  ).toHaveLength(1);
 });
 
 test("comments and inner blanks are no edit where the log knows the statements", () => {
   const before = migration(0, { text: "select 1;" });
   const now = migration(0, { text: "-- one\nselect  1;" });
-  const log = [
-    {
-      tag: "0000_t",
-      hash: before.hash,
-      bareHash: hashStatements(splitStatements(before.text)),
-    },
-  ] as LogEntry[];
+  const entry = { tag: "0000_t", hash: before.hash } as LogEntry;
+  const bareHash = hashStatements(splitStatements(before.text));
+  const known = { ...entry, bareHash };
+  const modified = (...log: LogEntry[]) =>
+    tagsOf(planMigrations([now], [recordOf(before, 1)], log).modified);
 
-  expect(planMigrations([now], [recordOf(before, 1)], log).modified).toEqual(
+  expect(modified(known)).toEqual([]);
+  // The newest entry of this migration with this hash counts.
+  expect(
+    modified(
+      { ...entry, bareHash: "older" },
+      known,
+      { ...entry, tag: "0001_t", bareHash: "another" },
+      { ...entry, hash: "newer", bareHash: "another" },
+    ),
+  ).toEqual([]);
+  for (const log of [
     [],
-  );
-  expect(tagsOf(planMigrations([now], [recordOf(before, 1)]).modified)).toEqual(
-    ["0000_t"],
-  );
+    [{ ...known, tag: "0001_t" }],
+    [{ ...known, hash: "other" }],
+    [known, { ...entry, bareHash: "newer" }],
+  ])
+    expect(modified(...log)).toEqual(["0000_t"]);
 });
 
 test("an interrupted run counts for one that is not recorded, an interrupted rollback for any", () => {
@@ -191,11 +304,45 @@ test("an interrupted run counts for one that is not recorded, an interrupted rol
     "partial",
     "partial",
   ]);
-  expect(listPartial(plan).map(({ command }) => command)).toEqual([
-    "db:rollback",
-    "db:migrate",
+  expect(listPartial(plan)).toEqual([
+    {
+      tag: "0001_t",
+      file: "0001_t.sql",
+      command: "db:rollback",
+      message:
+        "the rollback of 0001_t was interrupted after part of it was undone",
+      hint: "finish it with `bun run db:rollback`",
+    },
+    {
+      tag: "0002_t",
+      file: "0002_t.sql",
+      command: "db:migrate",
+      message: "0002_t was interrupted after part of it was committed",
+      hint: "finish it with `bun run db:migrate`; or undo that part by hand and run `bun run db:migrate:repair`",
+    },
   ]);
-  expect(listPartial(gone)).toMatchObject([{ command: "db:migrate:repair" }]);
+  expect(listPartial(gone)).toEqual([
+    {
+      tag: "0001_t",
+      file: "0001_t.sql",
+      command: "db:migrate:repair",
+      message:
+        "the rollback of 0001_t was interrupted after part of it was undone, and its record was removed since",
+      hint: "undo the rest of it by hand and run `bun run db:migrate:repair`",
+    },
+  ]);
+  const up = planMigrations([c], [], [entry(c.tag, "up")]);
+  expect(refusalOf(() => refusePartial(up, "db:migrate"))).toBeUndefined();
+  expect(refusalOf(() => refusePartial(plan, "db:migrate"))).toEqual({
+    exitCode: 1,
+    code: "PARTIAL",
+    message:
+      "the rollback of 0001_t was interrupted after part of it was undone, and nothing was changed",
+    lines: [],
+    hint: "finish it with `bun run db:rollback`",
+    tag: "0001_t",
+    file: "0001_t.sql",
+  });
 });
 
 test("a record without an entry is a warning, and a repeated idx another", () => {
@@ -205,9 +352,17 @@ test("a record without an entry is a warning, and a repeated idx another", () =>
   );
 
   expect(plan.unknown).toMatchObject([{ id: 3 }]);
-  expect(plan.warnings.map(({ code }) => code)).toEqual([
-    "duplicate_idx",
-    "missing",
+  expect(plan.warnings).toEqual([
+    {
+      code: "duplicate_idx",
+      tag: "0001_t",
+      message: "0001_t has the same idx as 0000_t: 0",
+    },
+    {
+      code: "missing",
+      message:
+        "the database has a migration (record 3) that this checkout does not have",
+    },
   ]);
 });
 
@@ -218,10 +373,11 @@ test("hundreds of migrations are compared in a moment", () => {
   expect(tagsOf(planMigrations(many, records).pending)).toEqual(["000999_t"]);
 });
 
+/** A journal, and what is wrong with it; undefined where it is read. */
 const journals: [
   sentence: string,
-  journal: string,
-  code: string | undefined,
+  journal: string | undefined,
+  wrong: string | undefined,
 ][] = [
   [
     "version 5",
@@ -230,53 +386,101 @@ const journals: [
   ],
   [
     "version 7, with stamps for tags",
-    '{"version":"7","entries":[{"idx":3,"when":1,"tag":"a"}]}',
+    '{"version":"7","entries":[{"idx":0,"when":1,"tag":"a"}]}',
     undefined,
   ],
   [
     "an entry without a tag",
     '{"entries":[{"idx":0,"when":1}]}',
-    "JOURNAL_INVALID",
+    "has an entry without a tag or a stamp",
   ],
   [
     "an entry without a stamp",
     '{"entries":[{"idx":0,"tag":"a"}]}',
-    "JOURNAL_INVALID",
+    "has an entry without a tag or a stamp",
   ],
-  ["an entry that is null", '{"entries":[null]}', "JOURNAL_INVALID"],
+  [
+    "an entry that is null",
+    '{"entries":[null]}',
+    "has an entry without a tag or a stamp",
+  ],
   [
     "a tag twice",
     '{"entries":[{"tag":"a","when":1},{"tag":"a","when":2}]}',
-    "JOURNAL_INVALID",
+    "has the tag a twice",
   ],
-  ["no entries", "{}", "JOURNAL_INVALID"],
+  ["no entries", "{}", "has no entries"],
+  ["null", "null", "has no entries"],
   [
     "another kind of database",
     '{"dialect":"mysql","entries":[]}',
-    "JOURNAL_INVALID",
+    "is for mysql",
   ],
   ["a byte-order mark", '\uFEFF{"entries":[{"tag":"a","when":1}]}', undefined],
-  ["a merge conflict", '<<<<<<< HEAD\n{"entries":[]}', "JOURNAL_INVALID"],
+  ["no JSON", "{", "cannot be read: JSON Parse error: Expected '}'"],
   [
     "a file that is not there",
-    '{"entries":[{"tag":"b","when":1}]}',
-    "FILE_MISSING",
+    undefined,
+    "cannot be read: ENOENT: no such file or directory, open 'JOURNAL'",
   ],
 ];
-for (const [sentence, journal, code] of journals)
-  test(`${code ? "refuses" : "reads"} a journal of ${sentence}`, () => {
-    const folder = mkdtempSync(join(tmpdir(), "starter-journal-"));
-    mkdirSync(join(folder, "meta"));
-    writeFileSync(join(folder, "meta/_journal.json"), journal);
-    writeFileSync(join(folder, "a.sql"), "select 1;");
-    let found: string | undefined;
-    try {
-      readMigrations(folder);
-    } catch (error) {
-      found = (error as { code: string }).code;
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
+for (const [sentence, journal, wrong] of journals)
+  test(`${wrong ? "refuses" : "reads"} a journal of ${sentence}`, () => {
+    const { found, file } = readOne(journal);
 
-    expect(found).toBe(code);
+    expect(found).toEqual(
+      wrong
+        ? {
+            exitCode: 1,
+            lines: [],
+            code: "JOURNAL_INVALID",
+            message: `${file} ${wrong.replace("JOURNAL", join(root, file))}`,
+            hint: `restore it from git: \`git log --all -- ${file}\` lists its commits; or make it with \`bun run db:generate\``,
+          }
+        : [
+            {
+              tag: "a",
+              idx: 0,
+              when: 1,
+              file: file.replace("meta/_journal.json", "a.sql"),
+              text: "select 1;",
+              hash: hashText("select 1;"),
+            },
+          ],
+    );
   });
+
+test("refuses a journal of a merge conflict, and of a file that is not there", () => {
+  const conflict = readOne('{"entries":[]}\n<<<<<<< HEAD\n');
+  const missing = readOne('{"entries":[{"tag":"b","when":1}]}');
+
+  const file = missing.file.replace("meta/_journal.json", "b.sql");
+  expect(conflict.found).toMatchObject({
+    code: "JOURNAL_INVALID",
+    message: `${conflict.file} contains merge conflict markers`,
+    hint: "keep the entries of both sides, and then run `bun run db:generate --rebase`",
+  });
+  expect(missing.found).toMatchObject({
+    code: "FILE_MISSING",
+    message: `${file} is missing, and the journal names it`,
+    hint: `restore it from git: \`git log --all -- ${file}\` lists its commits`,
+    tag: "b",
+    file,
+  });
+});
+
+/** Reads a folder with this journal; returns its migrations, or the error. */
+function readOne(journal: string | undefined) {
+  const folder = mkdtempSync(join(tmpdir(), "starter-journal-"));
+  const file = nameJournal(folder);
+  mkdirSync(join(folder, "meta"));
+  if (journal !== undefined)
+    writeFileSync(join(folder, "meta/_journal.json"), journal);
+  writeFileSync(join(folder, "a.sql"), "select 1;");
+  let migrations: Migration[] = [];
+  const error = refusalOf(() => {
+    migrations = readMigrations(folder);
+  });
+  rmSync(folder, { recursive: true });
+  return { found: error ?? migrations, file };
+}

@@ -5,13 +5,19 @@ import {
   quoteIdentifier,
   quoteLiteral,
 } from "../../scripts/lib/quote";
+import { hashText } from "../../scripts/migrations/journal";
 import {
+  hashBeginnings,
   hashStatements,
   type Kind,
   skipStatements,
   splitStatements,
 } from "../../scripts/migrations/statements";
-import { isWithoutTransaction } from "../../scripts/migrations/steps";
+import {
+  isWithoutTransaction,
+  nextStep,
+  toScript,
+} from "../../scripts/migrations/steps";
 import { listEffects } from "../../scripts/schema/effects";
 
 const cut = (text: string) => splitStatements(text).map((s) => s.text);
@@ -30,14 +36,20 @@ const cases: [sentence: string, text: string, statements: string[]][] = [
   ],
   [
     "not in strings and names",
-    `select ';''', E'\\';', "a"";b"; select 2`,
-    [`select ';''', E'\\';', "a"";b"`, "select 2"],
+    `select ';''', E'\\';', e''';\\'', '\\', "a"";b"; select 2`,
+    [`select ';''', E'\\';', e''';\\'', '\\', "a"";b"`, "select 2"],
   ],
   [
     "not in dollar quotes",
-    "do $$ begin; $x$ end $$; select $a$;$$;$a$, a$b$ from c",
-    ["do $$ begin; $x$ end $$", "select $a$;$$;$a$, a$b$ from c"],
+    "do $$ begin; $x$ end $$; select $ä1$;$$;$ä1$, a$b$ from c; select $1; select $1$",
+    [
+      "do $$ begin; $x$ end $$",
+      "select $ä1$;$$;$ä1$, a$b$ from c",
+      "select $1",
+      "select $1$",
+    ],
   ],
+  ["not in what has no end", "select $a$; b; $A$", ["select $a$; b; $A$"]],
   [
     "not in comments, which nest",
     "/* ; /* ; */ $$ ' */ select 1 -- it's; $$\n; select 2",
@@ -52,6 +64,27 @@ const cases: [sentence: string, text: string, statements: string[]][] = [
       "begin",
       "select 3",
       "end",
+    ],
+  ],
+  [
+    "after the words of such a body elsewhere",
+    "create function f(begin int) returns int return case when true then 1 end; create or replace procedure p() begin atomic select 1; end; create view v as select 1 as begin; select 3",
+    [
+      "create function f(begin int) returns int return case when true then 1 end",
+      "create or replace procedure p() begin atomic select 1; end",
+      "create view v as select 1 as begin",
+      "select 3",
+    ],
+  ],
+  [
+    "at drizzle's separator within parentheses and a body",
+    "select (1--> statement-breakpoint select 2; create function f() begin atomic select 3--> statement-breakpoint select 4; select 5",
+    [
+      "select (1",
+      "select 2",
+      "create function f() begin atomic select 3",
+      "select 4",
+      "select 5",
     ],
   ],
   [
@@ -81,6 +114,10 @@ test("tells where a statement begins in its file", () => {
   const [, second] = splitStatements(text);
 
   expect(text.slice(second?.offset)).toBe("select 2");
+  expect(second?.tokens).toEqual([
+    { text: "select", offset: text.indexOf("select 2") },
+    { text: "2", offset: text.length - 1 },
+  ]);
 });
 
 test("a hash leaves out comments and blanks, and nothing else", () => {
@@ -89,6 +126,14 @@ test("a hash leaves out comments and blanks, and nothing else", () => {
   expect(hash("select  1 -- a\n, 'b c';")).toBe(hash("select 1,'b c'"));
   expect(hash("select 1, 'b  c'")).not.toBe(hash("select 1, 'b c'"));
   expect(hash("select 1; select 2")).not.toBe(hash("select 1 select 2"));
+  // The log has such hashes.
+  const numbers = Array.from({ length: 9000 }, (_, index) => `${index}.5`);
+  const text = `select\f1\v; insert into a values ${numbers.join("\t")}`;
+  const bare = `select 1;insert into a values ${numbers.join(" ")};`;
+  expect(hash(text)).toBe(hashText(bare));
+  expect(hashBeginnings(splitStatements(text))).toEqual(
+    ["", "select 1;", bare].map(hashText),
+  );
 });
 
 test("tells what a statement means for the transaction around it", () => {
@@ -124,7 +169,7 @@ test("tells what a statement changes in the session, may commit, or needs a clie
   expect(
     found(
       "isSetting",
-      "set a = 1; set session a = 1; set local a = 1; set transaction read only; set constraints all deferred; select set_config('a', 'b', false); reset a; discard temp; select 1",
+      "set a = 1; set session a = 1; set local a = 1; set transaction read only; set constraints all deferred; select set_config('a', 'b', false); reset a; discard temp; select 1; select pg_catalog.set_config('a', 'b', false)",
     ),
   ).toEqual([
     "set a = 1",
@@ -132,6 +177,7 @@ test("tells what a statement changes in the session, may commit, or needs a clie
     "select set_config('a', 'b', false)",
     "reset a",
     "discard temp",
+    "select pg_catalog.set_config('a', 'b', false)",
   ]);
   expect(found("mayCommit", "call a(); do 'a'; select a()")).toEqual([
     "call a()",
@@ -140,9 +186,65 @@ test("tells what a statement changes in the session, may commit, or needs a clie
   expect(
     found(
       "clientOffset",
-      "copy a from stdin; copy a to stdout; copy a from '/b'; copy a from program 'stdin'; select 1 \\gx",
+      "copy a from stdin; copy a to stdout; copy a from '/b'; copy a from program 'stdin'; insert into a select from stdin; select 1 \\gx; select 2",
     ),
   ).toEqual(["copy a from stdin", "copy a to stdout", "select 1 \\gx"]);
+  expect(
+    found(
+      "isConcurrent",
+      "drop index concurrently a; refresh materialized view concurrently b; drop index c",
+    ),
+  ).toEqual([
+    "drop index concurrently a",
+    "refresh materialized view concurrently b",
+  ]);
+});
+
+/** A file, and the steps in which it is run: alone, rolled back or neither. */
+const steps: [text: string, steps: string[]][] = [
+  ["", [""]],
+  ["a; b", ["a; b"]],
+  ["a; vacuum; b; c", ["a", "alone: vacuum", "b; c"]],
+  ["vacuum; vacuum", ["alone: vacuum", "alone: vacuum", ""]],
+  [
+    "a; commit; b; rollback; c; abort",
+    ["a; commit", "rolled back: b; rollback", "rolled back: c; abort"],
+  ],
+  // A COMMIT without a BEGIN ends nothing, and the BEGIN may have a level.
+  ["commit; begin; a; commit", ["commit", "begin; a; commit"]],
+  ["rollback; begin; a", ["rollback", "begin; a"]],
+  ["a; refused; b", ["a", "alone: refused", "b"]],
+  ["refused; a", ["alone: refused", "a"]],
+  ["a; needs; b; needs; c", ["a", "needs; b", "needs; c"]],
+  ["needs; a", ["needs; a"]],
+  ["-- no-transaction\na; b", ["a", "b"]],
+  [
+    "-- no-transaction\na; begin; b; c; commit; d; begin; e; vacuum",
+    ["a", "begin; b; c; commit", "d", "begin; e", "alone: vacuum", ""],
+  ],
+];
+
+test("divides a file into steps, as it says and as the server has refused", () => {
+  for (const [text, expected] of steps) {
+    const file = { tag: "a", file: "a.sql", text, hash: "" };
+    const script = toScript(file, "up");
+    const { statements } = script;
+    const find = (word: string) =>
+      new Set(statements.flatMap((one, i) => (one.text === word ? [i] : [])));
+    const refusals = { alone: find("refused"), committedBefore: find("needs") };
+    const found: string[] = [];
+    for (let done = 0, isLast = false; !isLast;) {
+      const step = nextStep(script, done, refusals);
+      const { from, until, isAlone, isRolledBack } = step;
+      const texts = statements.slice(from, until).map((one) => one.text);
+      const how = isAlone ? "alone: " : isRolledBack ? "rolled back: " : "";
+      found.push(how + texts.join("; "));
+      done = until;
+      isLast = until === statements.length && !isAlone;
+    }
+
+    expect({ text, steps: found }).toEqual({ text, steps: expected });
+  }
 });
 
 test("-- no-transaction counts on the first line, alone", () => {
