@@ -12,8 +12,6 @@ export interface PostgresError extends Error {
   hint?: string;
   /** The place in the statement, in characters from 1. */
   position?: string;
-  /** Lines for the terminal, which a command has added. */
-  lines?: string[];
 }
 
 const SHOWN_LINES = 12;
@@ -56,8 +54,6 @@ export function explainFailure(
   isAlone = false,
   cause?: string,
 ): Error {
-  // An error of ours has its own hint and place.
-  if ("exitCode" in error) return error;
   const { tag, file } = script;
   const { detail, hint } = error;
   const sqlstate = readSqlstate(error);
@@ -81,7 +77,6 @@ export function explainFailure(
         ...(statement ? showStatement(statement.text) : []),
         ...(detail ? [`  Detail: ${detail}`] : []),
         ...(hint ? [`  Postgres' hint: ${hint}`] : []),
-        ...(error.lines ?? []),
         `  ${describeState(sqlstate, statement, done, isAlone)}`,
       ],
       details: { tag, file, ...place, sqlstate, detail, postgresHint: hint },

@@ -113,7 +113,7 @@ export function splitStatements(text: string): Statement[] {
     else if (parentheses === 0 && at - begin <= 5 && isRoutine(words)) {
       const word = text.slice(begin, at).toUpperCase();
       if (!BLOCK.includes(word)) continue;
-      if (word === "BEGIN" || (word === "CASE" && blocks > 0)) blocks += 1;
+      if (word === "BEGIN" || word === "CASE") blocks += 1;
       else if (word === "END" && blocks > 0) blocks -= 1;
     }
   }

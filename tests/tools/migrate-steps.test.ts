@@ -17,9 +17,12 @@ import {
 } from "../../scripts/migrations/apply";
 import {
   explainFailure,
+  hidePasswords,
+  type PostgresError,
   refuseClientPart,
 } from "../../scripts/migrations/failure";
 import { hashText } from "../../scripts/migrations/journal";
+import { readLog } from "../../scripts/migrations/log";
 import { readPlan } from "../../scripts/migrations/plan";
 import { checkWhetherDone } from "../../scripts/migrations/resume";
 import { splitStatements } from "../../scripts/migrations/statements";
@@ -28,7 +31,7 @@ import { parseDatabaseUrl } from "../../src/database-url";
 import { readProject } from "../../src/project";
 import { urlOf } from "../lib/command";
 import { shareDatabase, until } from "../lib/database";
-import { listRecords, writeMigrations } from "../lib/migrations";
+import { listRecords, migrations, writeMigrations } from "../lib/migrations";
 import { CROWD } from "../lib/sample";
 import { sharedProject, test } from "../lib/test";
 import { type TestRole, withRoles } from "../lib/roles";
@@ -87,8 +90,10 @@ async function apply(
     () => undefined,
     (thrown: Error & FailureFields) => thrown,
   );
-  const { pending, partial } = await readPlan(own, migrations);
-  const left = [...pending, ...partial.keys()].map(({ tag }) => tag);
+  await using after = await openConnection(database.address, "tests");
+  const { pending } = await readPlan(after, migrations);
+  const unfinished = await readLog(after, "ms is null");
+  const left = [...pending, ...unfinished].map(({ tag }) => tag);
   return { applied, left, raised, error };
 }
 
@@ -108,6 +113,12 @@ async function explain(
   const { error } = await apply({ "0000_a": text }, options);
   const { message = "none", lines = [], hint } = error ?? {};
   return [`Error: ${message}`, ...lines, `Hint: ${hint}`].join("\n");
+}
+
+/** Returns the variables of a role whose connection string has options. */
+function withOptions(role: TestRole | undefined, options: string) {
+  const url = `${role?.variables.DATABASE_URL}&options=${encodeURIComponent(options)}`;
+  return { DATABASE_URL: url };
 }
 
 /** Codes of an error, with how many statements are committed; what is said of that,
@@ -139,7 +150,7 @@ const explained: [codes: string, done: number, state: string, hint: string][] =
       `${READ_ONLY}, and run \`bun run db:migrate\` again`,
     ],
     [
-      "CONNECTION_CLOSED ECONNRESET",
+      "CONNECTION_CLOSED ECONNRESET EPIPE",
       2,
       "It is not known whether this was committed.",
       "run `bun run db:migrate` again: it continues after what is committed",
@@ -183,18 +194,101 @@ bunTest("an error says what is committed, and what to do next", () => {
     "  It ran outside of a transaction; the part that it committed itself stays.",
     "  It ran outside of a transaction; the part that it committed itself stays; its first statement is committed.",
   ]);
+
+  const script = toScript(file, "up");
+  const tell = (
+    fields: Partial<PostgresError>,
+    ...rest: [index?: number, done?: number, isAlone?: boolean, cause?: string]
+  ) => {
+    const [index, done = 0, ...more] = rest;
+    const error = Object.assign(new Error("no"), fields);
+    const explained = explainFailure(error, script, index, done, ...more);
+    const { lines } = explained as FailureFields;
+    return { lines, ...describeError(explained) } as object;
+  };
+  const told = { detail: "a detail", hint: "a hint" };
+  expect(tell({ code: "23505", position: "15", ...told }, 2, 1)).toEqual({
+    lines: [
+      "  at a.sql:2:3, statement 3 (SQLSTATE 23505)",
+      "  | call a(0, 0",
+      ...lines.slice(1, 12).map((line) => `  | ${line}`),
+      "  | … 3 more lines",
+      "  Detail: a detail",
+      "  Postgres' hint: a hint",
+      "  It was rolled back; its first statement is committed.",
+    ],
+    code: "MIGRATION_FAILED",
+    message: "a failed: no",
+    hint: "fix `a.sql` and run `bun run db:migrate` again",
+    tag: "a",
+    file: "a.sql",
+    statement: 3,
+    line: 2,
+    column: 3,
+    sqlstate: "23505",
+    detail: "a detail",
+    postgresHint: "a hint",
+  });
+  expect(tell({ code: "23505" })).toEqual({
+    lines: [
+      "  at the end of a transaction of a.sql (SQLSTATE 23505)",
+      "  It was rolled back; nothing of it is committed.",
+    ],
+    code: "MIGRATION_FAILED",
+    message: "a failed: no",
+    hint: "fix `a.sql` and run `bun run db:migrate` again",
+    tag: "a",
+    file: "a.sql",
+    sqlstate: "23505",
+  });
+  expect(tell({ code: "EPIPE" }, 1, 1, true)).toMatchObject({
+    lines: [
+      "  at a.sql:1:11, statement 2",
+      "  | select 2",
+      "  It is not known whether this was committed.",
+    ],
+    message: "the connection to the server was lost in a",
+  });
+  expect(tell({ code: "57014" }, 0, 0, true, "do this")).toMatchObject({
+    lines: [
+      "  at a.sql:1:1, statement 1 (SQLSTATE 57014)",
+      "  | select 1",
+      "  It ran outside of a transaction; nothing of it is committed.",
+    ],
+    hint: "do this, and run `bun run db:migrate` again",
+  });
 });
 
-bunTest("a command of psql is refused, with what to do about it", () => {
-  const hints = ["\\c", "\\i", "\\ir", "\\copy", "\\d"].map((command) => {
-    const text = `${command} other`;
+bunTest("a password is hidden in every spelling, and nothing else", () => {
+  const shown: Record<string, string> = {
+    "create role a password 'b;''c' login": "create role a password '…' login",
+    "PASSWORD\te'b\\'c''d' login": "PASSWORD\t'…' login",
+    "password $$b'c$$ login": "password '…' login",
+    "password $a$b$$c$a$ login": "password '…' login",
+    "password 'b": "password '…'",
+    "connection 'password = b host=c password=d' e":
+      "connection 'password = … host=c password=…' e",
+    "password null; select old_password 'b'":
+      "password null; select old_password 'b'",
+  };
+
+  for (const [text, hidden] of Object.entries(shown))
+    expect(hidePasswords(text)).toBe(hidden);
+});
+
+bunTest("what only psql can run is refused, with what to do about it", () => {
+  const refuse = (text: string) => {
     const file = { tag: "a", file: "a.sql", text, hash: "" };
     try {
       refuseClientPart(toScript(file, "up"));
     } catch (error) {
-      return `${command}: ${(error as FailureFields).hint}`;
+      return error as Error & FailureFields;
     }
-  });
+  };
+  const hints = ["\\c", "\\i", "\\ir", "\\copy", "\\d"].map(
+    (command) => `${command}: ${refuse(`${command} other`)?.hint}`,
+  );
+  const copied = refuse("select 1;\n copy a from stdin") ?? Error();
 
   expect(hints).toEqual([
     "\\c: delete it, and the SQL for the other database",
@@ -203,6 +297,20 @@ bunTest("a command of psql is refused, with what to do about it", () => {
     "\\copy: write its rows as an INSERT, as `pg_dump --inserts` does",
     "\\d: delete the line: only psql knows it",
   ]);
+  expect<object>({ ...copied, ...describeError(copied) }).toEqual({
+    exitCode: 1,
+    lines: ["  at a.sql:2:2, statement 2"],
+    code: "MIGRATION_FAILED",
+    message: "a.sql has a COPY that reads from or writes to a client",
+    hint: "write its rows as an INSERT, as `pg_dump --inserts` does",
+    tag: "a",
+    file: "a.sql",
+    statement: 2,
+    line: 2,
+    column: 2,
+    details: expect.anything(),
+  });
+  expect(refuse("select 1")).toBeUndefined();
 });
 
 describe("what cannot be in a transaction", () => {
@@ -225,6 +333,13 @@ describe("what cannot be in a transaction", () => {
         do $$ begin insert into users values (3); commit; end $$;`,
       "0005_alone":
         "-- no-transaction\nvacuum users; alter table users add column c int;",
+      "0006_refused": "create table e (); cluster;",
+      "0007_level": `BEGIN ISOLATION LEVEL REPEATABLE READ;
+        create table levels as select current_setting('transaction_isolation') as level; COMMIT;`,
+      "0008_said": `insert into levels
+        select current_setting('transaction_isolation') where 'isolation level serializable' <> '';`,
+      "0009_back": "insert into levels values ('gone'); rollback;",
+      "0010_none": "-- nothing",
     };
 
     expect(await apply(files)).toEqual(done(files));
@@ -239,6 +354,29 @@ describe("what cannot be in a transaction", () => {
     expect(
       await sql`select from pg_attribute where attname = 'gone'`,
     ).toHaveLength(0);
+    expect(await sql`select level from levels`).toMatchObject([
+      { level: "repeatable read" },
+      { level: "read committed" },
+    ]);
+    const log = await readLog(sql);
+    expect(log.map(({ tag }) => tag)).toEqual(Object.keys(files));
+  });
+
+  testApply("fails once where it cannot be outside of one either", async () => {
+    await sql`create type mood as enum ('glad')`;
+    await sql`create table moods (mood mood)`;
+
+    const value = await explain(
+      `do $$ begin alter type mood add value 'sad'; insert into moods values ('sad'); end $$`,
+    );
+    const procedure = await explain(
+      `${users} do $$ begin begin commit; exception when division_by_zero then null; end; end $$`,
+    );
+
+    expect(procedure).toMatch(
+      /statement 2 \(SQLSTATE 2D000\)[^]* outside of a transaction; the part that it committed itself stays; its first statement is committed\./,
+    );
+    expect(value).toMatch(/\(SQLSTATE 55P04\)[^]* was rolled back; nothing /);
   });
 
   testApply(
@@ -289,6 +427,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const repaired = await run(`db:migrate:repair --confirm ${database.name}`);
     const migrated = await run("db:migrate");
 
+    const file = `${migrations}/0000_a.sql`;
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain("its first 2 statements are committed.");
     expect(logged).toMatchObject([
@@ -303,8 +442,8 @@ create index concurrently users_email on public.users (email);\n${end}`,
       stderr: "Warning: 2 statements of 0000_a are committed\n",
     });
     expect(refused.exitCode).toBe(1);
-    expect(refused.stderr).toContain(
-      "0000_a.sql are committed, and were edited since",
+    expect(refused.stderr).toBe(
+      `Error: the first 2 statements of ${file} are committed, and were edited since\nHint: restore it from git; or undo by hand what they did and run \`bun run db:migrate:repair\`\n`,
     );
     expect(repaired.stdout).toBe(
       "Repaired: partial: 0000_a, 2 statements of its up file are committed -> its next run begins with the first statement\n",
@@ -362,6 +501,13 @@ create index concurrently users_email on public.users (email);\n${end}`,
     }
 
     expect(found).toEqual(statements);
+    // One that is replaced leaves nothing of its progress.
+    const files = { "0009_a": "drop index concurrently typo" };
+    await apply(files);
+    const edited = { "0009_a": "select 1" };
+    const { applied, left } = await apply(edited);
+    expect(applied).toEqual(["0009_a"]);
+    expect(left).not.toContain("0009_a");
   });
 
   testApply("is known by the catalog to be done, or not", async () => {
@@ -376,7 +522,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
       const [statement] = splitStatements(text);
       if (!statement) throw new Error("no statement");
       const resumed = { hasFailed, isEdited: false };
-      return await checkWhetherDone(sql, statement, resumed);
+      return await checkWhetherDone(sql, statement, resumed).catch(
+        ({ message }: Error) => message.replace(/^.*`(.*)`.*$/, "unknown $1"),
+      );
     };
     const found: Record<string, string> = {};
     for (const text of [
@@ -393,6 +541,13 @@ create index concurrently users_email on public.users (email);\n${end}`,
       "drop database nobody",
       "reindex table concurrently t",
       "alter system set work_mem = '5MB'",
+      `create tablespace "Pg_default" location 'a'`,
+      "drop tablespace PG_default",
+      "vacuum t",
+      "cluster",
+      `-- resumable\ncall fill('${"a".repeat(60)}')`,
+      `call fill('${"a".repeat(47)}')`,
+      `call fill($$password 'b'\n$$, '${"a".repeat(40)}')`,
     ])
       found[text] =
         `${await ask(text, false)}, after a failure ${await ask(text, true)}`;
@@ -407,6 +562,14 @@ create index concurrently users_email on public.users (email);\n${end}`,
       ...[run, run],
       ...[done, run],
       ...[run],
+      ...[run, run],
+      run,
+      "unknown cluster, after a failure run",
+      run,
+      ...[
+        `call fill('${"a".repeat(47)}')`,
+        `call fill($$password '…' $$, '${"a".repeat(30)}…`,
+      ].map((text) => `unknown ${text}, after a failure unknown ${text}`),
     ]);
     expect(await sql`select to_regclass('t_i_ccnew') as left`).toMatchObject([
       { left: null },
@@ -463,7 +626,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const { exitCode, stderr } = await migrated;
 
     expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
-    expect(stderr).toContain("retry 1 of 5 in 10 ms");
+    expect(stderr).toMatch(
+      /^Waiting: 0000_a met a deadlock( held by .*)?; retry 1 of 5 in 10 ms$/m,
+    );
     expect(
       await sql`select indisvalid from pg_index where indrelid = 'users'::regclass and not indisprimary`,
     ).toMatchObject([{ indisvalid: true }]);
@@ -472,11 +637,12 @@ create index concurrently users_email on public.users (email);\n${end}`,
   testApply(
     "stops where a procedure has failed after a commit, until the file is edited",
     async () => {
-      const text = (end = "") => ({
+      const text = (call = "call fill();") => ({
         "0000_a": `${users}
         create procedure fill() language plpgsql as $$ begin
-          insert into users values (1); commit; raise 'no' using errcode = 'lock_not_available'; end $$;
-        call fill();${end}`,
+          insert into users values (1) on conflict do nothing; if found then commit; end if;
+          raise 'no' using errcode = 'lock_not_available'; end $$;
+        ${call}`,
       });
 
       const failed = await apply(text());
@@ -485,7 +651,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
       await sql`delete from users`;
       await sql.unsafe(`create or replace procedure fill() language plpgsql as $$
       begin insert into users values (2); commit; end $$`);
-      const fixed = await apply(text(" -- begins again"));
+      const failing = "insert into users values (3); select nonsense;";
+      const together = await apply(text(failing));
+      const fixed = await apply(text("call fill(); -- begins again"));
 
       expect(failed.error?.lines?.at(-1)).toBe(
         "  It ran outside of a transaction; the part that it committed itself stays; its first 2 statements are committed.",
@@ -497,6 +665,9 @@ create index concurrently users_email on public.users (email);\n${end}`,
         hint: expect.stringMatching(/^check what it has changed, /),
       });
       expect(again).toEqual(stopped);
+      expect(together.error?.lines?.at(-1)).toBe(
+        "  It was rolled back; its first 2 statements are committed.",
+      );
       expect(fixed).toEqual(done(text()));
       expect(await sql`select id from users`).toMatchObject([{ id: 2 }]);
     },
@@ -513,7 +684,8 @@ create index concurrently users_email on public.users (email);\n${end}`,
         "0000_a": `create procedure wait() language plpgsql as $$
           begin commit; perform pg_advisory_lock(7); perform pg_advisory_unlock(7); end $$;
           ${comment}
-          call wait();`,
+          call wait();
+          do $$ begin commit; end $$;`,
       });
     write("");
     const { PATH } = process.env;
@@ -543,6 +715,36 @@ create index concurrently users_email on public.users (email);\n${end}`,
     );
     expect(resumed).toMatchObject({ exitCode: 0, stderr: "" });
   });
+
+  testApply(
+    "is run again when it could not get a lock, also where it commits and says that it can run again",
+    async () => {
+      await sql.unsafe(`
+        create table locked (i int primary key); cluster locked using locked_pkey;
+        create sequence tries; create procedure fill() language plpgsql as $$ begin
+          commit; if nextval('tries') < 3 then
+            raise 'no' using errcode = 'lock_not_available'; end if; end $$`);
+      const files = {
+        "0000_a": "-- resumable\ncall fill();",
+        "0001_b": "cluster;",
+      };
+      const holder = await sql.reserve();
+      await holder.unsafe("begin; lock table locked");
+      let pauses = 0;
+
+      const outcome = await apply(files, {
+        lockTimeout: 50,
+        nameBlockers: () => {
+          pauses += 1;
+          if (pauses === 3) void holder`rollback`.execute();
+          return undefined;
+        },
+      });
+      holder.release();
+
+      expect(outcome).toEqual(done(files));
+    },
+  );
 });
 
 describe("a file that lets go of the migration lock", () => {
@@ -666,7 +868,10 @@ test("a table that another session has locked is tried again, by name of who has
     );
 
     expect(exitCode).toBe(1);
-    expect(stderr).toContain(`could not get a lock held by pid ${row?.pid}, `);
+    const lines = stderr.split("\n");
+    const holds = `pid ${row?.pid}, postgres.js, `;
+    expect(lines[0]).toStartWith(`Waiting: 0000_a for ${holds}`);
+    expect(stderr).toContain(`0000_a could not get a lock held by ${holds}`);
     expect(stderr).toContain("retry 5 of 5 in 480 ms\n");
     expect(stderr).toContain("(SQLSTATE 55P03)");
     expect(await holder`select to_regclass('other') as other`).toMatchObject([
@@ -741,6 +946,8 @@ describe("a file", () => {
     writeMigrations(project, files);
 
     const first = await run("db:migrate");
+    // As an application's own tool may have left it.
+    await sql`update drizzle.__drizzle_migrations set created_at = null where created_at = 2000000000003`;
     // One that only speaks of drizzle, and one that was edited in blanks only.
     const more = {
       ...files,
@@ -764,9 +971,50 @@ describe("a file", () => {
       { level: "serializable" },
     ]);
     expect(lost.exitCode).toBe(1);
-    expect(lost.stderr).toContain(
-      "Error: applied without a record: 0008_lost\n",
+    expect(lost.stderr).toBe(
+      `Error: applied without a record: 0008_lost\nHint: look at drizzle.__drizzle_migrations with \`bun run db:shell\`\n`,
     );
+  });
+
+  testApply("leaves nothing in the session, whatever it has done", async () => {
+    await sql.unsafe(`
+      create table kept (i text); create sequence numbers; create function change() returns text
+        language sql as $$ select set_config('my.setting', 'x', false) $$;
+      create procedure change_too() language plpgsql as $$ begin set my.setting = 'x'; end $$`);
+    // In each, one word says that it may.
+    const changes = [
+      "set my.setting = 'x'",
+      "reset lock_timeout",
+      "insert into kept values (set_config('my.setting', 'x', false))",
+      "select change()",
+      "call change_too()",
+      "do 'begin if change() is null then end if; end'",
+      "create temp table one ()",
+      "create temporary table two ()",
+      "create table pg_temp.three ()",
+      "declare here cursor with hold for table kept",
+      "listen news",
+      'prepare "A b" as table kept',
+      "select nextval('numbers')",
+    ];
+    const assertClean = `do $$ begin
+      assert coalesce(current_setting('my.setting', true), '') = '', 'a setting';
+      assert current_setting('lock_timeout') = '5s', 'lock_timeout';
+      assert not exists (select from pg_class where relnamespace = pg_my_temp_schema()), 'a table';
+      assert not exists (select from pg_cursors where name = 'here'), 'a cursor';
+      assert not exists (select from pg_listening_channels()), 'a channel';
+      assert not exists (select from pg_prepared_statements), 'a prepared statement';
+      begin
+        perform lastval(); assert false, 'a sequence';
+      exception when object_not_in_prerequisite_state then null; end; end $$`;
+    const files = Object.fromEntries(
+      changes.flatMap((change, index) => [
+        [`${1000 + index}_a`, change],
+        [`${1000 + index}_b`, assertClean],
+      ]),
+    );
+
+    expect(await apply(files)).toEqual(done(files));
   });
 
   testApply("leaves nothing that it has set to the next one", async () => {
@@ -775,22 +1023,26 @@ describe("a file", () => {
       `create role ${role}; grant create on schema public to ${role}`,
     );
     const files = {
-      "0000_a": `set search_path = ''; select pg_catalog.set_config('lock_timeout', '1', false); set role ${role}; create table public.theirs ();`,
+      "0000_a": `set search_path = ''; select pg_catalog.set_config('lock_timeout', '1', false); SET ROLE ${role}; create table public.theirs (); vacuum public.theirs;`,
       "0001_b": `create table ours (); create temp table mine (i int);
         prepare p as table ours; declare c cursor with hold for table ours;`,
       "0002_c": `create table mine (i int); insert into mine values (1);
         prepare p as table mine; declare c cursor with hold for table mine;`,
       "0003_d": `set session authorization ${role};`,
       "0004_e": `reset all; do $$ begin assert current_setting('lock_timeout') = '5s'; end $$;
-        discard all; do $$ begin assert current_setting('lock_timeout') = '5s'; end $$;`,
+        discard all; do $$ begin assert current_setting('lock_timeout') = '5s'; end $$;
+        do $$ begin assert current_setting('client_connection_check_interval') = '${process.platform === "win32" ? "0" : "1s"}'; end $$;`,
+      "0005_f": `set role ${role};`,
     };
 
     const outcome = await apply(files);
+    const last = { "0006_g": `SET SESSION AUTHORIZATION ${role};` };
+    const both = await apply({ ...files, ...last });
     const owners =
       await sql`select tableowner = ${role} as theirs from pg_tables where tablename in ('ours', 'theirs') order by tablename`;
     await sql.unsafe(`drop owned by ${role}; drop role ${role}`);
 
-    expect(outcome).toEqual(done(files));
+    expect([outcome, both]).toEqual([done(files), done(last)]);
     expect(owners).toMatchObject([{ theirs: false }, { theirs: true }]);
     expect(await sql`select i from mine`).toMatchObject([{ i: 1 }]);
   });
@@ -865,9 +1117,52 @@ describe("a file", () => {
     const locked = `do $$ begin if nextval('tries') % 6 <> 0 then
       raise 'no' using errcode = 'lock_not_available'; end if; end $$;`;
     const files = { "0000_a": `${locked} commit; ${locked}` };
+    const start = performance.now();
 
-    expect(await apply(files, { lockTimeout: 10 })).toEqual(done(files));
+    expect(await apply(files, { lockTimeout: 50 })).toEqual(done(files));
+    // 5, 10, 20, 40 and 80 ms lie between the attempts of a step.
+    expect(performance.now() - start).toBeGreaterThan(300);
   });
+
+  testApply(
+    "waits as long as it may for what cleans up a table that it changes, so that the server ends that",
+    async () => {
+      await sql.unsafe(`
+        create sequence tries; create table a (); create table b (); create table c (); create table d ();
+        create function f() returns trigger language plpgsql as 'begin end'`);
+      const holder = await sql.reserve();
+      await holder.unsafe("begin");
+      // As a vacuum does.
+      for (const table of "dcba")
+        await holder.unsafe(`
+          savepoint ${table}; lock table ${table} in share update exclusive mode`);
+      const files = {
+        "0000_a": `set lock_timeout = 1; commit;
+          do $$ begin if nextval('tries') = 1 then
+            raise 'no' using errcode = 'lock_not_available'; end if; end $$;
+          create table made (); alter table made add x int;
+          alter table if exists only a add x int;
+          create trigger t before insert on b for each row execute function f();
+          drop trigger if exists t on c; analyze d;`,
+      };
+      const running = apply(files, { lockTimeout: 3000 });
+      const waited: string[] = [];
+      for (const table of "abcd") {
+        const waits = until(
+          sql,
+          `pid in (select pid from pg_locks where relation = '${table}'::regclass
+            and mode = 'ShareUpdateExclusiveLock' and not granted)`,
+        ).then(() => waited.push(table));
+        await Promise.race([waits, running]);
+        await holder.unsafe(`rollback to savepoint ${table}`);
+      }
+      await holder.unsafe("rollback");
+      holder.release();
+
+      expect(await running).toEqual(done(files));
+      expect(waited).toEqual(["a", "b", "c", "d"]);
+    },
+  );
 
   testApply(
     "of thousands of statements is one transaction all the same",
@@ -890,7 +1185,7 @@ describe("a file", () => {
     const raise = (level: string) =>
       `do $$ begin raise ${level} 'from a ${level}'; end $$;`;
     writeMigrations(project, {
-      "0000_a": raise("warning") + raise("notice"),
+      "0000_a": `set client_min_messages = notice; ${["warning", "notice", "info"].map(raise).join("")}`,
       "0001_b": raise("notice"),
     });
     const first = await run("db:migrate --json --to 0000_a");
@@ -912,30 +1207,71 @@ describe("a file", () => {
       await withRoles(database, 1, async (role) => {
         await sql.unsafe(`
         create table named (); grant create on database ${database.name} to ${role?.name};
-        alter role ${role?.name} set statement_timeout = '1s'`);
+        alter role ${role?.name} set statement_timeout = '700ms'`);
         const timeout = await explain("select pg_sleep(60);", { as: role });
         await sql.unsafe(`
         alter role ${role?.name} reset statement_timeout;
         alter database ${database.name} set search_path = elsewhere`);
         const path = await explain("select from named;", { as: role });
+        const more = [
+          await explain("create table x ();", { as: role }),
+          await explain("create function f(m mood) returns int return 1;", {
+            as: role,
+          }),
+          await explain("select shout();", { as: role }),
+        ];
+        const own = await explain(
+          "SET search_path = other; select from named;",
+          { as: role },
+        );
+        const schema = await explain("select from nobody.named;", { as: role });
+        const told = await explain("select from named;", {
+          as: { ...role, variables: withOptions(role, "-c search_path=") },
+        });
         const qualified = await explain("select from public.nobody;", {
           as: role,
         });
         await sql.unsafe(`
         alter database ${database.name} reset search_path;
-        alter role ${role?.name} in database ${database.name} set statement_timeout = '1s'`);
+        alter role ${role?.name} in database ${database.name} set statement_timeout = '700ms'`);
         const both = await explain("select pg_sleep(60);", { as: role });
+        const cancelled = await explain(
+          "select pg_cancel_backend(pg_backend_pid()), pg_sleep(60);",
+          { as: role },
+        );
+        await sql.unsafe(
+          `alter role ${role?.name} in database ${database.name} reset statement_timeout`,
+        );
+        const none = await explain("select from nobody;", { as: role });
+        const client = await explain("select pg_sleep(60);", {
+          as: {
+            ...role,
+            variables: withOptions(role, "-c statement_timeout=700ms"),
+          },
+        });
 
         expect(both).toContain(
-          `statement_timeout is set to 1s for the role ${role?.name} in ${database.name}: `,
+          `statement_timeout is set to 700ms for the role ${role?.name} in ${database.name}: `,
         );
         expect(timeout).toContain(
-          `\nHint: statement_timeout is set to 1s for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
+          `\nHint: statement_timeout is set to 700ms for the role ${role?.name}: put \`SET statement_timeout = 0;\` before the statement in `,
         );
         expect(path).toContain(
           `\nHint: search_path is set to elsewhere for the database ${database.name}: put \`SET search_path = public;\` `,
         );
-        expect(qualified).toContain("\nHint: fix `");
+        for (const one of more)
+          expect(one).toContain(
+            `\nHint: search_path is set to elsewhere for the database ${database.name}: `,
+          );
+        expect(told).toContain(
+          "\nHint: search_path is set to nothing in the connection string: ",
+        );
+        expect(client).toContain(
+          "\nHint: statement_timeout is set to 700ms in the connection string: put `SET statement_timeout = 0;` before the statement in `0000_a.sql`, or change it there, and run `bun run db:migrate` again",
+        );
+        for (const one of [own, schema, qualified, none])
+          expect(one).toContain("\nHint: fix `");
+        expect(cancelled).not.toContain("is set to");
       });
     },
   );
@@ -952,6 +1288,7 @@ describe("a file", () => {
       });
 
       const ours = "fix `0000_a.sql` and run `bun run db:migrate` again";
+      expect(atEnd.raised).toEqual([]);
       expect(describeError(hinted.error ?? Error())).toMatchObject({
         hint: ours,
         postgresHint: expect.stringContaining("users.email"),
@@ -962,6 +1299,42 @@ describe("a file", () => {
       const document = describeError(atEnd.error ?? Error());
       expect(document).toMatchObject({ tag: "0000_a", sqlstate: "23505" });
       expect(document).not.toHaveProperty("statement");
+    },
+  );
+
+  testApply("that ends its own session is explained", async () => {
+    expect(
+      await explain(`${users} select pg_terminate_backend(pg_backend_pid());`),
+    ).toBe(`Error: the connection to the server was lost in 0000_a
+  at 0000_a.sql:1:54, statement 2
+  | select pg_terminate_backend(pg_backend_pid())
+  It is not known whether this was committed.
+Hint: run \`bun run db:migrate\` again: it continues after what is committed`);
+  });
+
+  testApply(
+    "that fails is logged, whatever role and settings it has left in the session",
+    async () => {
+      await withRoles(database, 1, async (role) => {
+        const text = `SET ROLE ${role?.name}; set default_transaction_read_only = on; commit; select nonsense;`;
+        await apply({ "0000_a": text });
+        await apply({
+          "0000_b": text.replace("ROLE", "session authorization"),
+        });
+      });
+      await apply({ "0000_c": "select nonsense;" });
+
+      const error = 'column "nonsense" does not exist';
+      const [one, other, whole] = await sql`
+        select tag, direction, statements_done, error, ms, age(now(), started_at) < '1 minute' as "isNow"
+        from drizzle.__migration_log order by id`;
+      const half = { direction: "up", statements_done: 3, error, ms: null };
+      expect(one).toEqual({ ...half, tag: "0000_a", isNow: true });
+      expect(other).toEqual({ ...half, tag: "0000_b", isNow: true });
+      expect(whole).toEqual({
+        ...{ tag: "0000_c", direction: "up", statements_done: 0, error },
+        ...{ ms: expect.any(Number), isNow: true },
+      });
     },
   );
 
@@ -1019,19 +1392,40 @@ describe("a file", () => {
       create table a (i int); create index u on a (i);
       update pg_index set indisvalid = false where indexrelid = 'u'::regclass`);
 
-      const files = { "0000_a": `${users} -- not u` };
+      const files = {
+        "0000_a": `${users} -- not u
+          create table parts (i int) partition by list (i);
+          create table part partition of parts for values in (1);
+          create index parts_i on only parts (i); -- valid once each part has one
+          set search_path = '';`,
+      };
       const innocent = await apply(files);
-      const { error } = await apply({
+      const more = {
         ...files,
         "0001_b": `create index users_email on users (email);
         update pg_index set indisvalid = false where indexrelid = 'users_email'::regclass;`,
+      };
+      const { error } = await apply(more);
+
+      await sql.unsafe(`
+        create schema lab; create table lab.b (i int); create index "B i" on lab.b (i);
+        update pg_index set indisvalid = false where indexrelid = 'lab."B i"'::regclass`);
+      const both = await apply({
+        ...more,
+        "0002_c": `comment on index lab."B i" is 'x'; comment on index U is 'y'`,
       });
+      await sql`drop schema lab cascade`;
 
       expect(innocent).toEqual(done(files));
       expect(error).toMatchObject({
         exitCode: 1,
+        code: "INVALID_INDEX",
         message: "the migrations left an invalid index: users_email",
+        hint: "rebuild it with `REINDEX INDEX CONCURRENTLY users_email` in `bun run db:shell`",
       });
+      expect(both.error?.message).toBe(
+        'the migrations left an invalid index: u, lab."B i"',
+      );
     },
   );
 });
