@@ -45,13 +45,11 @@ export function listConditions(
   return [...after].flatMap(([object, { sql, parent }]): Condition[] => {
     const [, type = ""] =
       / ADD COLUMN (?:"(?:[^"]|"")+"|\S+) (\S+)/.exec(sql) ?? [];
-    const refuses = object.startsWith("column ")
-      ? refusing.get(type)
-      : undefined;
+    const refuses = refusing.get(type);
     if (!parent || (before.get(object)?.sql === sql && !refuses)) return [];
     const was = before.has(parent)
       ? parent
-      : (findMoved(before, parent, text) ?? rename(parent));
+      : (findMoved(before, after, parent, text) ?? rename(parent));
     if (!before.has(was)) return [];
     const table = was.replace(/^table /, "");
     const isColumn = object.startsWith("column ");
@@ -71,13 +69,17 @@ export function listConditions(
 /** Returns the table that a migration has moved to another schema. */
 function findMoved(
   before: Catalog,
+  after: Catalog,
   table: string,
   text: string,
 ): string | undefined {
   if (!/\bset\s+schema\b/i.test(text)) return undefined;
   const name = table.slice(table.indexOf("."));
   return [...before.keys()].find(
-    (object) => object.startsWith("table ") && object.endsWith(name),
+    (object) =>
+      object.startsWith("table ") &&
+      object.endsWith(name) &&
+      !after.has(object),
   );
 }
 

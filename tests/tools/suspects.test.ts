@@ -24,7 +24,8 @@ create table moods (id int, mood mood, "Other mood" mood);
 create table many (id int, a text);
 create table blocks (id int, filler text, v text, w text, n int);
 create table people (id int, mail text, age int, "a b" text, mood text);
-create table moved (id int, code text, size text);
+create schema side; create table side.moved (id int, code text);
+create table moved (id int, code text, size text); create schema last; create table last.moved (id int, code text);
 create table same (id int, value int);`;
 
 const rows = `
@@ -42,6 +43,7 @@ insert into many select n, null from generate_series(1, 7) as n;
 insert into blocks select n, repeat('x', 1900), case n when 6 then 'x' else n::text end,
   case n when 9 then 'x' else '1' end, case n when 12 then 0 else 1 end from generate_series(1, 12) as n;
 insert into people values (1, 'x', 1, '1', 'ok'), (2, null, 2, '2', 'ok'), (3, 'y', -3, 'z', 'sad');
+insert into side.moved values (4, null); insert into last.moved values (5, null);
 insert into moved values (1, 'a', 'xx'), (2, 'a', 'x'), (3, null, 'x');`;
 
 /** Migrations, and for each object with a new condition the rows that break it; undefined
@@ -162,8 +164,11 @@ const cases: [text: string, found: Record<string, string | undefined>][] = [
   ],
   [
     `create schema old; alter table moved SET SCHEMA old; alter table old.moved add unique (code);
-    alter table old.moved alter code set not null, alter size type varchar(1)`,
+    alter table old.moved alter code set not null, alter size type varchar(1);
+    alter table side.moved alter code set not null; alter table last.moved alter code set not null`,
     {
+      "column side.moved.code": "4",
+      "column last.moved.code": "5",
       "constraint moved_code_key on old.moved": "1,2",
       "column old.moved.code": "3",
       "column old.moved.size": "1",
