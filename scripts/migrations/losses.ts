@@ -31,6 +31,14 @@ interface Counter {
   last: string | null;
 }
 
+/** How many rows of a table were deleted and updated. */
+interface Changed {
+  oid: string;
+  table: string;
+  deleted: number;
+  updated: number;
+}
+
 /** Errors of statements that cannot run in this transaction (see steps.ts), or that
  * need more locks than one transaction can have. */
 const UNTRIABLE = ["25001", "2D000", "55P04", "53200"];
@@ -60,6 +68,7 @@ export async function countLosses(
   const kept = new Map<string, number>();
   await sql.unsafe(`begin; set local lock_timeout = ${lockTimeout}`);
   try {
+    const earlier = await listChanged(sql);
     for (const [index, script] of scripts.entries()) {
       const reaches = follow(script.statements, script.text);
       const untried = reaches.some(({ reach }) => reach === "outside")
@@ -72,7 +81,7 @@ export async function countLosses(
     }
     await sql.unsafe("reset session authorization; reset role");
     after = new Map((await listParts(sql)).map((part) => [part.key, part]));
-    found.push(...(await listChanges(sql)));
+    found.push(...describeChanges(await listChanged(sql), earlier));
     found.push(...findLostCounts(counters, await listCounters(sql), after));
     for (const { key, column, file } of before) {
       const now = after.get(key);
@@ -90,8 +99,7 @@ export async function countLosses(
       (await count(sql, column ?? "*", table)) - (kept.get(key) ?? 0);
     const what = column === null ? table : `${table}.${column}`;
     const unit = column === null ? "row" : "value";
-    if (lost > 0)
-      found.push(`${verb} ${what}: ${lost} ${unit}${lost > 1 ? "s" : ""}`);
+    if (lost > 0) found.push(`${verb} ${what}: ${printCount(lost, unit)}`);
   }
   return found;
 }
@@ -193,18 +201,30 @@ async function listCounters(sql: Sql): Promise<Counter[]> {
       and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')`);
 }
 
-/** Lists deleted and updated rows of tables that still exist. */
-async function listChanges(sql: Sql): Promise<string[]> {
-  const rows = await sql.unsafe<{ change: string }[]>(`
-    select format('deletes from %s: %s row%s', relid::regclass, n_tup_del,
-      case when n_tup_del > 1 then 's' end) as change
-    from pg_stat_xact_user_tables where n_tup_del > 0 and schemaname <> 'drizzle'
-    union all
-    select format('updates %s: %s row%s', relid::regclass, n_tup_upd,
-      case when n_tup_upd > 1 then 's' end)
-    from pg_stat_xact_user_tables where n_tup_upd > 0 and schemaname <> 'drizzle'`);
-  return rows.map(({ change }) => change);
+/** Counts deleted and updated rows of tables that still exist. The session's earlier
+ * transactions count as well, until it has reported them. */
+async function listChanged(sql: Sql): Promise<Changed[]> {
+  return await sql.unsafe<Changed[]>(`
+    select relid::text as oid, relid::regclass::text as table,
+      n_tup_del::float8 as deleted, n_tup_upd::float8 as updated
+    from pg_stat_xact_user_tables where schemaname <> 'drizzle'`);
 }
+
+function describeChanges(all: Changed[], earlier: Changed[]): string[] {
+  const describe = (verb: string, kind: "deleted" | "updated") =>
+    all.flatMap(({ oid, table, [kind]: sum }) => {
+      const known = earlier.find((one) => one.oid === oid)?.[kind] ?? 0;
+      const rows = sum - known;
+      return rows > 0 ? [`${verb} ${table}: ${printCount(rows, "row")}`] : [];
+    });
+  return [
+    ...describe("deletes from", "deleted"),
+    ...describe("updates", "updated"),
+  ];
+}
+
+const printCount = (count: number, unit: string) =>
+  `${count} ${unit}${count > 1 ? "s" : ""}`;
 
 async function count(
   sql: Sql,

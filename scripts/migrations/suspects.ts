@@ -51,7 +51,7 @@ export function listConditions(
       ? parent
       : (findMoved(before, after, parent, text) ?? rename(parent));
     if (!before.has(was)) return [];
-    const table = was.replace(/^table /, "");
+    const table = was.slice("table ".length);
     const isColumn = object.startsWith("column ");
     const name = rename(object.slice(`column ${parent.slice(6)}.`.length));
     const old = before.get(`column ${table}.${name}`)?.sql ?? "";
@@ -85,7 +85,7 @@ function findMoved(
 
 /** Returns the condition for a value that an enum or a domain refuses. */
 function refuseValues(sql: string): ((column: string) => string) | undefined {
-  const [, values] = / AS ENUM \((.*)\)$/s.exec(sql) ?? [];
+  const [, values] = / AS ENUM \((.*)\)/s.exec(sql) ?? [];
   if (values) return (column) => `${column}::text not in (${values})`;
   const [, base, rest] =
     /^CREATE DOMAIN \S+ AS (.*?)((?: DEFAULT .*?)?(?: NOT NULL)?(?: CHECK .*)?)$/s.exec(
