@@ -12,7 +12,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { type AddressInfo, createServer, Socket } from "node:net";
+import {
+  type AddressInfo,
+  connect as connectSocket,
+  createServer,
+  Socket,
+} from "node:net";
 import {
   connect as connectTls,
   createServer as createTlsServer,
@@ -20,7 +25,13 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { openConnection } from "../../scripts/lib/connection";
+import {
+  connect,
+  onNotice,
+  openConnection,
+  reachedAddress,
+  settledAddress,
+} from "../../scripts/lib/connection";
 import { explainConnectionError } from "../../scripts/lib/explain-connection";
 import { isPooled } from "../../scripts/lib/pooler";
 import { nameReplication } from "../../scripts/lib/replication";
@@ -83,6 +94,15 @@ async function fail(command: string, url: string): Promise<Outcome> {
   return outcome;
 }
 
+/** Passes on what a client says to the server for the tests, and its answers. */
+function pass(client: Socket): void {
+  const { host, port } = database.address;
+  const server = connectSocket({ host, port, allowHalfOpen: true });
+  client.on("error", () => server.destroy()).pipe(server);
+  server.on("error", () => client.destroy()).pipe(client, { end: false });
+  client.once("close", () => server.destroy());
+}
+
 describe.concurrent("an unreachable server", () => {
   test(
     "every command says that nothing listens; db:status and db:test in their document",
@@ -95,6 +115,7 @@ describe.concurrent("an unreachable server", () => {
         found[command] = (await fail(command, url)).stderr;
       const status = await fail("db:status --json", url);
       const tested = await fail("db:test --json", url);
+      const screen = await fail("db:status", url);
 
       const nothing = expect.stringMatching(
         new RegExp(
@@ -107,15 +128,46 @@ describe.concurrent("an unreachable server", () => {
         "db:studio": nothing,
         "db:start": nothing,
       });
-      expect(JSON.parse(status.stdout)).toMatchObject({
+      const error = {
+        code: "UNREACHABLE",
+        message: `nothing listens on 127.0.0.1:${port}`,
+        hint: "start that server, or check host and port in `DATABASE_URL`",
+      };
+      const unknown = { role: null, lagSeconds: null, serverVersion: null };
+      expect(JSON.parse(status.stdout)).toEqual({
+        engine: "external",
+        running: false,
         reachable: false,
-        role: null,
-        error: { code: "UNREACHABLE" },
+        host: "127.0.0.1",
+        port,
+        database: "app",
+        user: "someone",
+        ...unknown,
+        tls: null,
+        pooled: null,
+        environment: null,
+        sizeBytes: null,
+        connections: null,
+        migrations: null,
+        lockHolder: null,
+        lastBackup: null,
+        error,
       });
-      expect(JSON.parse(tested.stdout)).toMatchObject({
+      expect(JSON.parse(tested.stdout)).toEqual({
         connected: false,
-        error: { code: "UNREACHABLE" },
+        latencyMs: null,
+        ...unknown,
+        counts: null,
+        pending: null,
+        error,
       });
+      expect(screen.stdout).toBe(
+        `Engine       external, not running
+Server       none reached on 127.0.0.1:${port}
+Database     app
+User         someone
+`,
+      );
     },
     TIMEOUT_MS,
   );
@@ -160,6 +212,62 @@ describe.concurrent("an unreachable server", () => {
     },
     TIMEOUT_MS,
   );
+
+  test(
+    "a database that is being replaced is waited for, and one that does not exist is not",
+    async () => {
+      const answer = async (detail: string, refusals: number) => {
+        let asked = 0;
+        const { port, close } = await listen((client) => {
+          asked += 1;
+          if (asked > refusals) pass(client);
+          else
+            client.once("data", () => {
+              const fields = ["SFATAL", "C3D000", "Mnone", `D${detail}`, ""];
+              const text = Buffer.from(fields.join("\0") + "\0");
+              const length = Buffer.alloc(4);
+              length.writeInt32BE(text.length + 4);
+              client.end(Buffer.concat([Buffer.from("E"), length, text]));
+            });
+        });
+        const url = urlOf({ ...database.address, port, sslmode: "disable" });
+        const outcome = await ask(url, "1").catch(({ message }) => message);
+        await close();
+        return { outcome, asked };
+      };
+      const renamed = "It seems to have just been dropped or renamed.";
+
+      const [swapped, gone, missing] = await Promise.all([
+        answer(renamed, 3),
+        answer(renamed, 99),
+        answer("", 99),
+      ]);
+
+      expect(swapped).toEqual({ outcome: 1, asked: 4 });
+      const none = expect.stringMatching(/^there is no database "/);
+      expect(gone).toEqual({ outcome: none, asked: 20 });
+      expect(missing).toEqual({ outcome: none, asked: 1 });
+    },
+    TIMEOUT_MS,
+  );
+
+  test("a server that leaves a connection open is not waited for at the end", async () => {
+    const left = Promise.withResolvers<void>();
+    const server = createServer({ allowHalfOpen: true }, (client) => {
+      pass(client);
+      client.once("end", () => {
+        const timer = setInterval(() => client.write("x"), 20);
+        client.once("error", () => clearInterval(timer));
+        client.once("close", left.resolve);
+      });
+    });
+    await new Promise<void>((listening) => server.listen(0, listening));
+    const { port } = server.address() as { port: number };
+
+    await ask(urlOf({ ...database.address, port, sslmode: "disable" }), "1");
+    await left.promise;
+    server.close();
+  }, 30_000);
 
   test("a host name that does not exist is named", async () => {
     const { message } = await refuse("postgres://u:secret@nowhere.invalid/app");
@@ -528,13 +636,62 @@ describe.concurrent("a host", () => {
   });
 });
 
+databaseTest(
+  "a connection is one session of the server, which only its end closes, and which keeps nothing there",
+  async () => {
+    const address = parseDatabaseUrl(database.url, "X");
+    const named = {
+      ...address,
+      parameters: { application_name: "mine", options: "-c my.own=1" },
+    };
+    await using sql = await openConnection(address, "tests");
+    await using other = await openConnection(named, "tests");
+    const notices: (string | undefined)[] = [];
+    const tell = (text: string) =>
+      sql.unsafe(`do $$ begin raise notice '${text}'; end $$`);
+
+    {
+      using _ = onNotice(sql, ({ message }) => notices.push(message));
+      await tell("heard");
+    }
+    await tell("not heard");
+    const [one] = await sql`
+      select current_setting('application_name') as name,
+        (select count(*)::int from pg_prepared_statements) as prepared`;
+    const [two] = await other`
+      select current_setting('application_name') as name, current_setting('my.own') as own`;
+    const unreached = { ...address, host: "nowhere" };
+
+    expect(notices).toEqual(["heard"]);
+    expect(one).toEqual({ name: "tests", prepared: 0 });
+    expect(two).toEqual({ name: "mine", own: "1" });
+    expect(sql.options).toMatchObject({
+      max: 1,
+      idle_timeout: null,
+      max_lifetime: null,
+      keep_alive: null,
+      fetch_types: false,
+    });
+    expect(() => connect(unreached, "tests")).toThrow(
+      `nowhere:${address.port} was not reached before`,
+    );
+    expect(reachedAddress(unreached)).toBe(unreached);
+  },
+);
+
 describe("a server that does not let us in", () => {
   databaseTest("a wrong password is wrong, and not shown", async () => {
     const url = urlOf({ ...database.address, password: "secret" });
 
     const { message } = await refuse(url);
     const started = await fail("db:start", url);
+    const status = await fail("db:status --json", url);
 
+    expect(JSON.parse(status.stdout)).toMatchObject({
+      engine: "external",
+      running: true, // it has answered
+      reachable: false,
+    });
     expect(message).toContain(
       `does not accept this password for user "${database.address.user}"`,
     );
@@ -983,18 +1140,43 @@ else {
       TIMEOUT_MS,
     );
 
+    test("whether a connection was encrypted is known for the programs that follow", async () => {
+      const settled: string[] = [];
+      for (const [user, sslmode] of [
+        ["only_plain", "prefer"],
+        ["postgres", "prefer"],
+        ["postgres", "allow"],
+        ["only_tls", "allow"],
+        ["postgres", "disable"],
+      ]) {
+        const url = `postgres://${user}:postgres@localhost:${ports.primary}/postgres?sslmode=${sslmode}`;
+        await ask(url, "1");
+        settled.push(settledAddress(parseDatabaseUrl(url, "X")).sslmode);
+      }
+
+      expect(settled).toEqual([
+        ...["disable", "require", "disable", "require", "disable"],
+      ]);
+    });
+
     test(
       "what psql and pg_dump can and this cannot is said once",
       async () => {
-        const DATABASE_URL = `postgres://postgres:postgres@localhost:${ports.primary}/postgres?sslmode=require&channel_binding=require`;
+        const url = `postgres://postgres:postgres@localhost:${ports.primary}/postgres?sslmode=require`;
+        const asked = `${url}&channel_binding=require`;
+        const notes = spyOn(process.stderr, "write").mockReturnValue(true);
 
-        const { stdout, stderr, exitCode } = await run("db:status", {
-          DATABASE_URL,
-        });
+        for (const one of [url, asked, asked]) await ask(one, "1");
+        const said = notes.mock.calls.flat();
+        notes.mockRestore();
+        const { stdout } = await run("db:status", { DATABASE_URL: asked });
 
-        expect(exitCode).toBe(0);
-        expect(stderr.match(/channel_binding=require/g)).toHaveLength(1);
-        expect(stdout).toContain("without the channel binding");
+        expect(said).toEqual([
+          "Warning: this command connects without the channel binding that channel_binding=require in DATABASE_URL asks for\n",
+        ]);
+        expect(stdout).toContain(
+          "\nTLS          on, without the channel binding that is required\n",
+        );
       },
       TIMEOUT_MS,
     );
@@ -1031,6 +1213,22 @@ else {
           "load_balance_hosts=random",
         ),
       ).toBe(ports.primary);
+    });
+
+    test("a process stays with the server that it has reached, while that suits", async () => {
+      const names = ["standby", "primary", "silent", "silent"] as const;
+      const hosts = names.map((name) => `localhost:${ports[name]}`).join();
+      const url = `postgres://postgres:postgres@${hosts}/postgres`;
+      const address = parseDatabaseUrl(url, "X");
+
+      const first = await take([...names], "", "any");
+      const reached = reachedAddress(address);
+      const writing = await take([...names], "", "primary");
+
+      expect([first, writing]).toEqual([ports.standby, ports.primary]);
+      expect(await take([...names], "", "any")).toBe(ports.primary);
+      expect(reached).toMatchObject({ port: ports.standby, otherHosts: [] });
+      expect(reachedAddress(address)).toMatchObject({ port: ports.primary });
     });
 
     const attributes = {
