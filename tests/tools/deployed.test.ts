@@ -3,6 +3,7 @@ import { expect, test as bunTest } from "bun:test";
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
+import { sql as S } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
 import { openConnection } from "../../scripts/lib/connection";
 import { describeExports } from "../../scripts/schema/describe-schema";
@@ -30,10 +31,24 @@ const people = pg.pgTable("people", {
   isAdmin: pg.boolean("is_admin").default(false),
   seen: pg.bigint({ mode: "bigint" }),
   data: pg.jsonb(),
+  nickName: pg.text(),
+  base: pg.integer(),
+  twice: pg
+    .integer()
+    .notNull()
+    .generatedAlwaysAs(S`coalesce(base, 1) * 2`),
+});
+const lab = pg.pgSchema("lab");
+/** In a schema of its own, with the name of another table. */
+const others = lab.table("people", {
+  id: pg.integer("Id;").primaryKey(),
+  note: pg.text().notNull(),
 });
 const posts = pg.pgTable("posts", {
   id: pg.integer().primaryKey().generatedAlwaysAsIdentity(),
   author: pg.uuid().references(() => people.id),
+  heading: pg.text().notNull(),
+  parent: pg.integer().references((): pg.AnyPgColumn => posts.id),
 });
 
 /** Schema changes, and what the deployed code can no longer do after each. Those of a
@@ -43,6 +58,8 @@ const GROUPS: Record<string, string[]>[] = [
     // First: it would fail on a row that the queries before it have left.
     "alter table people add phone text not null": ["people.phone"],
     "alter table people drop column age": ["people.age"],
+    "alter table people drop column twice": ["people.twice"],
+    "alter table people drop column nick_name": ["people.nick_name"],
     "alter table people alter role drop default": ["people.role"],
     "alter table people alter tags type text using tags[1]": ["people.tags"],
     "alter table posts alter id drop identity": ["posts.id"],
@@ -58,6 +75,7 @@ const GROUPS: Record<string, string[]>[] = [
   },
   {
     "drop table posts": ["posts.null"],
+    "alter table lab.people rename to persons": ["lab.people.null"],
     "alter table people rename name to title": ["people.name", "people.title"],
     "alter table people alter age set not null": ["people.age"],
     "alter table people alter at type timestamp": ["people.at"],
@@ -83,6 +101,11 @@ const GROUPS: Record<string, string[]>[] = [
   {
     "create view other as select 1; alter table people rename to persons; create view people as select distinct * from persons":
       ["people.null"],
+  },
+  {
+    "alter table people rename to persons; create view people as select id, upper(name) as name, mood, age, role, tags, at, born, ended, paid, is_admin, seen, data, nick_name, base, twice from persons":
+      ["people.name"],
+    "alter table lab.people drop note": ["lab.people.note"],
   },
   {
     "alter table people add phone text": [],
@@ -119,8 +142,8 @@ const convert =
 bunTest(
   "what the deployed code does is tried on the schema to come",
   async () => {
-    const exported = { mood, people, posts };
-    const schema = await describeExports(exported, "");
+    const exported = { mood, people, posts, lab, others };
+    const schema = await describeExports(exported, "", "snake_case");
     const made = (await diffRenamed(emptySnapshot, schema, [])).join(
       BREAKPOINT,
     );
@@ -130,7 +153,11 @@ bunTest(
       await sql.unsafe(made);
       // What failed before is not told.
       const absent = pg.pgTable("absent", { id: pg.integer() });
-      const run = await prepareQueries(old, { ...exported, absent });
+      const run = await prepareQueries(
+        old,
+        { ...exported, absent },
+        "snake_case",
+      );
       const listed: { changes: string[]; breaks: string[] }[] = [];
       const said = new Set<string>();
       for (const group of GROUPS) {
@@ -146,7 +173,9 @@ bunTest(
             .map(({ table, column }) => `${table}.${column}`)
             .sort(),
         });
-        await sql.unsafe("drop schema public cascade; create schema public");
+        await sql.unsafe(
+          "drop schema public, lab cascade; create schema public",
+        );
         await sql.unsafe(made);
       }
 
