@@ -56,7 +56,6 @@ interface FoundIndex {
 interface FoundTable {
   schema: string;
   name: string;
-  isPartitioned: boolean;
   isRLSEnabled: boolean;
   columns: FoundColumn[] | null;
   constraints: FoundConstraint[] | null;
@@ -354,7 +353,7 @@ select list, value from (
   select 'schemas' as list, nspname as schema, ''::name as name, to_json(nspname) as value
   from schemas where nspname <> 'public'
   union all select 'tables', nspname, relname, json_build_object(
-    'schema', nspname, 'name', relname, 'isPartitioned', relkind = 'p', 'isRLSEnabled', relrowsecurity,
+    'schema', nspname, 'name', relname, 'isRLSEnabled', relrowsecurity,
     'columns', ${columnsOf("relations")},
     'constraints', (
       select json_agg(json_build_object(
