@@ -59,7 +59,7 @@ type Types = Map<string, FoundType>;
 type Query = { toSQL(): { sql: string; params: unknown[] } };
 
 /** Those with which numbers, texts, arrays and documents are found and counted. */
-const OPERATORS = ["=", "<", "+", "@>"];
+const OPERATORS = ["<", "+", "@>"];
 /** An offset that is in no use, so that a value which loses its time zone differs. */
 const ZONE = "-09:31";
 

@@ -180,6 +180,130 @@ test("db:push renames what PostgreSQL has named after a table, and leaves what a
   });
 }, 300_000);
 
+test("db:push changes each part where it is, and a change of text that the server does not see is none", async () => {
+  const pushed = `pushed_${process.pid}`;
+  const long = (word: string) => word.repeat(70);
+  const made = (isNew: boolean) => {
+    const pick = <T>(one: T, other: T) => (isNew ? other : one);
+    const lab = pg.pgSchema("lab");
+    const mood = pg.pgEnum("mood", isNew ? ["a", "b", "c"] : ["a", "b"]);
+    const parent = pg.pgTable("parent", { id: pg.integer().primaryKey() });
+    const t = lab.table(
+      "t",
+      {
+        old: pick(pg.integer().primaryKey(), pg.integer().notNull()),
+        key: pick(pg.integer().notNull(), pg.integer().primaryKey()),
+        retyped: pick(pg.integer(), pg.bigint({ mode: "number" }) as never),
+        optional: pick(pg.text().notNull(), pg.text() as never),
+        preset: pg.text().default(pick("a", "b")),
+        unset: pick(pg.text().default("a"), pg.text() as never),
+        counted: pg
+          .integer()
+          .generatedByDefaultAsIdentity({ increment: pick(1, 2) }),
+        sum: pg.integer().generatedAlwaysAs(pick(S`1 + 1`, S`1 + 2`)),
+        to: pg.integer(),
+        mood: mood().default(pick("a", "c") as "a"),
+        same: pg.varchar({ length: 9 }).default("a").notNull(),
+      },
+      (t) => [
+        pg
+          .index("changed")
+          .on(t.same)
+          .where(pick(S`same = ${long("w")}`, S`same <> ${long("w")}`)),
+        pg
+          .index("same")
+          .on(S`lower(${t.same} || ${long("x")})`)
+          .where(S`${t.same} in ('a', 'b')`),
+        pg
+          .unique("changed_key")
+          .on(...(pick([t.same], [t.same, t.to]) as [typeof t.same])),
+        pg.unique("same_key").on(t.to),
+        pg.check(
+          "changed_check",
+          pick(S`same = ${long("c")}`, S`same <> ${long("c")}`),
+        ),
+        pg.check("same_check", S`${t.same} in ('a', ${long("d")})`),
+        pg
+          .foreignKey({
+            name: "changed_fk",
+            columns: [t.to],
+            foreignColumns: [parent.id],
+          })
+          .onDelete(pick("cascade", "set null")),
+        pg
+          .foreignKey({
+            name: "same_fk",
+            columns: [t.old],
+            foreignColumns: [parent.id],
+          })
+          .onUpdate("cascade"),
+        pg.pgPolicy("changed", {
+          using: pick(S`same = ${long("u")}`, S`same <> ${long("u")}`),
+        }),
+        pg.pgPolicy("same", {
+          for: "update",
+          using: S`same in (${long("v")}, 'b')`,
+          withCheck: S`same in (${long("w")}, 'b')`,
+        }),
+      ],
+    );
+    const opened = pg.pgTable("opened", { id: pg.integer() });
+    return {
+      lab,
+      mood,
+      parent,
+      t,
+      opened: pick(
+        opened.enableRLS(),
+        pg.pgTable("opened", { id: pg.integer() }) as never,
+      ),
+      role: pg.pgRole(pushed),
+      counter: pg.pgSequence("counter", { increment: pick(1, 2) }),
+      steady: pg.pgSequence("steady", { increment: 3 }),
+      v: pg
+        .pgView("v", { x: pg.text() })
+        .as(pick(S`select ${long("v")} as x`, S`select ${long("w")} as x`)),
+      m: pg
+        .pgMaterializedView("m", { x: pg.integer() })
+        .as(pick(S`select 1 as x`, S`select 2 as x`)),
+      stays: pg
+        .pgView("stays", { x: pg.text() })
+        .as(S`select same as x from lab.t where same in (${long("y")}, 'b')`),
+    };
+  };
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    const push = async (entries: Record<string, unknown>) => {
+      const schema = await describeExports(entries, "");
+      return await diffSchema(
+        sql,
+        address,
+        undefined,
+        schema,
+        answers,
+        () => [],
+      );
+    };
+    const first = await push(made(false));
+    await run(sql, first.statements.join(BREAKPOINT));
+    const none = await push(made(false));
+    const second = await push(made(true));
+    await run(sql, second.statements.join(BREAKPOINT));
+    const again = await push(made(true));
+
+    await sql.unsafe(`drop role ${pushed}`);
+
+    const isCurrent = { statements: [], losses: [], left: [] };
+    expect([none, again]).toEqual([isCurrent, isCurrent]);
+    for (const { statements, losses, left } of [first, second]) {
+      expect({ losses, left }).toEqual({ losses: [], left: [] });
+      expect(
+        statements.join("\n").replaceAll(pushed, "pushed"),
+      ).toMatchSnapshot();
+    }
+  });
+}, 300_000);
+
 async function print(sql: Sql): Promise<string> {
   return printSchema(await introspect(sql, SCHEMAS, true), SCHEMAS);
 }
