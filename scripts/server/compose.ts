@@ -65,7 +65,7 @@ export async function stopCompose(env: Env): Promise<boolean> {
   const container = await findContainer(projectOf(env), env.dataDir);
   if (!container?.isOurs || !container.isRunning) return false;
   const { exitCode, stderr } = await compose(env, ["stop", "db"]);
-  if (exitCode !== 0) throw explain(stderr, "", env);
+  if (exitCode !== 0) throw explain(stderr, "", env, "stop");
   return true;
 }
 
@@ -269,7 +269,7 @@ function engineError(): Error {
 }
 
 /** Returns one error for the output of Compose and the container's log. */
-function explain(stderr: string, log: string, env: Env): Error {
+function explain(stderr: string, log: string, env: Env, verb = "start"): Error {
   if (/port is already allocated|address already in use/i.test(stderr))
     return failure(`${nameServer(env.database)} is taken by another program`, {
       hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
@@ -292,7 +292,7 @@ function explain(stderr: string, log: string, env: Env): Error {
   const reason =
     log.split("\n").findLast((line) => /FATAL|PANIC|[Ee]rror/.test(line)) ??
     stderr.trim().split("\n").at(-1);
-  return failure(`the container did not start: ${reason?.trim()}`, {
+  return failure(`the container did not ${verb}: ${reason?.trim()}`, {
     hint: "see what Docker says with `docker compose --file docker-compose.dev.yml up`",
   });
 }

@@ -25,7 +25,7 @@ export interface ToldDocker extends Project {
   /** Calls functions in one process of the clone. */
   callAll(calls: Call[]): Promise<
     {
-      /** What it returned, or the message of its error. */
+      /** What it returned, or the message of its error and its hint. */
       outcome?: unknown;
       /** How it called docker. */
       calls: string[];
@@ -33,10 +33,11 @@ export interface ToldDocker extends Project {
       note?: string;
     }[]
   >;
-  /** Runs a command, and returns how it called docker. */
+  /** Runs a command, with more variables, and returns how it called docker. */
   runTold(
     command: string,
     answers?: Answers,
+    more?: Record<string, string>,
   ): Promise<{
     exitCode: number;
     stdout: string;
@@ -69,7 +70,8 @@ const caller = `
     const env = { ...readEnv(), ...own };
     const work = { ...release, ...compose }[name];
     const args = given.length > 0 ? given : [env];
-    const outcome = await (async () => work(...args))().catch(({ message }) => message);
+    const outcome = await (async () => work(...args))().catch(({ message, hint }) =>
+      hint ? message + "\\nHint: " + hint : message);
     const calls = (read(DOCKER + ".calls") ?? "").split("\\n").filter(Boolean);
     outcomes.push({ outcome, calls, note: read(env.dataDir + "/project") });
     rmSync(env.dataDir + "/project", { force: true });
@@ -102,10 +104,10 @@ export function copyWithDocker(): ToldDocker {
         .text();
       return JSON.parse(output);
     },
-    runTold: async (command, answers) => {
+    runTold: async (command, answers, more) => {
       writeFileSync(`${docker}.answers`, write(answers));
       writeFileSync(`${docker}.calls`, "");
-      const outcome = await project.run(command, variables);
+      const outcome = await project.run(command, { ...variables, ...more });
       const calls = readFileSync(`${docker}.calls`, "utf8")
         .split("\n")
         .filter(Boolean);

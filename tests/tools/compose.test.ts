@@ -1,12 +1,15 @@
 // The server in Docker, in a clone and a Compose project of its own; and, without Docker,
 // what is made of its answers.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { $ } from "bun";
 import { isDockerReady } from "../../scripts/server/compose";
 import { findFreePort } from "../lib/ports";
 import { copyProject } from "../lib/project";
 import { isWhole } from "../lib/sample";
 import { copyWithDocker, fail, say } from "../lib/told-docker";
+import { testServer } from "../setup";
 
 test("what Docker answers is told apart, and another checkout's project left alone", async () => {
   using clone = copyWithDocker();
@@ -29,80 +32,124 @@ test("what Docker answers is told apart, and another checkout's project left alo
   );
 
   const outcomes = await clone.callAll([
+    { call: ["isDockerReady"] },
+    { call: ["isDockerReady"], answers: { version: "exit 1" } },
+    { call: ["isDockerReady"], answers: { "compose?version": "exit 1" } },
     { call: ["startCompose"], answers: ours },
     start("Bind for 0.0.0.0:5432 failed: port is already allocated"),
+    start("listen tcp 0.0.0.0:5432: bind: address already in use"),
     start(""),
     start("Cannot connect to the Docker daemon at unix:///var/run"),
+    start("failed to connect to the docker API at unix:///var/run"),
+    start("permission denied while trying to connect"),
     start("write: no space left on device"),
     start("unhealthy", "FATAL:  initialized by PostgreSQL version 15, which"),
     start("unhealthy", "there appears to be PostgreSQL data in:"),
-    start("unhealthy", "FATAL:  first\\nFATAL:  no such role\\nended"),
+    start("unhealthy", "FATAL:  first\\nFATAL:  no such role \\nended"),
+    start("unhealthy", "ok\\nError: no password\\nended"),
     start("one\\ndb-1 is unhealthy\\n"),
     { call: ["stopCompose"], answers: container("exited", clone.folder) },
     { call: ["stopCompose"], answers: container("running", "/tmp") },
     { call: ["stopCompose"], answers: ours },
+    {
+      call: ["stopCompose"],
+      answers: { ...ours, "*stop*": fail("it is busy") },
+    },
     { call: ["stopCompose"], answers: { "ps*": "exit 1" } },
+    { call: ["stopCompose"], answers: { "ps*": "true" } },
     { call: ["readComposePort"], answers: ours },
+    { call: ["readComposePort"], answers: container("running", "/tmp") },
+    { call: ["readComposePort"], answers: { "ps*": "exit 1" } },
+    { call: ["findContainerId"], answers: { "ps*": say("c1\\nc2\\n") } },
+    { call: ["findContainerId"] },
     { call: ["requireOwnProject"], answers: container("running", "/tmp") },
     { call: ["requireOwnProject"], answers: container("running", "/moved") },
+    { call: ["requireOwnProject"], answers: container("running", "/gone") },
     { call: ["requireOwnProject"] },
     { call: ["requireOwnProject"], answers: noVolume },
     { call: ["requireOwnProject"], env: { composeProjectName: "named" } },
   ]);
+  clone.write(".data/project", "ourclone");
+  const [noted] = await clone.callAll([{ call: ["requireOwnProject"] }]);
 
-  const taken = "localhost:5432 is taken by another program";
-  const silent =
-    "the Docker engine does not answer, and this clone's database is in Docker";
-  const holds = (version: string) =>
-    `the volume holds the data of PostgreSQL ${version}, and the image is another version`;
-  expect(outcomes.map(({ outcome }) => outcome)).toEqual([
-    undefined,
-    taken,
-    silent,
-    silent,
-    "Docker's disk is full",
-    holds("15"),
-    holds("17 or older"),
-    "the container did not start: FATAL:  no such role",
-    "the container did not start: db-1 is unhealthy",
-    false,
-    false,
-    true,
-    silent,
-    5499,
-    "the Compose project ourclone belongs to the checkout in /tmp",
-    undefined,
-    "the volume ourclone_db-data may belong to another checkout: this one did not create it",
-    undefined,
-    undefined,
-  ]);
-  const called = outcomes.map(({ calls }) =>
-    calls
-      .filter((call) => call.startsWith("compose"))
-      .map((call) => call.replace(/^.*\.yml /, "")),
+  const told = outcomes.map(({ outcome, calls, note }, index) =>
+    [
+      `${index}: ${outcome}`,
+      ...calls
+        // All of those that start, once; and of the others what they change.
+        .filter((call) => index === 3 || call.startsWith("compose"))
+        .filter(() => index < 5 || index > 15)
+        .map((call) => `  docker ${call}`)
+        .sort(),
+      ...(note ? [`  project: ${note}`] : []),
+    ].join("\n"),
   );
-  expect(called[0]).toEqual(["up --detach --wait --wait-timeout 60 db"]);
-  expect(called[1]?.at(-1)).toBe("rm --stop --force db");
-  expect(called.slice(9, 12)).toEqual([[], [], ["stop db"]]);
-  expect(outcomes[0]?.note).toBe("ourclone");
-});
+  expect(told.join("\n").replaceAll(clone.folder, "…")).toMatchSnapshot();
+  expect(noted?.outcome).toBeUndefined();
+}, 60_000);
 
-test("docker:dev passes on what it is told, with the variables of the other commands", async () => {
+test("docker:dev passes on what it is told, with the variables of the other commands, and records a server that is up", async () => {
   using clone = copyWithDocker();
+  const { host, port, user, password = "" } = testServer;
+  const variables = {
+    ...{ POSTGRES_HOST: host, POSTGRES_PORT: String(port) },
+    ...{ POSTGRES_USER: user, POSTGRES_PASSWORD: password },
+    POSTGRES_DB: "postgres",
+  };
+  const names = ["COMPOSE_PROJECT_NAME", ...Object.keys(variables).slice(1)];
+  const print = `echo ${names.map((name) => `"$${name}"`).join(" ")}`;
   const answers = {
     "volume*": "exit 1",
-    "*down*": `${say("$COMPOSE_PROJECT_NAME $POSTGRES_PORT").replaceAll("'", '"')}; exit 7`,
+    "*down*": `${print}; exit 7`,
+    "*up*": print,
   };
+  const record = () =>
+    ["server.json", "engine"].map((file) =>
+      existsSync(join(clone.folder, ".data", file))
+        ? clone.read(`.data/${file}`)
+        : undefined,
+    );
 
   const down = await clone.runTold("docker:dev:down --volumes", answers);
-  const up = await clone.runTold("docker:dev --volumes", answers);
-
-  expect(down).toMatchObject({ exitCode: 1, stdout: "ourclone 5432" });
-  expect(down.calls).toContain(
-    `compose --file ${clone.folder}/docker-compose.dev.yml down --volumes`,
+  const failed = await clone.runTold(
+    "docker:dev",
+    { ...answers, "*up*": "exit 7" },
+    variables,
   );
-  expect(up).toMatchObject({ exitCode: 2, calls: [] });
-});
+  const silent = await clone.runTold("docker:dev", answers, {
+    ...variables,
+    POSTGRES_PORT: "1",
+  });
+  clone.write(".data/engine", "embedded");
+  await clone.runTold("docker:dev", answers, variables);
+  const embedded = record();
+  rmSync(join(clone.folder, ".data/engine"));
+  const up = await clone.runTold("docker:dev", answers, variables);
+  const kept = await clone.runTold("docker:dev:down", {
+    "volume*": "exit 1",
+  });
+
+  const file = `compose --file ${clone.folder}/docker-compose.dev.yml`;
+  expect(down).toMatchObject({
+    exitCode: 1,
+    stdout: "ourclone 5432 postgres postgres app\n",
+  });
+  expect(down.calls.at(-2)).toBe(`${file} down --volumes`);
+  expect([failed.exitCode, silent.exitCode]).toEqual([1, 0]);
+  expect(embedded).toEqual([undefined, "embedded"]);
+  expect(up).toMatchObject({
+    exitCode: 0,
+    stdout: `ourclone ${port} ${user} ${password} postgres\n`,
+  });
+  expect(up.calls).toContain(`${file} up --detach --wait`);
+  const [server = "", engine] = record();
+  expect(JSON.parse(server)).toEqual({
+    ...{ folder: clone.folder, port },
+    identity: expect.stringMatching(/^\d+/),
+  });
+  expect(engine).toBe("compose\n");
+  expect(kept.calls).toContain(`${file} down`);
+}, 60_000);
 
 if (!isWhole) console.warn("Left out: compose, which ALL=1 runs");
 else if (!(await isDockerReady()))
