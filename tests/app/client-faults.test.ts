@@ -118,6 +118,9 @@ bunTest(
     ).toMatchObject({
       hint: expect.stringContaining("leave `options` out of the URL"),
     });
+    expect(
+      explain(new Error("unsupported startup parameter in options: work_mem")),
+    ).toEndWith(" refuses the startup parameter work_mem");
     expect(codeOf(inCircle)).toBeUndefined();
     expect(codeOf(new Error("a", { cause: answer("40001", "b") }))).toBe(
       "40001",
@@ -202,6 +205,9 @@ test("a transaction that loses its connection has written nothing, and goes on n
   await client.closeDatabase();
 
   expect(codeOf(error)).toBe("CONNECTION_LOST");
+  expect(String((error as Error).cause)).toBe(
+    "Error: the connection to the database was lost: terminating connection due to administrator command",
+  );
   expect(written).toBe(0);
   expect([usable, again]).toEqual([3, 3]);
 });
@@ -275,6 +281,10 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     return raise("40001")(tx);
   }).catch(() => {});
   const waited = Date.now() - start;
+  const [level] = await transactWithRetry(
+    (tx) => tx.execute("show transaction_isolation"),
+    { isolationLevel: "repeatable read" },
+  );
   const rows = await db.select().from(items).orderBy(items.slug);
   await closeDatabase();
 
@@ -308,6 +318,7 @@ test("what was lost before COMMIT is repeated, and nothing else", async (databas
     idle: 1,
     long: 1,
   });
+  expect(level).toEqual({ transaction_isolation: "repeatable read" });
   expect(attempts).toBe(5);
   expect(waited).toBeGreaterThan(360); // the pause between them gets longer
   expect(rows.map(({ slug }) => slug)).toEqual([
@@ -430,16 +441,21 @@ test("a silent server is an error within the limit, and the whole pool is usable
   const opened = Array.from({ length: 4 }, () =>
     transactWithRetry((tx) => tx.execute("select 1")),
   );
-  const codes = await Promise.all(
-    [...asked, ...opened].map(async (query) => codeOf(await rejection(query))),
-  );
+  const errors = await Promise.all([...asked, ...opened].map(rejection));
   const waited = Date.now() - start;
   network.swallow(false);
   const usable = await useWholePool(client, 3);
   await closeDatabase();
   await network.close();
 
-  expect(new Set(codes)).toEqual(new Set(["NO_ANSWER", "CANNOT_CONNECT"]));
+  expect(new Set(errors.map(codeOf))).toEqual(
+    new Set(["NO_ANSWER", "CANNOT_CONNECT"]),
+  );
+  const unanswered = errors.find((error) => codeOf(error) === "NO_ANSWER");
+  expect((unanswered as Error).cause).toMatchObject({
+    message:
+      "the database did not answer within 1.5 s, and the connection was closed; whether the statement took effect is unknown",
+  });
   expect(waited).toBeLessThan(5000);
   expect(usable).toBe(3);
 });
@@ -861,6 +877,7 @@ bunTest(
   "a connection that nobody uses is closed after half a minute",
   () =>
     withDatabase("empty", async (database) => {
+      await untilSessions(database, 0); // that connection has such a timer as well
       const wait = globalThis.setTimeout;
       const sooner = (work: () => void, ms?: number, ...rest: []) =>
         wait(work, ms === 30_000 ? 50 : ms, ...rest);

@@ -89,6 +89,23 @@ test(
   },
 );
 
+bunTest(
+  "a timestamp is read from JSON, too, as rows inside of rows have it",
+  () => {
+    const { zoned, plain } = pgTable("times", {
+      zoned: timestamp({ withTimezone: true }),
+      plain: timestamp(),
+    });
+    const read = (column: typeof zoned | typeof plain, text: unknown) =>
+      column.mapFromDriverValue(text as string);
+    const date = new Date("2026-07-01T10:34:56.789Z");
+
+    expect(read(zoned, "2026-07-01T12:34:56.789+02:00")).toEqual(date);
+    expect(read(plain, "2026-07-01T10:34:56.789")).toEqual(date);
+    expect(read(plain, date)).toBe(date);
+  },
+);
+
 bunTest("more parameters than the protocol can count are refused", () => {
   const most = Array.from({ length: 65_535 }, () => 1);
 

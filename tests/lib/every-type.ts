@@ -190,7 +190,8 @@ const [others] = await db.execute(`select 1::int2 as "int2", 2::oid as "oid",
   '[1,3)'::int4range as "range", '{[1,3)}'::int4multirange as "multirange",
   row(1, 'a') as "record", '1 day'::interval as "interval",
   array['1 day'::interval] as "intervals", array[1.5::float8] as "floats",
-  array[point '(1,2)'] as "points", array['a b', 'c']::name[] as "names",
+  array[point '(1,2)'] as "points",
+  array[box '(1,2),(0,0)', '(3,4),(1,1)'] as "boxes", array['a b', 'c']::name[] as "names",
   array[json '{"a":1}'] as "jsons", array[1, null] as "nulls", xml '<a/>' as "xml", to_tsvector('simple', 'a') as "tsvector"`);
 await server.end();
 const empty = await db.execute("select 1 as one where false");
