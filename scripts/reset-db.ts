@@ -114,7 +114,7 @@ async function listOthers(sql: Sql): Promise<string[]> {
   const list = async (from: Sql) =>
     await from<{ name: string }[]>`
       select nspname as name from pg_namespace
-      where nspname !~ '^pg_' and nspname <> 'information_schema' order by 1`;
+      where nspname !~ '^pg_' order by 1`;
   const fresh = (await list(sql)).map(({ name }) => name);
   return (await list(old))
     .map(({ name }) => name)

@@ -74,7 +74,7 @@ export async function readArchive(
   tool: PostgresTool,
   path: string,
 ): Promise<void> {
-  await finish(startReading(tool, path, "ignore"), "pg_restore");
+  await finish(startReading(tool, path, "--data-only", "ignore"), "pg_restore");
 }
 
 /**
@@ -86,7 +86,7 @@ export async function countArchived(
   tool: PostgresTool,
   path: string,
 ): Promise<CopiedRows> {
-  const child = startReading(tool, path, "pipe");
+  const child = startReading(tool, path, "--data-only", "pipe");
   const [copied] = await Promise.all([
     countCopied(child.stdout),
     finish(child, "pg_restore"),
@@ -97,10 +97,11 @@ export async function countArchived(
 function startReading<Out extends "ignore" | "pipe">(
   tool: PostgresTool,
   path: string,
+  part: "--data-only" | "--schema-only",
   stdout: Out,
 ) {
   requireArchive(path);
-  return spawn([...tool.command, "--data-only", "--file=-"], {
+  return spawn([...tool.command, part, "--file=-"], {
     env: tool.variables,
     stdin: Bun.file(path),
     stdout,
@@ -199,13 +200,7 @@ export async function readSchema(
   tool: PostgresTool,
   path: string,
 ): Promise<string> {
-  requireArchive(path);
-  const child = spawn([...tool.command, "--schema-only", "--file=-"], {
-    env: tool.variables,
-    stdin: Bun.file(path),
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const child = startReading(tool, path, "--schema-only", "pipe");
   const [text] = await Promise.all([
     new Response(child.stdout).text(),
     finish(child, "pg_restore"),
@@ -278,9 +273,7 @@ async function restoreThroughPsql(
         await writer.stdin.flush();
       }
       await writer.stdin.end();
-    } catch {
-      reader.kill();
-    }
+    } catch {} // psql has ended
   };
   const [, , read] = await Promise.all([
     copy(),
@@ -292,7 +285,7 @@ async function restoreThroughPsql(
 
 /** The end of the part to filter: the first object that is no schema or extension. */
 const HEAD_END =
-  /^-- (?:Data for )?Name: .*; Type: (?!(?:SCHEMA|EXTENSION|COMMENT|ENCODING|STDSTRINGS|SEARCHPATH);)/m;
+  /^-- (?:Data for )?Name: .*; Type: (?!(?:SCHEMA|EXTENSION|COMMENT);)/m;
 
 async function* leaveOut(
   stream: ReadableStream<Uint8Array>,
@@ -302,7 +295,7 @@ async function* leaveOut(
   let head: string | undefined = "";
   const filter = (text: string) => {
     const rest = lines.reduce(
-      (left, line) => left.replace(new RegExp(line, "gm"), ""),
+      (left, line) => left.replace(new RegExp(line, "m"), ""),
       text,
     );
     return Buffer.from(rest, "latin1");

@@ -4,9 +4,10 @@ import type { Sql } from "postgres";
 import { quoteIdentifier, quoteLiteral } from "../lib/quote";
 import { note } from "../lib/report";
 
-/** Settings whose value is a list of quoted names. The list is pg_dump's. */
+/** Settings whose value is a list of quoted names: those of pg_dump's list that a
+ * database can have. */
 const LISTS =
-  /^(local_preload_libraries|search_path|session_preload_libraries|shared_preload_libraries|temp_tablespaces|unix_socket_directories)$/i;
+  /^(local_preload_libraries|search_path|session_preload_libraries|temp_tablespaces)$/;
 
 /**
  * Gives a database the settings, grants, comment, connection limit and owner of
@@ -40,13 +41,12 @@ async function listStatements(
       limit: number;
       owner: string;
       comment: string | null;
-      isOther: boolean;
       hasGrants: boolean;
     }[]
   >`
     select datconnlimit as limit, rolname as owner,
       shobj_description(pg_database.oid, 'pg_database') as comment,
-      rolname <> current_user as "isOther", datacl is not null as "hasGrants"
+      datacl is not null as "hasGrants"
     from pg_database join pg_roles on pg_roles.oid = datdba
     where datname = ${from}`;
   if (!own) return [];
@@ -60,7 +60,7 @@ async function listStatements(
     select rolname as role, privilege_type as privilege, is_grantable as "isGrantable"
     from pg_database cross join lateral aclexplode(datacl)
       left join pg_roles on pg_roles.oid = grantee
-    where datname = ${from} and grantee <> datdba`;
+    where datname = ${from}`;
 
   const statements = settings.map(({ role, setting }) => {
     const [name = "", ...rest] = setting.split("=");
@@ -81,12 +81,10 @@ async function listStatements(
     statements.push(
       `comment on database ${target} is ${quoteLiteral(own.comment)}`,
     );
-  if (own.limit !== -1)
-    statements.push(`alter database ${target} connection limit ${own.limit}`);
-  if (own.isOther)
-    statements.push(
-      `alter database ${target} owner to ${quoteIdentifier(own.owner)}`,
-    );
+  statements.push(
+    `alter database ${target} connection limit ${own.limit}`,
+    `alter database ${target} owner to ${quoteIdentifier(own.owner)}`,
+  );
   return statements;
 }
 

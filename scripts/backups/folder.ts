@@ -131,11 +131,11 @@ export function recordFinding(path: string, manifest: Manifest): void {
 }
 
 function writeManifest(path: string, manifest: Manifest): void {
-  const file = openSync(path, "w", 0o600);
   const digest = hashManifest(manifest);
-  writeFileSync(file, `${JSON.stringify({ ...manifest, digest }, null, 2)}\n`);
-  fsyncSync(file);
-  closeSync(file);
+  writeFileSync(path, `${JSON.stringify({ ...manifest, digest }, null, 2)}\n`, {
+    mode: 0o600,
+    flush: true,
+  });
 }
 
 /** Renames manifest and archive into place; the archive last, as it is what counts. */

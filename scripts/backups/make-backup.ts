@@ -5,7 +5,6 @@ import { basename, join } from "node:path";
 import type { Sql } from "postgres";
 import type { DatabaseAddress } from "../../src/database-url";
 import type { Env } from "../../src/env";
-import { readProject } from "../../src/project";
 import { openConnection, liftTimeouts } from "../lib/connection";
 import { onInterrupt } from "../lib/interrupt";
 import { failure, withProgress } from "../lib/report";
@@ -115,13 +114,9 @@ async function dump(
   const { snapshot = "", systemIdentifier = "" } = row ?? {};
   await requireReadable(sql);
   const tables = await listTables(sql);
-  const { records } = readProject();
-  const hasRecords = tables.some(
-    ({ schema, table }) => schema === records.schema && table === records.table,
-  );
   // The savepoint keeps the snapshot after an error, and releases the locks.
   await sql.unsafe("savepoint head");
-  const head = hasRecords ? await readHead(sql) : null;
+  const head = await readHead(sql);
   await sql.unsafe("rollback to savepoint head");
   const application = `pg_dump ${crypto.randomUUID()}`;
   const forget = onInterrupt(() => endSession(address, application));

@@ -118,12 +118,12 @@ export async function requireReadable(sql: Sql): Promise<void> {
           or not has_table_privilege(class.oid, 'select') then 'grant' else 'policy' end as kind
     from pg_class as class join pg_namespace on pg_namespace.oid = relnamespace
     where relkind in ('r', 'p', 'S', 'm') and relpersistence <> 't'
-      and nspname not in ('pg_catalog', 'information_schema') and nspname !~ '^pg_(toast|temp)'
+      and nspname not in ('pg_catalog', 'information_schema')
       and not exists (select from pg_depend where classid = 'pg_class'::regclass
         and objid = class.oid and deptype = 'e')
       and (not has_schema_privilege(relnamespace, 'usage')
         or not has_table_privilege(class.oid, 'select')
-        or relkind in ('r', 'p') and row_security_active(class.oid))`);
+        or row_security_active(class.oid))`);
   const [first] = rows;
   if (!first) return;
   const { role } = first;

@@ -80,17 +80,17 @@ export async function clearNext(
   return Object.assign(error, { lines: [...lines, ...left, ...state] });
 }
 
-/** Drops the tables of the database, to free their space. */
+/** Drops the tables and materialized views of the database, to free their space. */
 async function emptyDatabase(address: DatabaseAddress): Promise<void> {
   await using sql = await openConnection(address, "db:swap");
-  const tables = await sql<{ name: string }[]>`
-    select format('%I.%I', nspname, relname) as name
+  const objects = await sql<{ name: string }[]>`
+    select format('%s if exists %I.%I', case relkind when 'm' then 'materialized view'
+      else 'table' end, nspname, relname) as name
     from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-    where relkind in ('r', 'm') and relpersistence <> 't'
-      and nspname not in ('pg_catalog', 'information_schema')
-    order by relpages desc`;
-  for (const { name } of tables)
-    await sql.unsafe(`drop table if exists ${name} cascade`).catch(() => {});
+    where relkind in ('r', 'm')
+      and nspname not in ('pg_catalog', 'information_schema')`;
+  for (const { name } of objects)
+    await sql.unsafe(`drop ${name} cascade`).catch(() => {});
 }
 
 /** Drops a database once a crashed server has recovered. */

@@ -74,9 +74,9 @@ export function findNeeds(programs: string[]): Needs {
  */
 function resolveImport(from: string, path: string): string[] {
   const target = normalize(join(dirname(from), path));
-  return [`${target}.ts`, `${target}/index.ts`]
-    .filter((file) => existsSync(join(root, file)))
-    .slice(0, 1);
+  return [`${target}.ts`, `${target}/index.ts`].filter((file) =>
+    existsSync(join(root, file)),
+  );
 }
 
 /** Lists files that a program names in a string: those it starts, reads or loads. */
@@ -114,8 +114,6 @@ export function readPackage(folder: string): {
       scripts: {},
       dependencies: {},
       devDependencies: {},
-      type: undefined,
-      version: undefined,
       ...JSON.parse(text),
       text,
     };

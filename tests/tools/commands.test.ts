@@ -57,7 +57,9 @@ const programOf = (name: string) => scripts[name]?.split(" ")[1];
 const wrongCalls = [
   "db:backup --keep 0",
   "db:backup --keep 1 --list",
+  "db:backup --verify a --drill b",
   "db:backup --verify=",
+  "db:backup --drill=",
   "db:bootstrap --email= --name=",
   "db:bootstrap",
   "db:bootstrap --email ada",

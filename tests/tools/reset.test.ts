@@ -1,12 +1,16 @@
 // db:reset and its undo: the old database is always kept, and comes back.
 import { expect } from "bun:test";
 import { carrySettings } from "../../scripts/backups/carry-settings";
+import { clearNext, makeNext } from "../../scripts/backups/successor";
+import { swapIn, withSwapLock } from "../../scripts/backups/swap";
 import { lockOnceMore } from "../../scripts/lib/lock";
 import { stampProduction } from "../../scripts/lib/protection";
 import { urlOf } from "../lib/command";
 import { openDatabase, type TestDatabase, until } from "../lib/database";
-import { migrations, ownHead } from "../lib/migrations";
+import { migrations, ownHead, writeMigrations } from "../lib/migrations";
+import { observe } from "../lib/observe";
 import { withRoles } from "../lib/roles";
+import { proxyTo } from "../lib/severing-proxy";
 import { test } from "../lib/test";
 import { testServer } from "../setup";
 
@@ -33,7 +37,7 @@ test(
     const { run, sql, name, address } = database;
     await sql.unsafe(`
       delete from builds where number = 1;
-      create schema extra; create temporary table passing ();
+      create schema extra; create schema another; create temporary table passing ();
       alter database ${name} set work_mem = '5MB';
       revoke temporary on database ${name} from public`);
     for (const left of ["next", "dropped"])
@@ -51,6 +55,9 @@ test(
     await application.end({ timeout: 0 });
     const fresh = await countBuilds(database);
     const afterReset = await listDatabases(database);
+    const server = openDatabase(testServer);
+    await server.unsafe(`create database ${name}__next`);
+    await server.end();
     const undone = await run("db:reset --undo");
     const old = await countBuilds(database);
     const again = await run("db:reset --undo --json");
@@ -62,15 +69,17 @@ test(
 
     expect(reset).toEqual({
       exitCode: 0,
-      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nLeft behind: these schemas, which no migration creates, are only in ${name}__previous: extra\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
+      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nLeft behind: these schemas, which no migration creates, are only in ${name}__previous: another, extra\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
     expect(afterReset).toEqual(["", "__previous"]);
     expect(options).toEqual({ setting: "5MB", granted: false });
     expect({ fresh, old }).toEqual({ fresh: 3, old: 2 });
-    expect(undone.stdout).toStartWith(
-      `Restored: ${name} from ${name}__previous\n`,
-    );
+    expect(undone).toEqual({
+      exitCode: 0,
+      stdout: `Restored: ${name} from ${name}__previous\nKept: ${name}__previous, the database until now; \`--undo\` once more swaps back\n`,
+      stderr: "",
+    });
     expect(JSON.parse(again.stdout)).toEqual({
       database: name,
       previous: `${name}__previous`,
@@ -87,17 +96,6 @@ test(
     const { sql, name } = database;
     const copy = `${name}_copy`;
     await withRoles(database, 2, async ({ name: role }, { name: other }) => {
-      await sql.unsafe(`create database ${copy}`);
-      await sql.unsafe(`
-        alter role ${role} in database ${name} set work_mem = '7MB';
-        alter database ${name} set search_path = '';
-        alter database ${name} set app.greeting = 'it''s';
-        revoke temporary on database ${name} from public;
-        grant temporary on database ${name} to ${other} with grant option;
-        comment on database ${name} is 'it''s';
-        alter database ${name} connection limit 7;
-        alter database ${name} owner to ${role}`);
-      await carrySettings(sql, name, copy);
       const read = async (database: string) => {
         const [row] = await sql`
           select datconnlimit as limit, pg_get_userbyid(datdba) as owner,
@@ -108,41 +106,276 @@ test(
           from pg_database where datname = ${database}`;
         return row;
       };
+      await sql.unsafe(`create database ${copy}`);
+      const fresh = await read(copy);
+      await carrySettings(sql, name, copy);
+      const plain = await read(copy);
+      await sql.unsafe(`
+        alter role ${role} in database ${name} set work_mem = '7MB';
+        alter role ${other} in database ${name} set session_preload_libraries = 'a', 'b c';
+        alter role ${other} in database ${name} set local_preload_libraries = 'a', 'b "c';
+        alter role ${other} in database ${name} set temp_tablespaces = 'a', 'b, c';
+        alter database ${name} set search_path = '';
+        alter database ${name} set app.greeting = 'it''s = this';
+        revoke temporary on database ${name} from public;
+        grant temporary on database ${name} to ${other} with grant option;
+        comment on database ${name} is 'it''s';
+        alter database ${name} connection limit 7;
+        alter database ${name} owner to ${role}`);
+      await carrySettings(sql, name, copy);
       const carried = await read(copy);
 
+      expect(plain).toEqual(fresh);
       expect(carried).toEqual(await read(name));
-      expect(carried).toMatchObject({ limit: 7, owner: role });
-      expect(carried?.settings).toHaveLength(2);
+      expect(carried).toMatchObject({ limit: 7, owner: role, comment: "it's" });
+      expect(carried?.grants).toHaveLength(3);
+      expect(carried?.settings).toHaveLength(3);
     });
   },
 );
 
 test(
-  "runs three at once one after the other, each drops the older previous one, and makes nothing where that cannot make way",
+  "runs three at once one after the other, and each drops the older previous one",
   "empty",
   async (database) => {
-    const { run, name } = database;
+    const { run, sql, name } = database;
+    await sql.unsafe(`alter database ${name} set lock_timeout = 1`);
     const all = await Promise.all(
       Array.from({ length: 3 }, () => run("db:reset --no-seed")),
     );
     const left = await listDatabases(database);
+
+    const done = `Reset: ${name}, at ${ownHead}\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`;
+    const dropped = `Dropped: the older ${name}__previous\n${done}`;
+    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(3).fill(0));
+    expect(all.map(({ stdout }) => stdout).sort()).toEqual([
+      dropped,
+      dropped,
+      done,
+    ]);
+    expect(left).toEqual(["", "__previous"]);
+    expect(await countBuilds(database)).toBe(0);
+  },
+);
+
+test(
+  "makes nothing where an older copy cannot make way, and says why",
+  "empty",
+  async (database) => {
+    const { name, address } = database;
+    const previous = `${name}__previous`;
     const server = openDatabase(testServer);
-    await server.unsafe(`alter database ${name}__previous is_template true`);
-    const refused = await run("db:reset");
-    await server.unsafe(`alter database ${name}__previous is_template false`);
+    const make = () =>
+      observe(() => makeNext(server, address, () => Promise.resolve()));
+    await server.unsafe(`create database ${previous}`);
+    await server.unsafe(`create database ${name}__dropped is_template true`);
+
+    await server.unsafe(`alter database ${previous} is_template true`);
+    const template = await make();
+    await server.unsafe(`alter database ${previous} is_template false`);
+    const kept = openDatabase({ ...address, database: previous });
+    await kept.unsafe(`
+      create subscription ${name} connection '' publication p with (connect = false)`);
+    const subscribed = await make();
+    await kept.unsafe(`
+      alter subscription ${name} set (slot_name = none); drop subscription ${name}`);
+    await kept.end();
+    const leftover = await make();
+    await server.unsafe(`alter database ${name}__dropped is_template false`);
+    const whole = await make();
+    const left = await listDatabases(database);
+    const [open] = await server`
+      select has_database_privilege('pg_monitor', ${`${name}__next`}, 'connect') as open`;
     await server.end();
 
-    expect(all.map(({ exitCode }) => exitCode)).toEqual(Array(3).fill(0));
-    const dropped = `Dropped: the older ${name}__previous\n`;
-    expect(all.filter(({ stdout }) => stdout.includes(dropped))).toHaveLength(
-      2,
+    const hint = `remove that, or keep the database under another name: \`ALTER DATABASE "${previous}" RENAME TO …\``;
+    expect(template).toMatchObject({
+      message: `${previous} cannot be dropped: it is a template`,
+      hint,
+    });
+    expect(subscribed).toMatchObject({
+      message: `${previous} cannot be dropped: it has a subscription`,
+      hint,
+    });
+    expect(leftover).toMatchObject({
+      message: `${name}__dropped, which is left over, cannot be dropped: cannot drop a template database`,
+      hint: `drop it with \`DROP DATABASE "${name}__dropped"\``,
+    });
+    expect(whole).toEqual({ done: undefined, notes: "" });
+    expect(left).toEqual(["", "__next", "__previous"]);
+    expect(open).toEqual({ open: true });
+  },
+);
+
+test(
+  "drops the new database after an error; where it cannot, frees its space on a full disk",
+  "empty",
+  async (database) => {
+    const { name, address } = database;
+    const next = { ...address, database: `${name}__next` };
+    const server = openDatabase(testServer);
+    await server.unsafe(`create database ${next.database} is_template true`);
+    const made = openDatabase(next);
+    await made.unsafe(`
+      create schema "Other"; create table "Other"."T" as select 1 as x;
+      create table parts (n int) partition by list (n);
+      create table part partition of parts for values in (1);
+      create view seen as select x from "Other"."T";
+      create materialized view one as select 1 as x;
+      create materialized view two as select x from "Other"."T"`);
+    const list = async () => {
+      const rows = await made`
+        select relname as name from pg_class
+        where relnamespace in ('public'::regnamespace, '"Other"'::regnamespace)
+          and relkind in ('r', 'm')`;
+      return rows.length;
+    };
+    const clear = async (message: string, ...lines: string[]) => {
+      const error = Object.assign(new Error(message), { lines });
+      const cleared = await clearNext(server, address, error, "state");
+      return [cleared === error, ...(cleared as typeof error).lines];
+    };
+
+    const kept = [await clear("other", "line"), await list()];
+    const full = [await clear("could not extend: No space left"), await list()];
+    await made.unsafe("create table again ()");
+    const hinted = [
+      await clear("psql failed", "HINT: Check free disk space."),
+      await list(),
+    ];
+    await made.end();
+    await server.unsafe(`alter database ${next.database} is_template false`);
+    const dropped = await clear("other");
+    await server.unsafe(`create database ${next.database}`);
+    await server.end();
+    const reconnected = await clear("other");
+
+    const left = `${next.database} may be left over: the next run drops it`;
+    expect(kept).toEqual([[true, "line", left, "state"], 4]);
+    expect(full).toEqual([[true, left, "state"], 0]);
+    expect(hinted).toEqual([
+      [true, "HINT: Check free disk space.", left, "state"],
+      0,
+    ]);
+    expect(dropped).toEqual([true, "state"]);
+    expect(reconnected).toEqual([true, "state"]);
+    expect(await listDatabases(database)).toEqual([""]);
+  },
+);
+
+test(
+  "one swap of a database runs at a time, and none of a name that is too long",
+  "empty",
+  async ({ address }) => {
+    const lock = (database: string, work = () => Promise.resolve("done")) =>
+      observe(() => withSwapLock({ ...address, database }, 0, work));
+    const { database } = address;
+
+    const nested = await lock(database, async () => {
+      const [same, other] = [await lock(database), await lock("postgres")];
+      return JSON.stringify([same.exitCode, other.done]);
+    });
+    const short = await lock("d".repeat(53));
+    const long = await lock("é".repeat(27));
+
+    expect(nested.done).toBe(JSON.stringify([75, "done"]));
+    expect(short.done).toBe("done");
+    expect(long).toMatchObject({
+      message: `${"é".repeat(27)}__previous is longer than PostgreSQL's names`,
+      hint: "give the database a name of 53 bytes or less",
+      exitCode: 2,
+    });
+  },
+);
+
+test(
+  "knows whether a swap was committed when the connection is lost, and says what it could not drop",
+  "empty",
+  async (database) => {
+    const { name, address, project, start } = database;
+    const server = openDatabase(testServer);
+    const [previous, dropped] = [`${name}__previous`, `${name}__dropped`];
+    const makeNew = () => server.unsafe(`create database ${name}__next`);
+    const list = async () => {
+      const rows = await server`
+        select substr(datname, ${name.length + 1}) as suffix, oid::int from pg_database
+        where starts_with(datname, ${name})`;
+      return Object.fromEntries(rows.map(({ suffix, oid }) => [suffix, oid]));
+    };
+    // In a process of its own: there postgres.js may write to a closed socket.
+    project.write(
+      "swap.ts",
+      `import postgres from "postgres";
+import { swapIn } from "./scripts/backups/swap";
+import { connectionOptions } from "./src/database-tls";
+import { readEnv } from "./src/env";
+const { direct } = readEnv();
+const [host, port] = ["127.0.0.1", Number(process.argv[2])];
+const options = connectionOptions({ ...direct, database: "postgres", host, port });
+const server = postgres({ ...options, max: 1, onnotice: () => {} });
+const done = await swapIn(server, direct).catch(({ message, hint }) => ({ message, hint }));
+console.log(JSON.stringify(done));
+process.exit();`,
     );
-    expect(left).toEqual(["", "__previous"]);
-    expect(refused.exitCode).toBe(1);
-    expect(refused.stderr).toStartWith(
-      `Error: ${name}__previous cannot be dropped: it is a template\nHint: `,
+    /** Swaps, and loses the connection before it gets the answer with this number. */
+    const swap = async (last: number) => {
+      const proxy = await proxyTo(address.port, (count) => {
+        if (count === last) void proxy.close();
+        return count === last;
+      });
+      const child = start(`swap.ts ${proxy.port}`);
+      const [stdout = "", stderr = ""] = await Promise.all(
+        [child.stdout, child.stderr].map((out) => new Response(out).text()),
+      );
+      await proxy.close();
+      return { stdout, stderr, count: proxy.count() };
+    };
+
+    await makeNew();
+    const first = await list();
+    const whole = await swap(0);
+    const second = await list();
+    await makeNew();
+    await server.unsafe(`alter database ${previous} is_template true`);
+    const warned = await observe(() => swapIn(server, address));
+    const third = await list();
+    await server.unsafe(`alter database ${dropped} is_template false`);
+    await server.unsafe(`drop database ${dropped}`);
+    await makeNew();
+    const uncommitted = await swap(whole.count - 1);
+    const unchanged = await list();
+    await makeNew();
+    const before = await list();
+    const committed = await swap(whole.count);
+    const fourth = await list();
+    await server.end();
+
+    expect(whole).toMatchObject({ stdout: "false\n", stderr: "" });
+    expect(second).toEqual({ "": first.__next, __previous: first[""] });
+    expect(warned).toEqual({
+      done: false,
+      notes: `Warning: ${dropped}, which is left over, cannot be dropped: cannot drop a template database\nHint: drop it with \`DROP DATABASE "${dropped}"\`\n`,
+    });
+    expect(third).toMatchObject({
+      __previous: second[""],
+      __dropped: second.__previous,
+    });
+    expect(JSON.parse(uncommitted.stdout)).toEqual({
+      message: expect.stringContaining(
+        `${name} was not swapped, and is unchanged: `,
+      ),
+      hint: "end the sessions or prepared transactions that use it, and run the command again",
+    });
+    expect(unchanged).toEqual({ "": third[""], __previous: third.__previous });
+    expect(committed.stdout).toBe("false\n");
+    expect(committed.stderr).toStartWith(
+      `Warning: ${dropped}, which is left over, cannot be dropped: `,
     );
-    expect(await countBuilds(database)).toBe(0);
+    expect(fourth).toEqual({
+      "": before.__next,
+      __previous: before[""],
+      __dropped: before.__previous,
+    });
   },
 );
 
@@ -154,6 +387,7 @@ test(
     project.write(
       `${migrations}/${ownHead}.sql`,
       `do $$ begin
+        raise warning 'seen';
         raise 'open to all: %', has_database_privilege('pg_monitor', current_database(), 'connect');
       end $$`,
     );
@@ -172,11 +406,6 @@ test(
     );
     const foreign = await run("db:reset", asRole);
     await sql.unsafe(`drop role ${role}; create schema extra`);
-    const long = urlOf({ ...database.address, database: "d".repeat(54) });
-    const unnamed = await run("db:reset", {
-      DATABASE_URL: long,
-      DATABASE_URL_UNPOOLED: long,
-    });
     const failed = await run("db:reset");
 
     expect(misnamed.exitCode).toBe(2);
@@ -184,27 +413,24 @@ test(
       'Error: "other" is not the name of the database\n',
     );
     expect(undone.exitCode).toBe(1);
-    expect(undone.stderr).toStartWith(
-      `Error: there is no ${name}__previous to go back to\n`,
+    expect(undone.stderr).toBe(
+      `Error: there is no ${name}__previous to go back to\nHint: the first \`db:reset\` or \`db:restore\` makes one\n`,
     );
     expect(powerless.exitCode).toBe(2);
     expect(powerless.stderr).toBe(
       `Error: the role ${role} may not create databases\nHint: let an administrator run \`ALTER ROLE "${role}" CREATEDB\`\n`,
     );
     expect(foreign.exitCode).toBe(2);
-    expect(foreign.stderr).toStartWith(
-      `Error: the role ${role} does not own ${name}\nHint: `,
-    );
-    expect(unnamed.exitCode).toBe(2);
-    expect(unnamed.stderr).toStartWith(
-      `Error: ${"d".repeat(54)}__previous is longer than PostgreSQL's names\n`,
+    expect(foreign.stderr).toBe(
+      `Error: the role ${role} does not own ${name}\nHint: let an administrator run \`ALTER DATABASE "${name}" OWNER TO "${role}"\`\n`,
     );
     expect(failed.exitCode).toBe(1);
     expect(failed.stderr).toContain(`${ownHead} failed`);
     expect(failed.stderr).not.toContain("may be left over");
-    expect(failed.stderr).toContain(
-      "\nHint: a new database has only what the migrations create, and ",
+    expect(failed.stderr).toEndWith(
+      `\nNothing was changed: ${name} is still the old database\nHint: a new database has only what the migrations create, and ${name} has more: change it with \`bun run db:migrate\` and \`bun run db:rollback\` instead\n`,
     );
+    expect(failed.stderr).toStartWith(`Warning: ${ownHead}: seen\n`);
     expect(failed.stderr).toContain("open to all: f"); // while it is filled
     expect(await listDatabases(database)).toEqual([""]);
     expect(await countBuilds(database)).toBe(3);
@@ -226,6 +452,12 @@ test(
     await stampProduction(sql);
     await holder.unsafe("select pg_advisory_unlock_all()");
     const { exitCode, stderr } = await waiting;
+    // It does not wait for the lock to refuse.
+    await holder.unsafe(lockOnceMore);
+    const early = await run("db:reset --wait 0");
+    await sql`drop table drizzle.__environment`;
+    const busy = await run("db:reset --wait 0");
+    await stampProduction(sql);
     await holder.unsafe("begin; lock table drizzle.__environment");
     const unknown = await Promise.all([run("db:reset"), run("db:status")]);
     await holder.unsafe("rollback");
@@ -233,6 +465,7 @@ test(
 
     expect(exitCode).toBe(2);
     expect(stderr).toContain("it is stamped production");
+    expect([early.exitCode, busy.exitCode]).toEqual([2, 75]);
     for (const { exitCode, stdout, stderr } of unknown) {
       expect(exitCode).toBe(1);
       expect(stdout).toBe("");
@@ -269,7 +502,7 @@ test(
     const statusUndone = JSON.parse((await run("db:status --json")).stdout);
     await liftStamp(name);
     const refused = await run("db:reset");
-    const dropped = await run("db:reset --drop-previous --no-seed");
+    const dropped = await run("db:reset --drop-previous --json");
 
     expect(bare).toEqual({
       exitCode: 2,
@@ -281,8 +514,9 @@ test(
     expect(done.exitCode).toBe(0);
     expect(status.environment).toBe("production");
     expect(older.exitCode).toBe(2);
-    expect(older.stderr).toContain(`\nWould be dropped: ${name}__previous\n`);
-    expect(older.stderr).toContain("`--drop-previous`");
+    expect(older.stderr).toBe(
+      `Error: ${name} is protected: it is stamped production\nWould be dropped: ${name}__previous\nHint: to go ahead, add \`--drop-previous\`\n`,
+    );
     expect(undo.exitCode).toBe(2);
     expect(undone.exitCode).toBe(0);
     expect(statusUndone.environment).toBe("production");
@@ -290,7 +524,13 @@ test(
       exitCode: 2,
       stderr: `Error: ${name}__previous would be dropped, and is stamped production\nHint: to go ahead, add \`--drop-previous\`\n`,
     });
-    expect(dropped.exitCode).toBe(0);
+    expect(dropped.stderr).toBe(`Dropped: the older ${name}__previous\n`);
+    expect(JSON.parse(dropped.stdout)).toEqual({
+      database: name,
+      previous: `${name}__previous`,
+      head: ownHead,
+      seeded: expect.objectContaining({ seed: "dev" }),
+    });
   },
 );
 
@@ -301,7 +541,7 @@ test(
     const { run, name, sql } = database;
     await withRoles(database, 2, async ({ name: role, variables }, other) => {
       await sql.unsafe(
-        `alter role ${role} createdb; alter role ${other.name} in database ${name} set app.secret = 'hush';
+        `alter role ${role} createdb; alter role ${other.name} in database ${name} set app.secret = E'hush\\nhush';
         alter database ${name} owner to ${role}; alter database ${name} is_template true`,
       );
       const { exitCode, stderr } = await run("db:reset", variables);
@@ -315,7 +555,9 @@ test(
       expect(stderr).toContain(
         `\nError: ${name} was not swapped, and is unchanged: `,
       );
-      expect(stderr).toMatch(/^ {2}pid \d+, /m);
+      expect(stderr).toMatch(
+        /\n {2}pid \d+, \w+, [^\n]*\nHint: end the sessions or prepared transactions that use it, and run the command again\n$/,
+      );
       expect(await listDatabases(database)).toEqual([""]);
     });
   },
@@ -334,6 +576,9 @@ test(
     const { exitCode, screen } = await terminal.ends();
 
     expect(screen).toContain("Error: interrupted");
+    expect(screen).toContain(
+      `Nothing was changed: ${name} is still the old database`,
+    );
     expect(exitCode).toBe(130);
     expect(await listDatabases(database)).toEqual([""]);
   },
@@ -366,7 +611,11 @@ test(
 test(
   "is done once it has said so, whatever signal comes then",
   "empty",
-  async ({ start }) => {
+  async ({ start, project, name }) => {
+    writeMigrations(project, {
+      "0000_one": "select 1",
+      "0001_two": "select 2",
+    });
     const child = start("scripts/reset-db.ts --no-seed --json");
     let stdout = "";
     for await (const bytes of child.stdout) {
@@ -374,7 +623,12 @@ test(
       child.kill("SIGINT");
     }
 
-    expect(JSON.parse(stdout)).toMatchObject({ head: ownHead });
+    expect(JSON.parse(stdout)).toEqual({
+      database: name,
+      previous: `${name}__previous`,
+      head: "0001_two",
+      seeded: null,
+    });
     expect(await new Response(child.stderr).text()).toBe("");
     expect(await child.exited).toBe(0);
   },
