@@ -480,22 +480,25 @@ describe.concurrent("a host", () => {
     const servers = [await listen(() => {}), await listen(() => {})];
     const ports = servers.map(({ port }) => port);
     const hosts = ports.map((port) => `127.0.0.1:${port}`).join();
-    /** Returns which hosts were asked, in their order; each does as it is told. */
+    /** Returns which hosts were asked, in their order; each does as it is told, the
+     * first one something else once its session was closed. */
     const ask = async (
       answers: (Role | Error)[],
       query = "",
       wanted?: Wanted,
+      later = answers[0],
     ): Promise<{ asked: string; refusals?: unknown }> => {
       const asked: number[] = [];
+      const told = [...answers];
       const driver = {
         logIn: async (_: Socket, { port }: Host) => {
           const index = ports.indexOf(port);
           asked.push(index + 1);
-          const answer = answers[index] ?? primary;
+          const answer = told[index] ?? primary;
           if (answer instanceof Error) throw answer;
           return { role: answer };
         },
-        close: async () => {},
+        close: async () => void (told[0] = later ?? primary),
       };
       const url = `postgres://u@${hosts}/a?sslmode=disable${query}`;
       const found = openSession(parseDatabaseUrl(url, "X"), driver, wanted);
@@ -538,6 +541,9 @@ describe.concurrent("a host", () => {
     expect(await ask([behind, behind], "", "prefer-primary")).toEqual({
       asked: "1,2,1",
     });
+    expect(
+      await ask([behind, no("28P01")], "", "prefer-primary", no("3D000")),
+    ).toEqual({ asked: "1,2,1", refusals: [[1, "no"]] });
     expect(
       await ask([behind, behind], "&target_session_attrs=primary"),
     ).toEqual({
