@@ -128,11 +128,8 @@ bunTest(
   },
 );
 
-test("a session has what its address sets, and the format of dates that drizzle reads", async ({
-  address,
-  name,
-  sql: server,
-}) => {
+test("a session has what its address sets, and the format of dates that drizzle reads", async (database) => {
+  const { address, name, sql: server } = database;
   await server.unsafe(`alter database ${name} set datestyle = 'German'`);
   const options = "-c work_mem=5MB";
   const set = openClient({
@@ -157,6 +154,7 @@ test("a session has what its address sets, and the format of dates that drizzle 
   const several = openClient({ ...address, otherHosts: [{ host, port }] });
   const unwritable = await rejection(several.db.execute("select 1"));
   await several.closeDatabase();
+  await untilSessions(database, 0);
 
   expect(row).toEqual({
     name: "mine",
@@ -664,11 +662,13 @@ test("where a role may have few connections they are shared, and none is an erro
     const address = { ...database.address, user: name, password: name };
     const limits = { poolSize: 3, acquireMs: 20_000 };
     await database.sql.unsafe(`alter role ${name} connection limit 1`);
-    const few = openClient(address, limits);
+    const network = await openNetwork(address);
+    const few = openClient({ ...address, port: network.port }, limits);
     const answers = await Promise.all(
-      Array.from({ length: 3 }, () => few.db.execute("select 1")),
+      Array.from({ length: 3 }, () => few.db.execute("select pg_sleep(0.2)")),
     );
     await few.closeDatabase();
+    await network.close();
     await database.sql.unsafe(`alter role ${name} connection limit 0`);
     const none = openClient(address, limits);
     const start = Date.now();
@@ -677,6 +677,7 @@ test("where a role may have few connections they are shared, and none is an erro
     await none.closeDatabase();
 
     expect(answers).toHaveLength(3);
+    expect(network.count()).toBeLessThan(8); // it does not ask again and again
     expect(codeOf(error)).toBe("CANNOT_CONNECT");
     expect(waited).toBeLessThan(10_000);
   }));
@@ -842,6 +843,13 @@ test("a failed statement leaves nothing that others meet", async (database) => {
     }),
   );
   const replaced = await backend();
+  const one = db
+    .select({ value: sql`1 / ${sql.placeholder("value")}::int` })
+    .from(items)
+    .prepare("one");
+  await one.execute({ value: 1 });
+  const divided = await rejection(one.execute({ value: 0 }));
+  const kept = await backend();
   await untilSessions(database, 1);
   const missing = await rejection(
     db
@@ -862,6 +870,8 @@ test("a failed statement leaves nothing that others meet", async (database) => {
       hint: "set `DATABASE_PREPARE=false`, or `DATABASE_URL_UNPOOLED` to the server itself",
     });
   expect(codeOf(readOnly)).toBe("25006");
+  expect(codeOf(divided)).toBe("22012");
+  expect(kept).toBe(replaced);
   expect(replaced).not.toBe(before); // the server may have become a standby
   expect(String((missing as Error).cause)).toContain("parameter is undefined");
   expect(after).toEqual(Array(10).fill(undefined));

@@ -41,6 +41,7 @@ export async function rejection(promise: PromiseLike<unknown>) {
  */
 export async function openNetwork({ port }: DatabaseAddress) {
   let isDown = false;
+  let dialled = 0;
   let dropped = Promise.withResolvers<void>();
   const pass = (from: Socket, to: Socket) =>
     from
@@ -48,6 +49,7 @@ export async function openNetwork({ port }: DatabaseAddress) {
       .on("error", () => {})
       .on("close", () => to.destroy());
   const { port: own, close } = await listen((client) => {
+    dialled += 1;
     const server = connect(port, "127.0.0.1");
     pass(client, server);
     pass(server, client);
@@ -55,6 +57,8 @@ export async function openNetwork({ port }: DatabaseAddress) {
   return {
     port: own,
     close,
+    /** Returns how many connections there were. */
+    count: () => dialled,
     swallow: async (yes: boolean) => {
       isDown = yes;
       dropped = Promise.withResolvers();

@@ -1271,7 +1271,7 @@ else {
       const caughtUp = await read(1, ports.standby);
       await ask(two, "pg_wal_replay_pause()", "any");
       await ask(one, "pg_logical_emit_message(true, 'a', 'b')");
-      const behind = await read(1, ports.primary);
+      const behind = await read(20, ports.primary);
       const inTime = await read(60_000, ports.standby);
       await ask(two, "pg_wal_replay_resume()", "any");
 

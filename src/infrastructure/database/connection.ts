@@ -172,7 +172,7 @@ export async function logIn(
           // Only now does the server say whether a transaction is open.
           if (!loss) await ready.promise;
           // It has not run: an error inside a function has a context, `where`.
-          if (isStale && !error.where && !loss && !connection.isInTransaction())
+          if (isStale && !error.where && !connection.isInTransaction())
             return connection.ask({ text, rowMode }, values, types, limitMs);
         }
         throw loss ?? (name ? explainPrepared(error) : error);
