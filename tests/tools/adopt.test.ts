@@ -4,6 +4,8 @@ import { describe, expect } from "bun:test";
 import { join } from "node:path";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
+import { findElsewhere } from "../../scripts/migrations/elsewhere";
+import type { Plan } from "../../scripts/migrations/plan";
 import { migrations, ownHead } from "../lib/migrations";
 import { fixture } from "../lib/project";
 import { test } from "../lib/test";
@@ -11,6 +13,45 @@ import { test } from "../lib/test";
 const migrationsFolder = join(fixture, migrations);
 
 describe("records in a table of the application's own", () => {
+  test("are found by their columns and hashes, where drizzle may have them", async ({
+    sql,
+  }) => {
+    const find = (...hashes: string[]) =>
+      findElsewhere(sql, { pending: hashes.map((hash) => ({ hash })) } as Plan);
+    const columns = "(hash text, created_at bigint)";
+    const tables = [
+      'public."My records"',
+      ...["drizzle.others", "drizzle.__drizzle_migrations", "other.records"],
+      ...["public.short", "public.renamed"],
+    ];
+    await sql.unsafe(`
+      create schema other; create schema drizzle;
+      create table public."My records" ${columns} partition by list (hash);
+      create table public.part partition of public."My records" default;
+      create table drizzle.others ${columns};
+      create table drizzle.__drizzle_migrations ${columns};
+      create table other.records ${columns};
+      create table public.short (hash varchar, created_at bigint);
+      create table public.renamed ${columns}; alter table public.renamed drop created_at;
+      create view public.seen as select hash, 1::bigint as created_at from other.records;
+      ${tables.map((table) => `insert into ${table} (hash) values ('a'), ('a'), ('b'), ('c');`).join("")}`);
+
+    const first = await find("a");
+    await sql`drop table drizzle.others`;
+    const second = await find("a", "b", "it's new");
+    await sql`drop table public."My records"`;
+    const none = [await find("a"), await find()];
+
+    const describe = (table: string, count: number) =>
+      `${table} has records of ${count} of these migrations, and drizzle.config.ts names drizzle.__drizzle_migrations`;
+    expect(first?.message).toBe(describe("drizzle.others", 1));
+    expect(second).toEqual({
+      message: describe('public."My records"', 2),
+      hint: 'set `migrations: { schema: "public", table: "My records" }` in `drizzle.config.ts`',
+    });
+    expect(none).toEqual([undefined, undefined]);
+  });
+
   test("are used where the config names it, and are never run a second time where it does not", async ({
     name,
     sql,

@@ -2,6 +2,7 @@
 // wait for a lock, and that touch what is not theirs.
 import { describe, expect, test as bunTest } from "bun:test";
 import { type AddressInfo, connect, createServer } from "node:net";
+import { hostname, userInfo } from "node:os";
 import { spawn } from "bun";
 import { openConnection } from "../../scripts/lib/connection";
 import { withLock } from "../../scripts/lib/lock";
@@ -22,7 +23,15 @@ import {
   refuseClientPart,
 } from "../../scripts/migrations/failure";
 import { hashText } from "../../scripts/migrations/journal";
-import { readLog } from "../../scripts/migrations/log";
+import {
+  createTables,
+  logDone,
+  logError,
+  logForgotten,
+  logProgress,
+  readLog,
+  type Run,
+} from "../../scripts/migrations/log";
 import { readPlan } from "../../scripts/migrations/plan";
 import { checkWhetherDone } from "../../scripts/migrations/resume";
 import { splitStatements } from "../../scripts/migrations/statements";
@@ -1311,6 +1320,87 @@ describe("a file", () => {
   It is not known whether this was committed.
 Hint: run \`bun run db:migrate\` again: it continues after what is committed`);
   });
+
+  testApply(
+    "is in the log once, with how far it is, and why it failed",
+    async () => {
+      const write = async (...texts: string[]) => {
+        for (const text of texts) await sql.unsafe(text);
+        return await sql`
+          select tag, hash, bare_hash, direction, statements_done, done_hash,
+            statement_under_way, error, run_by,
+            role = session_user and client is not distinct from inet_client_addr() as "isOurs",
+            round(extract(epoch from now() - started_at) / 60) as minutes,
+            round(ms / 60000) as "msMinutes"
+          from drizzle.__migration_log order by id`;
+      };
+      const { username, uid } = userInfo();
+      const user = username === "unknown" ? `uid ${uid}` : username;
+      const one: Run = {
+        ...{ tag: "it's one", hash: "h", bareHash: "b", direction: "up" },
+      };
+      const down: Run = { ...one, direction: "down" };
+      const begun = (statementsDone: number, underWay: number | null) => ({
+        ...{ statementsDone, doneHash: `d${statementsDone}` },
+        statementUnderWay: underWay,
+      });
+      const row = {
+        ...{ tag: "it's one", hash: "h", bare_hash: "b", direction: "up" },
+        ...{ statements_done: 1, done_hash: "d1", statement_under_way: 1 },
+        ...{ error: null, run_by: `${user}@${hostname()}` },
+        ...{ isOurs: true, minutes: "0", msMinutes: null },
+      };
+      const whole = { done_hash: null, statement_under_way: null };
+      const other = { ...row, tag: "other" };
+
+      const failed = await write(
+        createTables(),
+        logProgress({ ...one, tag: "other" }, begun(1, 1)),
+        logProgress(one, begun(1, 1)),
+        logError(one, "it's no", 9),
+      );
+      const goneOn = await write(
+        logProgress({ ...one, hash: "h2", bareHash: "b2" }, begun(2, null)),
+        logProgress(down, begun(3, 3)),
+      );
+      const ended = await write(
+        createTables(),
+        `update drizzle.__migration_log set started_at = now() - case direction
+          when 'up' then interval '60 min' else interval '120 min' end`,
+        logDone(one, 4, true),
+      );
+      const again = await write(
+        logProgress(one, begun(1, 1)),
+        logDone({ ...one, direction: "baseline" }, 0, false),
+        logError(down, "no", 3 * 60_000),
+        logForgotten("other"),
+      );
+      const forgotten = await write(logForgotten("it's one"));
+
+      const more = { ...row, statements_done: 2, done_hash: "d2" };
+      const goingOn = { ...more, hash: "h2", bare_hash: "b2" };
+      const finished = {
+        ...{ ...row, ...whole, statements_done: 4 },
+        ...{ minutes: "60", msMinutes: 60 },
+      };
+      const done = { ...row, ...whole, statements_done: 0, msMinutes: 0 };
+      const baseline = { ...done, direction: "baseline" };
+      const undoing = {
+        ...{ ...done, direction: "down", error: "no" },
+        ...{ minutes: "3", msMinutes: 3 },
+      };
+      const downUnderWay = { ...row, direction: "down", statements_done: 3 };
+      expect([...failed]).toEqual([other, { ...row, error: "it's no" }]);
+      expect([...goneOn]).toEqual([
+        other,
+        { ...goingOn, statement_under_way: null },
+        { ...downUnderWay, done_hash: "d3", statement_under_way: 3 },
+      ]);
+      expect([...ended]).toEqual([{ ...other, minutes: "60" }, finished]);
+      expect([...again]).toEqual([finished, row, baseline, undoing]);
+      expect([...forgotten]).toEqual([finished, baseline, undoing]);
+    },
+  );
 
   testApply(
     "that fails is logged, whatever role and settings it has left in the session",

@@ -36,8 +36,14 @@ describe("db:migrate", () => {
     const [row] = await sql`select to_regnamespace('drizzle') as drizzle`;
     const first = await run("db:migrate");
     const second = await run("db:migrate");
+    const current = await run("db:migrate --dry-run");
     const status = await run("db:migrate:status");
 
+    expect(current).toEqual({
+      exitCode: 0,
+      stdout: `Nothing to migrate: ${database.name}\n`,
+      stderr: "",
+    });
     expect(shown.exitCode).toBe(0);
     expect(shown.stdout).toContain(`-- ${ownHead}\n`);
     expect(row).toEqual({ drizzle: null });
@@ -89,12 +95,40 @@ describe("db:migrate", () => {
     },
   );
 
+  test("without any says so, as the others do", async ({
+    name,
+    project,
+    run,
+  }) => {
+    writeMigrations(project, {});
+
+    const found = [
+      await run("db:migrate"),
+      await run("db:migrate:status"),
+      await run("db:rollback"),
+      await run("db:baseline"),
+      await run("db:migrate:repair"),
+    ];
+
+    expect(found).toEqual(
+      [
+        `Nothing to migrate: ${name} has no migrations\n`,
+        "No migrations\n",
+        `Nothing to roll back: ${name} has no migrations\n`,
+        `Nothing to record: ${name}\n`,
+        `Nothing to repair: ${name}\n`,
+      ].map((stdout) => ({ exitCode: 0, stdout, stderr: "" })),
+    );
+  });
+
   test("applies one that is older than the newest applied, and tells of the order, repeated stamps, and when each was applied", async ({
+    name,
     sql,
     project,
     run,
   }) => {
-    const stamps = [2_000_000_000_000, 2_000_000_000_001, 1, 1];
+    await sql.unsafe(`alter database ${name} set timezone = 'Asia/Kolkata'`);
+    const stamps = [2_000_000_000_000, 2_000_000_000_001, 1, 1, 1];
     const write = (files: Record<string, string>) =>
       writeMigrations(project, files, (index) => stamps[index] ?? 0);
     const two = {
@@ -105,9 +139,11 @@ describe("db:migrate", () => {
     await run("db:migrate");
     await sql`drop table a`;
     await sql`delete from drizzle.__drizzle_migrations where created_at = 2000000000000`;
-    write({ ...two, "0003_late": "select 1;", "0004_same": "select 2;" });
+    const more = { "0003_late": "select 1;", "0004_same": "select 2;" };
+    write({ ...two, ...more, "0005_twin": "select 2;" });
 
     const before = await run("db:migrate:status");
+    const pending = await run("db:migrate:status --json");
     const migrated = await run("db:migrate --json");
     const after = await run("db:migrate:status");
     // A later failure does not hide when it was applied; after a rollback it was by
@@ -117,33 +153,56 @@ describe("db:migrate", () => {
         (tag, hash, bare_hash, direction, run_by, ms, error)
       values ('0001_a', '', '', 'down', '', 1, 'failed'), ('0002_b', '', '', 'down', '', 1, null)`;
     const { stdout } = await run("db:migrate:status --json");
+    const [newest] = await sql`
+      select started_at, ms from drizzle.__migration_log
+      where tag = '0001_a' and error is null order by id desc`;
 
-    const same = "Warning: 0004_same has the same when as 0003_late: 1\n";
-    expect(before.exitCode).toBe(3);
-    expect(before.stdout).toContain("pending   0001_a  (out of order)\n");
-    expect(before.stdout).toContain("pending   0003_late\n");
+    const same =
+      "Warning: 0004_same has the same when as 0003_late: 1\nWarning: 0005_twin has the same when as 0003_late: 1\n";
+    const order = "0001_a is older than 0002_b, which is applied";
+    expect(before).toEqual({
+      exitCode: 3,
+      stdout: `pending   0001_a  (out of order)\napplied   0002_b\npending   0003_late\npending   0004_same\npending   0005_twin\nProblem: ${order}\n`,
+      stderr: same,
+    });
+    const none = { appliedAt: null, ms: null };
+    expect(JSON.parse(pending.stdout)).toMatchObject({
+      database: name,
+      head: "0002_b",
+      migrations: [
+        { tag: "0001_a", state: "pending", outOfOrder: true, ...none },
+        { tag: "0002_b", state: "applied", outOfOrder: false },
+        { tag: "0003_late", when: 1, state: "pending", ...none },
+        { tag: "0004_same" },
+        { tag: "0005_twin" },
+      ],
+      problems: [{ code: "out_of_order", tag: "0001_a", message: order }],
+    });
     expect(migrated.exitCode).toBe(0);
     expect(JSON.parse(migrated.stdout).applied).toMatchObject([
       { tag: "0001_a" },
       { tag: "0003_late" },
       { tag: "0004_same" },
+      { tag: "0005_twin" },
     ]);
-    expect(migrated.stderr.split("\n").sort()).toEqual([
-      "",
-      "Warning: 0001_a is older than 0002_b, which is applied",
-      same.trim(),
-    ]);
+    expect(JSON.parse(migrated.stdout).warnings).toHaveLength(3);
+    expect(migrated.stderr).toBe(`${same}Warning: ${order}\n`);
     expect(after).toEqual({
       exitCode: 0,
       stdout:
-        "applied   0001_a\napplied   0002_b\napplied   0003_late\napplied   0004_same\n",
+        "applied   0001_a\napplied   0002_b\napplied   0003_late\napplied   0004_same\napplied   0005_twin\n",
       stderr: same,
     });
     expect(JSON.parse(stdout).migrations).toMatchObject([
-      { state: "applied", appliedAt: expect.any(String) },
-      { state: "applied", appliedAt: null, ms: null },
+      {
+        state: "applied",
+        appliedAt: newest?.started_at.toISOString(),
+        ms: newest?.ms,
+      },
+      { state: "applied", ...none },
       { tag: "0003_late" },
       { tag: "0004_same" },
+      { tag: "0005_twin" },
     ]);
   });
 
@@ -176,6 +235,7 @@ describe("db:migrate", () => {
       database: database.name,
       applied: [],
       pending: ["0002_bad", "0003_later"],
+      warnings: [],
       error: {
         code: "MIGRATION_FAILED",
         tag: "0002_bad",
@@ -198,9 +258,12 @@ describe("db:migrate", () => {
       "0002_b": "create table b ();",
     });
 
+    const shown = await run("db:migrate --dry-run --to 0001_a");
     const first = await run("db:migrate --to 0001_a");
     const wrong = await run("db:migrate --to 0009_z");
-    const status = JSON.parse((await run("db:migrate:status --json")).stdout);
+    const left = await run("db:migrate --dry-run --json");
+    const { exitCode, stdout } = await run("db:migrate:status --json");
+    const status = JSON.parse(stdout);
     // The lock of another database is none of this one.
     const beside = { ...database.address, database: "postgres" };
     await using other = await openConnection(beside, "tests");
@@ -215,7 +278,24 @@ describe("db:migrate", () => {
     holder.release();
 
     expect(first.stdout).toMatch(/^Applied: 0001_a .*\n$/);
-    expect(wrong.exitCode).toBe(2);
+    expect(shown).toEqual({
+      exitCode: 0,
+      stdout: "-- 0001_a\ncreate table a ();\n",
+      stderr: "",
+    });
+    expect(wrong).toEqual({
+      exitCode: 2,
+      stdout: "",
+      stderr:
+        "Error: there is no migration 0009_z\nHint: `bun run db:migrate:status` lists them\n",
+    });
+    expect(JSON.parse(left.stdout)).toEqual({
+      database: database.name,
+      applied: [],
+      pending: ["0002_b"],
+      warnings: [],
+    });
+    expect(exitCode).toBe(3);
     expect(status).toMatchObject({
       head: "0001_a",
       migrations: [{ state: "applied" }, { tag: "0002_b", state: "pending" }],
@@ -232,7 +312,8 @@ describe("db:migrate", () => {
     });
   });
 
-  test("refuses to go on when an applied file was edited, unless in blanks only, and warns when it is gone", async ({
+  test("refuses to go on when an applied file was edited, unless in comments only, and warns when it is gone", async ({
+    name,
     sql,
     project,
     run,
@@ -240,12 +321,13 @@ describe("db:migrate", () => {
     writeMigrations(project, { "0001_a": "create table a ();\n" });
     await run("db:migrate");
 
-    writeMigrations(project, { "0001_a": "create table a ();\r\n\r\n" });
+    writeMigrations(project, { "0001_a": "create  table a (); -- why\n" });
     const blanks = await run("db:migrate");
     const spaced = await run("db:migrate:status");
     writeMigrations(project, { "0001_a": "create table other ();\n" });
     const edited = await run("db:migrate");
-    const status = await run("db:migrate:status");
+    const shown = await run("db:migrate --dry-run");
+    const status = await run("db:migrate:status --json");
     writeMigrations(project, {
       "0001_a": "create table other ();\n",
       "0002_b": "create table b ();",
@@ -254,6 +336,7 @@ describe("db:migrate", () => {
     writeMigrations(project, {});
     const gone = await run("db:migrate");
     const statusGone = await run("db:migrate:status");
+    const jsonGone = await run("db:migrate:status --json");
 
     expect(blanks.exitCode).toBe(0);
     expect(blanks.stderr).toContain("in comments or blanks only");
@@ -267,14 +350,35 @@ describe("db:migrate", () => {
       "0001_a.sql was edited after it was applied\nHint: ",
     );
     expect(status.exitCode).toBe(3);
-    expect(status.stdout).toContain("modified  0001_a\n");
-    expect(pending).toEqual(edited);
-    expect(gone.exitCode).toBe(0);
-    expect(gone.stderr).toMatch(
-      /^Warning: the database has a migration \(record \d+\) that this checkout does not have\n$/,
-    );
-    expect(statusGone.exitCode).toBe(3);
-    expect(statusGone.stdout).toContain("missing   record of 2000000000000\n");
+    const message = `${migrations}/0001_a.sql was edited after it was applied`;
+    expect(JSON.parse(status.stdout)).toMatchObject({
+      migrations: [{ tag: "0001_a", state: "modified" }],
+      problems: [{ code: "modified", tag: "0001_a", message }],
+    });
+    expect([shown, pending]).toEqual([edited, edited]);
+    const missing =
+      "the database has a migration (record 1) that this checkout does not have";
+    expect(gone).toEqual({
+      exitCode: 0,
+      stdout: `Nothing to migrate: ${name} has no migrations\n`,
+      stderr: `Warning: ${missing}\n`,
+    });
+    expect(statusGone).toEqual({
+      exitCode: 3,
+      stdout: `missing   record of 2000000000000\nProblem: ${missing}\n`,
+      stderr: "",
+    });
+    expect(JSON.parse(jsonGone.stdout)).toEqual({
+      database: name,
+      head: null,
+      migrations: [
+        {
+          ...{ tag: null, when: 2000000000000, state: "missing" },
+          ...{ outOfOrder: false, appliedAt: null, ms: null },
+        },
+      ],
+      problems: [{ code: "missing", message: missing }],
+    });
     const [table] = await sql`select to_regclass('b') as b`;
     expect(table?.b).toBeNull();
   });
