@@ -37,6 +37,7 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
   }
   rmSync(join(folder, "meta"), { recursive: true });
   const upped = await run("db:migrate");
+  const leftBehind = await run("db:migrate:status");
   for (const [from, to] of [
     ["0000_one", "20330518033320_one"],
     ["0001_two", "20330518033321_two"],
@@ -51,14 +52,16 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
       name = case id when 1 then '20330518033320_one' else '20330518033321_two' end`);
   project.write(
     `${migrations}/20330518033322_three/migration.sql`,
-    "create table three (id int);",
+    // What it takes of the records comes back, with the names.
+    "delete from drizzle.__drizzle_migrations; create table three (id int);",
   );
   project.write(
     `${migrations}/20330518033322_three/down.sql`,
     "drop table three;",
   );
   const third = await run("db:migrate");
-  await sql`update drizzle.__drizzle_migrations set name = null where id = 2`;
+  const restored = await names();
+  await sql`update drizzle.__drizzle_migrations set name = null where created_at = 2000000001123`;
   const named = await run("db:migrate");
   const applied = await names();
   const status = await run("db:migrate:status");
@@ -81,6 +84,12 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
   });
   expect(third.stdout).toStartWith("Applied: 20330518033322_three (");
   expect(named.stdout).toStartWith("Nothing to migrate: ");
+  expect(leftBehind).toEqual({
+    exitCode: 0,
+    stdout: "applied   20330518033320_one\napplied   20330518033321_two\n",
+    stderr: upped.stderr,
+  });
+  expect([...restored]).toEqual([...applied]);
   expect([...applied]).toEqual([
     { when: 2_000_000_000_123, name: "20330518033320_one" },
     { when: 2_000_000_001_123, name: "20330518033321_two" },

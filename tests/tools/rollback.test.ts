@@ -1,5 +1,7 @@
 // db:rollback, db:baseline and db:migrate:repair.
 import { afterAll, describe, expect } from "bun:test";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { spawn } from "bun";
 import { stampProduction } from "../../scripts/lib/protection";
 import {
@@ -8,7 +10,12 @@ import {
   until,
   withDatabase,
 } from "../lib/database";
-import { listRecords, ownMigrations, writeMigrations } from "../lib/migrations";
+import {
+  listRecords,
+  migrations,
+  ownMigrations,
+  writeMigrations,
+} from "../lib/migrations";
 import { copyProject } from "../lib/project";
 import { test } from "../lib/test";
 import { withRoles } from "../lib/roles";
@@ -39,11 +46,17 @@ describe("db:rollback", () => {
   testApplied(
     "undoes the newest, steps, or all after one that is kept; it can be applied again",
     async ({ sql, name, run }) => {
+      // Another tool has finished what db:migrate had begun.
+      await sql`
+        insert into drizzle.__migration_log (tag, hash, bare_hash, direction, run_by)
+        values ('0001_bio', '', '', 'up', '')`;
       const misnamed = await run("db:rollback --confirm other");
+      const shown = await run("db:rollback --dry-run --json");
       const first = await run("db:rollback");
       const second = await run("db:rollback --json");
       const again = await run("db:migrate");
       const applied = await listRecords(sql);
+      const last = await run("db:rollback --to 0002_index");
       const wrong = await run("db:rollback --to 0009_no");
       const to = await run("db:rollback --to 0000_users");
       const steps = await run("db:rollback --steps 5");
@@ -52,6 +65,11 @@ describe("db:rollback", () => {
       expect(misnamed.stderr).toStartWith(
         'Error: "other" is not the name of the database\n',
       );
+      expect(JSON.parse(shown.stdout)).toEqual({
+        database: name,
+        rolledBack: [],
+        head: "0002_index",
+      });
       expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
       expect(JSON.parse(second.stdout)).toEqual({
         database: name,
@@ -62,7 +80,17 @@ describe("db:rollback", () => {
         /^Applied: 0001_bio .*\nApplied: 0002_index /,
       );
       expect(applied).toHaveLength(3);
-      expect(wrong.exitCode).toBe(2);
+      expect(last).toEqual({
+        exitCode: 0,
+        stdout: `Nothing to roll back: ${name} is at 0002_index\n`,
+        stderr: "",
+      });
+      expect(wrong).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr:
+          "Error: there is no applied migration 0009_no\nHint: `bun run db:migrate:status` lists them\n",
+      });
       expect(to.stdout).toMatch(
         /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
       );
@@ -70,6 +98,9 @@ describe("db:rollback", () => {
       expect(steps.stderr).toBe("Warning: only 1 are applied\n");
       expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
       expect(nothing.stdout).toStartWith("Nothing to roll back: ");
+      expect(
+        await sql`select from drizzle.__migration_log where ms is null`,
+      ).toHaveLength(0);
     },
   );
 
@@ -89,10 +120,12 @@ describe("db:rollback", () => {
         stdout: "",
         stderr: `Data would be lost: drops users.bio: 1 value\nError: db:rollback needs confirmation: data would be lost\nHint: to go ahead, add \`--confirm ${name}\`\n`,
       });
-      expect(shown.exitCode).toBe(0);
-      expect(shown.stdout).toContain(
-        "-- 0001_bio\nalter table users drop column bio;\n",
-      );
+      expect(shown).toEqual({
+        exitCode: 0,
+        stdout:
+          "-- 0002_index\ndrop index concurrently users_bio;\n-- 0001_bio\nalter table users drop column bio;\n",
+        stderr: "Data would be lost: drops users.bio: 1 value\n",
+      });
       expect(kept).toMatchObject([{ bio: "b" }, { bio: null }]);
       expect(confirmed.exitCode).toBe(0);
       expect(table.stderr).toStartWith(
@@ -217,9 +250,10 @@ describe("db:rollback", () => {
     expect(found).toEqual({
       "0006_record": {
         exitCode: 1,
-        lines: expect.arrayContaining([
+        lines: [
           "Error: undone, but still recorded: 0006_record",
-        ]),
+          "Hint: look at drizzle.__drizzle_migrations with `bun run db:shell`",
+        ],
       },
       "0005_copy": {
         exitCode: 1,
@@ -267,6 +301,7 @@ describe("db:rollback", () => {
   });
 
   test("that was interrupted is seen by every command, and finished with a file that is fixed since", async ({
+    name,
     sql,
     project,
     run,
@@ -286,7 +321,7 @@ describe("db:rollback", () => {
         select from drizzle.__migration_log where direction = 'down'
       ) then raise 'not yet'; end if; end $$;
       create event trigger forbid on sql_drop when tag in ('DROP TABLE') execute function forbid()`);
-    const failed = await run("db:rollback");
+    const failed = await run("db:rollback --json");
     const [migrate, dryRun, status, server, client, check, seed] = [
       await run("db:migrate"),
       await run("db:migrate --dry-run"),
@@ -296,16 +331,31 @@ describe("db:rollback", () => {
       await run("db:check --json"),
       await run("db:seed rbac"),
     ];
+    const baseline = await run("db:baseline");
     await sql`drop event trigger forbid`;
-    write("drop table users;");
+    const role = `${name}_none`;
+    await sql.unsafe(`create role ${role}`);
+    const end = `do $$ begin raise warning 'half'; raise notice 'gone'; end $$; drop table users; set role ${role};`;
+    write(end);
 
-    const { exitCode } = await run("db:rollback");
+    const shown = await run("db:rollback --dry-run");
+    const finished = await run("db:rollback --verbose");
+    await sql.unsafe(`drop role ${role}`);
 
-    expect(failed.stderr).toContain("its first 2 statements are committed");
+    expect(JSON.parse(failed.stdout)).toMatchObject({
+      database: name,
+      rolledBack: [],
+      head: "0000_users",
+      error: { code: "MIGRATION_FAILED", tag: "0000_users", statement: 3 },
+    });
+    expect(shown).toMatchObject({
+      exitCode: 0,
+      stdout: `-- 0000_users\n${end}\n`,
+    });
     const message =
       "the rollback of 0000_users was interrupted after part of it was undone";
     const hint = "finish it with `bun run db:rollback`";
-    for (const refused of [migrate, dryRun])
+    for (const refused of [migrate, dryRun, baseline])
       expect(refused).toEqual({
         exitCode: 1,
         stdout: "",
@@ -323,7 +373,10 @@ describe("db:rollback", () => {
     expect(check.stdout).not.toContain(`"code":"drift"`);
     expect(seed.exitCode).toBe(2);
     expect(seed.stderr).toContain(`${message}\nHint: ${hint}\n`);
-    expect(exitCode).toBe(0);
+    expect(finished).toMatchObject({
+      exitCode: 0,
+      stderr: "Warning: 0000_users: half\nNotice: 0000_users: gone\n",
+    });
     expect(await listRecords(sql)).toHaveLength(0);
   });
 
@@ -354,21 +407,37 @@ describe("db:rollback", () => {
       });
       await run("db:rollback");
       const failing = await run("db:rollback");
+      const left = await listRecords(sql);
+      const file = `${migrations}/0001_bio.down.sql`;
+      project.write(file, "-- nothing\n");
+      const empty = await run("db:rollback");
+      const latin1 = Buffer.from("select 'München';\n", "latin1");
+      writeFileSync(join(project.folder, file), latin1);
+      const other = await run("db:rollback");
 
       expect(partial.exitCode).toBe(1);
       expect(partial.stderr).toStartWith(
         "Error: 0003_half was interrupted after part of it was committed, and nothing was changed\nHint: finish it with `bun run db:migrate`; ",
       );
-      expect(missing.exitCode).toBe(1);
-      expect(missing.stderr).toContain(
-        "0001_bio.down.sql is missing, and nothing was undone\nHint: ",
-      );
+      expect(missing).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr: `Error: ${file} is missing, and nothing was undone\nHint: write the SQL that undoes 0001_bio into \`${file}\`\n`,
+      });
       expect(kept).toHaveLength(3);
       expect(failing.exitCode).toBe(1);
       expect(failing.stderr).toContain(
         "0001_bio.down.sql:1:36, statement 2 (SQLSTATE 42P01)",
       );
-      expect(await listRecords(sql)).toHaveLength(2);
+      expect(left).toHaveLength(2);
+      expect(empty).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr: `Error: ${file} has no statement in it, and nothing was undone\nHint: write the SQL that undoes 0001_bio into it, or \`select 1;\` if there is nothing to undo\n`,
+      });
+      expect(other.stderr).toStartWith(
+        `Error: ${file} is not in UTF-8\n  at ${file}:1:10\n`,
+      );
       expect(await sql`select bio from users`).toHaveLength(0);
     },
   );
@@ -400,7 +469,7 @@ describe("db:baseline", () => {
   test(
     "records nothing where the schema is another, says what differs, and records the migrations of their own",
     "migrated",
-    async ({ sql, run }) => {
+    async ({ name, sql, run }) => {
       await sql`drop schema drizzle cascade`;
       await sql.unsafe(
         "alter table builds alter number type bigint; create view extra as select 1 as one",
@@ -423,12 +492,19 @@ describe("db:baseline", () => {
       const migrated = await run("db:migrate");
       const again = await run("db:baseline");
 
-      expect(differing.exitCode).toBe(3);
+      expect(differing).toMatchObject({
+        exitCode: 3,
+        stderr:
+          "Hint: make the two the same: change the migrations that are in no database yet, or the database in `bun run db:shell`; `--to <tag>` records the first ones only\n",
+      });
       expect(differing.stdout).toContain(
         "different: column public.builds.number: ALTER TABLE public.builds ADD COLUMN number bigint NOT NULL, not ALTER TABLE public.builds ADD COLUMN number integer NOT NULL\n",
       );
       expect(differing.stdout).toContain(
         "surplus: CREATE VIEW public.extra AS ",
+      );
+      expect(differing.stdout).toEndWith(
+        `\nNot recorded: the schema of ${name} differs from the migrations\n`,
       );
       expect(table).toEqual({ records: null });
       expect(blocked.exitCode).toBe(1);
@@ -445,6 +521,46 @@ describe("db:baseline", () => {
     },
   );
 });
+
+testApplied(
+  "db:baseline records the first ones, beside those that are recorded",
+  async ({ sql, name, run }) => {
+    const records = await listRecords(sql);
+    await sql`drop index users_bio`;
+    await sql`delete from drizzle.__drizzle_migrations where created_at > 2000000000000`;
+    await sql`drop table drizzle.__migration_log`;
+
+    const differing = await run("db:baseline --json");
+    const first = await run("db:baseline --to 0001_bio --json");
+
+    const difference = {
+      object: "index public.users_bio",
+      expected: "CREATE INDEX users_bio ON public.users USING btree (bio)",
+    };
+    expect(JSON.parse(differing.stdout)).toEqual({
+      database: name,
+      recorded: [],
+      differences: [difference],
+    });
+    expect(first).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(JSON.parse(first.stdout)).toEqual({
+      database: name,
+      recorded: ["0001_bio"],
+      differences: [],
+    });
+    expect([...(await listRecords(sql))]).toEqual(records.slice(0, 2));
+    expect(
+      await sql`select tag, direction, hash, ms is null as "isUnfinished" from drizzle.__migration_log`,
+    ).toMatchObject([
+      {
+        tag: "0001_bio",
+        direction: "baseline",
+        hash: records[1]?.hash,
+        isUnfinished: false,
+      },
+    ]);
+  },
+);
 
 test("an interrupted db:baseline leaves no database behind", async ({
   database,
@@ -537,6 +653,9 @@ describe("db:migrate:repair", () => {
         "0001_bio": "alter table users add bio text; select 1;",
       });
 
+      await sql`drop table drizzle.__migration_log`;
+      const records = await listRecords(sql);
+
       const refused = await run("db:migrate:repair");
       const repaired = await run(
         `db:migrate:repair --confirm ${database.name} --json`,
@@ -544,11 +663,30 @@ describe("db:migrate:repair", () => {
       const status = await run("db:migrate:status");
       const again = await run("db:migrate:repair");
 
-      expect(refused.exitCode).toBe(2);
-      expect(JSON.parse(repaired.stdout).repaired).toMatchObject([
-        { code: "modified", tag: "0001_bio" },
-        { code: "missing", tag: null },
-      ]);
+      const [one, two] = await listRecords(sql);
+      const short = (record?: { hash?: string }) => record?.hash?.slice(0, 12);
+      const edited = {
+        before: `hash ${short(records[1])}`,
+        after: `hash ${short(two)}`,
+      };
+      const gone = {
+        before: `record 3 of 2000000000002, hash ${short(records[2])}`,
+        after: "no record",
+      };
+      expect(refused).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr: `modified: 0001_bio, ${edited.before} -> ${edited.after}\nmissing: no migration, ${gone.before} -> ${gone.after}\nError: db:migrate:repair needs confirmation: the records are about to be changed as above\nHint: to go ahead, add \`--confirm ${database.name}\`\n`,
+      });
+      expect(JSON.parse(repaired.stdout)).toEqual({
+        database: database.name,
+        repaired: [
+          { code: "modified", tag: "0001_bio", ...edited },
+          { code: "missing", tag: null, ...gone },
+        ],
+      });
+      expect(one).toEqual(records[0]);
+      expect(short(two)).not.toBe(short(records[1]));
       expect(status).toEqual({
         exitCode: 0,
         stdout: "applied   0000_users\napplied   0001_bio\n",
