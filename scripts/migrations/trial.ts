@@ -19,6 +19,14 @@ export interface Place {
   isScratchServer: boolean;
 }
 
+/** What is read of a server: its major version and system identifier, and whether the
+ * role may create databases. */
+interface Server {
+  major: number;
+  id: string;
+  maker: boolean;
+}
+
 /**
  * Chooses between the real server and the one of TEST_DATABASE_URL. The latter is a
  * scratch server when its system identifier differs.
@@ -29,16 +37,23 @@ export async function choosePlace(
   test: DatabaseAddress | undefined,
 ): Promise<Place> {
   if (!test) return { address, isScratchServer: false };
-  const own = await readServer(real);
   await using sql = await openConnection(test, "db:scratch");
-  const other = await readServer(sql);
-  if (own.id === other.id) return { address: test, isScratchServer: false };
-  if (own.major === other.major || !own.maker)
-    return { address: test, isScratchServer: true };
+  const [own, other] = [await readServer(real), await readServer(sql)];
+  return chooseBetween({ ...own, address }, { ...other, address: test });
+}
+
+/** Chooses the second server, unless it is another version and the first may be used. */
+export function chooseBetween(
+  own: Server & Pick<Place, "address">,
+  other: Server & Pick<Place, "address">,
+): Place {
+  const isScratchServer = own.id !== other.id;
+  if (!isScratchServer || own.major === other.major || !own.maker)
+    return { address: other.address, isScratchServer };
   note(
     `Warning: not compared on TEST_DATABASE_URL: it has PostgreSQL ${other.major}, the database has ${own.major}`,
   );
-  return { address, isScratchServer: false };
+  return { address: own.address, isScratchServer: false };
 }
 
 /**
@@ -64,14 +79,9 @@ async function readPath(sql: Sql): Promise<string[]> {
   return row?.path ?? ["pg_catalog", "public"];
 }
 
-/** Reads the server's major version and system identifier, and whether this role
- * may create databases. */
-export async function readServer(
-  sql: Sql,
-): Promise<{ major: number; id: string; maker: boolean }> {
-  const [row] = await sql.unsafe<
-    { major: number; id: string; maker: boolean }[]
-  >(`
+/** Reads the server of a connection. */
+export async function readServer(sql: Sql): Promise<Server> {
+  const [row] = await sql.unsafe<Server[]>(`
     select current_setting('server_version_num')::int / 10000 as major,
       system_identifier::text as id,
       (select rolcreatedb or rolsuper from pg_roles where rolname = current_user) as maker
@@ -97,14 +107,12 @@ export async function withTrial<T>(
   const settings = await real<{ name: string; value: string }[]>`
     select name, setting as value from pg_settings
     where source in ('database', 'user', 'database user')
-      and name !~ '(timeout|^role|session_authorization|read_only|^log_)'
+      and name !~ '(timeout|read_only|^log_)'
     union all select name, current_setting(name, true)
     from (
       -- pg_settings leaves out those that only an application knows
       select distinct split_part(entry, '=', 1) as name
       from pg_db_role_setting, unnest(setconfig) as entry
-      where (setdatabase = 0 or setdatabase = (select oid from pg_database where datname = current_database()))
-        and (setrole = 0 or setrole = (select oid from pg_roles where rolname = session_user))
     ) as own
     where name like '%.%' and current_setting(name, true) is not null and name not in (select name from pg_settings)`;
   // Nothing in it has to survive a crash.
