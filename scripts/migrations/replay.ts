@@ -190,9 +190,7 @@ function isHarmless(
 /** True when a statement changes rows only, not the schema. */
 function isData({ tokens, text }: Statement): boolean {
   const [verb = ""] = readWords(tokens, 1);
-  if (
-    /^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|SELECT|WITH|VALUES|COPY)$/.test(verb)
-  )
+  if (/^(INSERT|UPDATE|DELETE|MERGE|TRUNCATE|SELECT|WITH|VALUES)$/.test(verb))
     return true;
   return (
     verb === "DO" && !/\b(create|alter|drop|grant|revoke|comment)\b/i.test(text)
