@@ -6,7 +6,7 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
 import { findElsewhere } from "../../scripts/migrations/elsewhere";
 import type { Plan } from "../../scripts/migrations/plan";
-import { migrations, ownHead } from "../lib/migrations";
+import { addMigration, migrations, ownHead } from "../lib/migrations";
 import { fixture } from "../lib/project";
 import { test } from "../lib/test";
 
@@ -65,16 +65,15 @@ describe("records in a table of the application's own", () => {
     await migrate(drizzle({ client: sql }), {
       migrationsFolder,
       migrationsSchema: "public",
-      migrationsTable: "__drizzle_migrations",
+      migrationsTable: "history",
     });
-    const line =
-      'migrations: { schema: "public", table: "__drizzle_migrations" }';
+    const line = 'migrations: { schema: "public", table: "history" }';
     const refusal = {
       exitCode: 2,
       stdout: "",
       stderr: expect.stringContaining(
         [
-          "Error: public.__drizzle_migrations has records of 1 of these migrations, and drizzle.config.ts names drizzle.__drizzle_migrations",
+          "Error: public.history has records of 1 of these migrations, and drizzle.config.ts names drizzle.__drizzle_migrations",
           `Hint: set \`${line}\` in \`drizzle.config.ts\``,
           "",
         ].join("\n"),
@@ -98,25 +97,32 @@ describe("records in a table of the application's own", () => {
     const current = await run("db:migrate:status");
     const back = await run(`db:rollback --confirm ${name}`);
     const again = await run("db:migrate");
+    // What it takes of them comes back.
+    addMigration(project, "0001_meddles", "delete from history;");
+    const meddled = await run("db:migrate");
     await migrate(drizzle({ client: sql }), {
       migrationsFolder,
       migrationsSchema: "public",
+      migrationsTable: "history",
     });
 
     expect(status).toMatchObject({ exitCode: 3, stderr: "" });
-    expect(status.stdout).toContain(
-      `Problem: public.__drizzle_migrations has records`,
-    );
+    expect(status.stdout).toContain(`Problem: public.history has records`);
     expect(current).toMatchObject({
       exitCode: 0,
       stdout: `applied   ${ownHead}\n`,
     });
     expect(back.stdout).toStartWith(`Rolled back: ${ownHead}`);
     expect(again.stdout).toStartWith(`Applied: ${ownHead}`);
+    expect(meddled.stdout).toStartWith("Applied: 0001_meddles ");
     const [row] = await sql`
       select count(*)::int as records, to_regclass('drizzle.__drizzle_migrations') as other,
         (select array_agg(direction order by id) from drizzle.__migration_log) as log
-      from public.__drizzle_migrations`;
-    expect(row).toEqual({ records: 1, other: null, log: ["down", "up"] });
+      from public.history`;
+    expect(row).toEqual({
+      records: 2,
+      other: null,
+      log: ["down", "up", "up"],
+    });
   });
 });

@@ -891,6 +891,43 @@ test("a table that another session has locked is tried again, by name of who has
   expect((await later)?.exitCode).toBe(0);
 });
 
+test("a terminal shows how long a statement takes, for whom it waits, and how far an index is", async ({
+  name,
+  sql,
+  project,
+  attend,
+}) => {
+  await sql.unsafe(`
+    create table a (i int); insert into a select generate_series(1, 5000);
+    create function wait(i int, key int) returns int immutable language plpgsql as $$ begin
+      while i > 2500 and not exists (
+        select from pg_locks where locktype = 'advisory' and objid::int = key
+          and database = (select oid from pg_database where datname = '${name}')
+      ) loop perform pg_sleep(0.01); end loop;
+      return i; end $$`);
+  writeMigrations(project, {
+    "0000_a":
+      "select wait(5000, 8); create index concurrently a_i on a (wait(i, 7));",
+  });
+  const holder = await sql.reserve();
+  await holder.unsafe("begin; lock table a in row exclusive mode");
+  const [row] = await holder`select pg_backend_pid() as pid`;
+  await using terminal = attend("db:migrate");
+  await terminal.shows("0000_a: ");
+  await sql`select pg_advisory_lock(8)`;
+  await terminal.shows(`0000_a: waiting for pid ${row?.pid}, postgres.js, `);
+  await holder`rollback`;
+  await terminal.shows("0000_a: building a_i, 47 %");
+  await holder`select pg_advisory_lock(7)`;
+  const { exitCode, screen } = await terminal.ends();
+  holder.release();
+
+  expect(exitCode).toBe(0);
+  expect(screen).toMatch(/0000_a: \d+ s\r/);
+  expect(screen).toMatch(/ waiting for pid .*, \d+ s\r/);
+  expect(screen).toMatch(/\r\x1b\[KApplied: 0000_a \(\d+ ms\)\r\n$/);
+});
+
 test("a run that is done does not wait for a look at it that gets no answer", async ({
   database,
   sql,
