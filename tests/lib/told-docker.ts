@@ -15,7 +15,8 @@ type Answers = Record<string, string>;
 interface Call {
   call: [name: string, ...args: unknown[]];
   answers?: Answers;
-  /** What differs from the clone's own environment: its only argument, if none is given. */
+  /** What differs from the clone's own environment: its only argument, if none is
+   * given, and that which is "env". */
   env?: object;
 }
 
@@ -60,6 +61,7 @@ const caller = `
   import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
   import * as compose from "./scripts/server/compose";
   import * as release from "./scripts/server/release";
+  import * as server from "./scripts/server/server";
   import { readEnv } from "./src/env";
   const { DOCKER, CALLS } = process.env;
   const read = (file) => existsSync(file) ? readFileSync(file, "utf8") : undefined;
@@ -68,8 +70,8 @@ const caller = `
     writeFileSync(DOCKER + ".answers", answers);
     rmSync(DOCKER + ".calls", { force: true });
     const env = { ...readEnv(), ...own };
-    const work = { ...release, ...compose }[name];
-    const args = given.length > 0 ? given : [env];
+    const work = { ...release, ...compose, ...server }[name];
+    const args = given.length > 0 ? given.map((one) => one === "env" ? env : one) : [env];
     const outcome = await (async () => work(...args))().catch(({ message, hint }) =>
       hint ? message + "\\nHint: " + hint : message);
     const calls = (read(DOCKER + ".calls") ?? "").split("\\n").filter(Boolean);

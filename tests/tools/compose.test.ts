@@ -13,9 +13,11 @@ import { testServer } from "../setup";
 
 test("what Docker answers is told apart, and another checkout's project left alone", async () => {
   using clone = copyWithDocker();
-  const container = (state: string, folder: string) => ({
-    "ps*": say(`${state}\\t0.0.0.0:5499->5432/tcp\\t${folder}\\n`),
+  const container = (state: string, folder: string, port = 5499) => ({
+    "ps*": say(`${state}\\t0.0.0.0:${port}->5432/tcp\\t${folder}\\n`),
   });
+  const auto = { engine: "auto" };
+  const usual = container("running", clone.folder, 5432);
   const ours = container("running", clone.folder);
   const noVolume = { "volume*": "exit 1" };
   const start = (stderr: string, log = "") => ({
@@ -69,6 +71,32 @@ test("what Docker answers is told apart, and another checkout's project left alo
     { call: ["requireOwnProject"], answers: noVolume },
     { call: ["requireOwnProject"], env: { composeProjectName: "named" } },
   ]);
+  outcomes.push(
+    ...(await clone.callAll([
+      { call: ["chooseEngine"], env: auto },
+      { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
+      { call: ["chooseEngine"], env: { engine: "external" } },
+      { call: ["findEngine"], answers: usual },
+      { call: ["findEngine"], answers: ours },
+      { call: ["findEngine"], answers: usual, env: { engine: "external" } },
+      { call: ["isEngineRunning", "env", "compose"], answers: ours },
+      {
+        call: ["isEngineRunning", "env", "compose"],
+        answers: { "ps*": "true" },
+      },
+      { call: ["isEngineRunning", "env", "embedded"], answers: ours },
+      { call: ["isEngineRunning", "env", "external"], answers: ours },
+      { call: ["stopServer"], answers: ours },
+    ])),
+  );
+  clone.write(".data/engine", "compose\n");
+  outcomes.push(
+    ...(await clone.callAll([
+      { call: ["stopServer"], answers: ours },
+      { call: ["stopServer"], answers: { "ps*": "true" } },
+      { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
+    ])),
+  );
   clone.write(".data/project", "ourclone");
   const [noted] = await clone.callAll([{ call: ["requireOwnProject"] }]);
 
@@ -125,8 +153,15 @@ test("docker:dev passes on what it is told, with the variables of the other comm
   const embedded = record();
   rmSync(join(clone.folder, ".data/engine"));
   const up = await clone.runTold("docker:dev", answers, variables);
-  const kept = await clone.runTold("docker:dev:down", {
-    "volume*": "exit 1",
+  const noVolume = { "volume*": "exit 1" };
+  const kept = await clone.runTold("docker:dev:down", noVolume);
+  const logs = await clone.runTold("db:logs --lines 5", {
+    ...noVolume,
+    "*logs*": `${say("a log\\n")}; exit 3`,
+  });
+  const followed = await clone.runTold("db:logs -f", noVolume);
+  const others = await clone.runTold("db:logs", {
+    "ps*": say("running\\t\\t/tmp"),
   });
 
   const file = `compose --file ${clone.folder}/docker-compose.dev.yml`;
@@ -149,6 +184,12 @@ test("docker:dev passes on what it is told, with the variables of the other comm
   });
   expect(engine).toBe("compose\n");
   expect(kept.calls).toContain(`${file} down`);
+  expect(logs).toMatchObject({ exitCode: 3, stdout: "a log\n" });
+  expect(logs.calls.at(-1)).toBe(`${file} logs --no-log-prefix --tail 5 db`);
+  expect(followed.calls.at(-1)).toBe(
+    `${file} logs --no-log-prefix --tail 100 --follow db`,
+  );
+  expect(others).toMatchObject({ exitCode: 2, stdout: "" });
 }, 60_000);
 
 if (!isWhole) console.warn("Left out: compose, which ALL=1 runs");
