@@ -35,10 +35,7 @@ export function hideCounters(snapshot: Snapshot, other: Snapshot): Snapshot {
   const tables = Object.entries(snapshot.tables).map(([key, table]) => {
     const columns = Object.entries(table.columns).map(([name, column]) => {
       const same = other.tables[key]?.columns[name];
-      const isTurned =
-        same &&
-        same.type !== column.type &&
-        (isSerial(same) || isSerial(column));
+      const isTurned = same && same.type !== column.type;
       const hidden = {
         ...column,
         type: SERIALS[column.type] ?? column.type,

@@ -235,13 +235,13 @@ function familyOf(column: SnapshotColumn): string {
 
 const FAMILIES = [
   ["text", "varchar", "char", "character", "character varying"],
-  ["integer", "smallint", "bigint", "serial", "smallserial", "bigserial"],
+  ["integer", "smallint", "bigint"],
   ["bit", "varbit", "bit varying"],
 ];
 
 /** True for a type that compares without the blanks at the end. */
 function isPadded(column: SnapshotColumn): boolean {
-  return /^char\b/.test(printType(column));
+  return /^char(acter)?\b(?! varying)/i.test(printType(column));
 }
 
 /** Of expressions like these PostgreSQL casts the other values to the new type, also
@@ -707,7 +707,10 @@ function filterSame<T>(
 }
 
 /** True when one of the names is in the SQL, as a word. */
-function mentions(text: string | undefined, names: string[] = []): boolean {
+export function mentions(
+  text: string | undefined,
+  names: string[] = [],
+): boolean {
   if (!text) return false;
   return names.some((name) => {
     const word = name.replace(/[^\w\s]/g, "\\$&");

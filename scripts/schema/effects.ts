@@ -58,9 +58,7 @@ function readEffects(tokens: Token[]): string[] {
   const kind = words[at];
   if (
     !kind ||
-    words
-      .slice(1, at)
-      .some((word) => /^(INDEX|UNIQUE|TEMP|TEMPORARY)$/.test(word))
+    words.slice(1, at).some((word) => /^(INDEX|TEMP|TEMPORARY)$/.test(word))
   )
     return [];
   let next = at + 1;

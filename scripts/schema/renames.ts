@@ -262,6 +262,8 @@ function redirect(
     `${place(schema)}"${from}".`,
     `${place(toSchema)}"${to}".`,
   ];
+  const isMoved = toSchema !== schema;
+  const schemaTo = toSchema === "public" ? undefined : toSchema;
   const changed = isOwn ? requote(table, old, next) : table;
   const references = Object.entries(changed.foreignKeys).map(
     ([key, reference]) => {
@@ -274,7 +276,7 @@ function redirect(
           ...reference,
           ...(isOwn && { tableFrom: to }),
           ...(isTarget && { tableTo: to }),
-          ...(isTarget && reference.schemaTo && { schemaTo: toSchema }),
+          ...(isTarget && isMoved && { schemaTo }),
         },
       ];
     },

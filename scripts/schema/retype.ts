@@ -9,6 +9,7 @@ import {
   WAIT_FOR_DISK,
 } from "./back-fill";
 import { isSerial, printIdentity, SERIALS } from "./counters";
+import { mentions } from "./diff-snapshots";
 import { printType, writeStatements } from "./drizzle-kit";
 import type { Snapshot, SnapshotColumn, SnapshotTable } from "./snapshots";
 
@@ -134,15 +135,12 @@ function findObstacle(
     old.identity?.type !== next.identity?.type
   )
     return "the column also changes how it counts";
-  const word = new RegExp(
-    `(?<![\\w$])${old.name.replace(/[^\w\s]/g, "\\$&")}(?![\\w$])`,
-  );
   const reads = (...texts: (string | undefined)[]) =>
-    texts.some((text) => text !== undefined && word.test(text));
+    texts.some((text) => mentions(text, [old.name]));
   const view = Object.values(snapshot.views).find(
     ({ definition }) =>
-      definition?.includes(table.name) &&
-      (reads(definition) || definition.includes("*")),
+      mentions(definition, [table.name]) &&
+      mentions(definition, [old.name, "*"]),
   );
   if (view) return `the view ${view.name} reads it`;
   const policy = [
@@ -301,13 +299,10 @@ function listDependants(
       )
       .map(({ name }) => ({ target: printName(other), name })),
   );
-  const word = new RegExp(
-    `(?<![\\w$])${column.replace(/[^\w\s]/g, "\\$&")}(?![\\w$])`,
-  );
   const checks = Object.values(table.checkConstraints)
     .filter(({ name, value }) =>
-      [value, renamed.checkConstraints[name]?.value ?? ""].some((text) =>
-        word.test(text),
+      [value, renamed.checkConstraints[name]?.value].some((text) =>
+        mentions(text, [column]),
       ),
     )
     .map(({ name }) => ({ target: printName(table), name }));

@@ -101,7 +101,238 @@ const castsOthers = (t: Record<"a" | "b" | "c" | "d", pg.AnyPgColumn>) => [
   pg.check("d_set", S`${t.d} <> 'e'`),
 ];
 
+const odd = pg.pgSchema("La b");
+function inKeys(a: () => pg.PgIntegerBuilderInitial<"">) {
+  const u = pg.pgTable("u", { id: id() });
+  const t = odd.table(
+    "t",
+    {
+      a: a()
+        .notNull()
+        .default(7)
+        .references(() => u.id),
+      b: pg.integer(),
+      ab: pg.integer(),
+    },
+    (t) => [
+      pg.primaryKey({ name: "t_key", columns: [t.b, t.a] }),
+      pg.unique("t_one").on(t.a, t.b).nullsNotDistinct(),
+      pg.unique("t_other").on(t.ab),
+      pg.index("t_a").on(t.a.desc(), t.b),
+      pg.index("t_b").on(t.b, t.a),
+      pg.index("t_ab").on(t.ab),
+      pg.check("c", S`${t.a} > 0`),
+      pg.check("d", S`${t.ab} > 0`),
+    ],
+  );
+  const w = odd.table("w", { a: id(), b: pg.integer() }, (w) => [
+    pg.foreignKey({
+      name: "w_t",
+      columns: [w.b, w.a],
+      foreignColumns: [t.b, t.a],
+    }),
+  ]);
+  const same = pg.pgTable("t", { a: id() });
+  const x = pg.pgTable("x", { a: pg.integer().references(() => same.a) });
+  return { odd, u, t, w, same, x };
+}
+function inComposite(b: string) {
+  const columns = (b: string) => ({ a: pg.integer(), b: pg.integer(b) });
+  const t = pg.pgTable("t", columns(b), (t) => [
+    pg.primaryKey({ name: "t_key", columns: [t.a, t.b] }),
+    pg.unique("t_b").on(t.b),
+    pg.index("t_lower").on(t.b, S`(${t.b} + ${t.a})`),
+  ]);
+  const u = pg.pgTable("u", columns("b"), (u) => [
+    pg.foreignKey({
+      name: "u_t",
+      columns: [u.a, u.b],
+      foreignColumns: [t.a, t.b],
+    }),
+  ]);
+  const own = pg.pgTable("own", { b: id() });
+  const inLab = lab.table("t", { b: id() });
+  const v = pg.pgTable("v", { b: pg.integer(), c: pg.integer() }, (v) => [
+    pg.foreignKey({ name: "v_own", columns: [v.b], foreignColumns: [own.b] }),
+    pg.foreignKey({ name: "v_t", columns: [v.c], foreignColumns: [inLab.b] }),
+  ]);
+  return { lab, t, u, own, inLab, v };
+}
+function inOdd(part: string) {
+  const t = odd.table("t", { x: pg.integer(), y: pg.integer() }, (t) => [
+    pg.primaryKey({ name: `${part}_key`, columns: [t.x, t.y] }),
+    pg.unique(`${part}_one`).on(t.y),
+    pg.index(`${part}_index`).on(t.y),
+    pg.pgPolicy(`${part}_policy`, { using: S`${t.x} > 0` }),
+  ]);
+  return { odd, t };
+}
+function referring(name: string, isInLab: boolean) {
+  const t = pg.pgTable("t", { id: id() });
+  const other = lab.table("t", { id: id() });
+  const u = pg.pgTable("u", { x: pg.integer() }, (u) => [
+    pg.foreignKey({
+      name,
+      columns: [u.x],
+      foreignColumns: [(isInLab ? other : t).id],
+    }),
+  ]);
+  return { lab, t, other, u };
+}
+function inPlaces(isAfter: boolean) {
+  const table = (isAfter ? lab.table : pg.pgTable) as typeof pg.pgTable;
+  const feeling = isAfter
+    ? lab.enum("feeling", ["sad", "ok"])
+    : pg.pgEnum("mood", ["sad", "ok"]);
+  const kind = pg.pgEnum("kind", ["a"]);
+  const t = table(isAfter ? "tt" : "t", {
+    id: id(),
+    m: feeling().default("ok"),
+    n: feeling().array(),
+    k: kind(),
+  });
+  const other = pg.pgTable("other", { id: id() });
+  const u = pg.pgTable("u", { a: pg.integer(), b: pg.integer() }, (u) => [
+    pg.foreignKey({ name: "u_a", columns: [u.a], foreignColumns: [t.id] }),
+    pg.foreignKey({ name: "u_b", columns: [u.b], foreignColumns: [other.id] }),
+  ]);
+  const s = isAfter ? lab.sequence("s2") : pg.pgSequence("s");
+  return { ...(isAfter && { lab }), feeling, kind, t, other, u, s };
+}
+const [c57, e58] = ["c".repeat(57), "e".repeat(58)];
+const [d57, f58] = ["d".repeat(57), "f".repeat(58)];
+
 const ALL_TURNS: Record<string, Turn> = {
+  "a column of keys, indexes and checks in a schema gets another type": {
+    from: inKeys(pg.integer),
+    to: inKeys(() => pg.bigint({ mode: "number" }) as never),
+    rows: `insert into u values (1); insert into "La b".t values (1, 2, 3); insert into "La b".w values (1, 2)`,
+  },
+  "column of composite keys renamed": {
+    from: inComposite("b"),
+    to: inComposite("c"),
+    renames: ["t.b=c"],
+    rows: "insert into t values (1, 2); insert into u values (1, 2)",
+  },
+  "parts in a schema get other names": {
+    from: inOdd("old"),
+    to: inOdd("new"),
+    rows: `insert into "La b".t values (1, 2)`,
+  },
+  "reference to the table of that name in another schema": {
+    from: referring("one", false),
+    to: referring("two", true),
+  },
+  "all kinds renamed, and moved to a new schema": {
+    from: inPlaces(false),
+    to: inPlaces(true),
+    renames: ["mood=lab.feeling", "t=lab.tt", "s=lab.s2"],
+    rows: "insert into t values (1, 'ok', '{sad}', 'a'); insert into other values (1); insert into u values (1, 1)",
+    check: "select m from lab.tt",
+    want: "ok",
+  },
+  "moved to a schema that is there": {
+    from: { lab, t: pg.pgTable("t", { id: id() }) },
+    to: { lab, t: lab.table("t", { id: id() }) },
+    renames: ["t=lab.t"],
+  },
+  "schema renamed beside another, whose view reads it": {
+    from: (() => {
+      const { t, ...rest } = inSchema("lab");
+      const view = odd.view("v").as((query) => query.select().from(t));
+      return { ...rest, t, odd, o: odd.table("o", { id: id() }), view };
+    })(),
+    to: (() => {
+      const { t, ...rest } = inSchema("labs");
+      const view = odd.view("v").as((query) => query.select().from(t));
+      return { ...rest, t, odd, o: odd.table("o", { id: id() }), view };
+    })(),
+    renames: ["lab=labs"],
+  },
+  "table in a schema that counts renamed": {
+    from: {
+      lab,
+      t: lab.table("t", {
+        id: pg.serial().primaryKey(),
+        n: pg.integer().generatedAlwaysAsIdentity(),
+        o: pg.integer().generatedAlwaysAsIdentity({ name: "own" }),
+        x: pg.text(),
+      }),
+    },
+    to: {
+      lab,
+      t: lab.table("tt", {
+        id: pg.serial().primaryKey(),
+        n: pg.integer().generatedAlwaysAsIdentity(),
+        o: pg.integer().generatedAlwaysAsIdentity({ name: "own" }),
+        x: pg.text(),
+      }),
+    },
+    renames: ["lab.t=lab.tt"],
+    rows: "insert into lab.t (x) values ('a')",
+    check: "insert into lab.tt (x) values ('b') returning id + n + o",
+    want: 6,
+  },
+  "columns that count renamed, also where the sequence has another name": {
+    from: {
+      t: pg.pgTable("t", {
+        id: pg.serial().primaryKey(),
+        n: pg.serial(),
+        [c57]: pg.serial(),
+        [e58]: pg.serial(),
+        x: pg.text(),
+      }),
+    },
+    to: {
+      t: pg.pgTable("t", {
+        key: pg.serial().primaryKey(),
+        n: pg.serial(),
+        [d57]: pg.serial(),
+        [f58]: pg.serial(),
+        x: pg.text(),
+      }),
+    },
+    renames: ["t.id=key", `t.${c57}=${d57}`, `t.${e58}=${f58}`],
+    rows: "insert into t (x) values ('a')",
+  },
+  "serial of a table with signs in its name to bigserial": {
+    from: {
+      t: pg.pgTable("it's 100%", {
+        "the id": pg.serial("the id").primaryKey(),
+        x: pg.text(),
+      }),
+    },
+    to: {
+      t: pg.pgTable("it's 100%", {
+        "the id": pg.bigserial("the id", { mode: "number" }).primaryKey(),
+        x: pg.text(),
+      }),
+    },
+    rows: `insert into "it's 100%" (x) values ('a')`,
+  },
+  "unique keys and indexes of other columns, beside a view and an enum": {
+    from: (() => {
+      const t = lab.table("t", { a: pg.text(), b: pg.text() }, (t) => [
+        pg.unique("u").on(t.a),
+        pg.index("i").on(t.a),
+        pg.index("gone").on(t.b),
+        pg.uniqueIndex("one").on(t.a),
+      ]);
+      const v = pg.pgView("v", { a: pg.text() }).as(S`select a from lab.t`);
+      return { lab, mood, kind: pg.pgEnum("kind", ["a"]), t, v };
+    })(),
+    to: (() => {
+      const t = lab.table("t", { a: pg.text(), b: pg.text() }, (t) => [
+        pg.unique("u").on(t.a, t.b),
+        pg.index("i").on(t.b),
+        pg.uniqueIndex("one").on(t.a, t.b),
+        pg.index("two").on(t.b).concurrently(),
+      ]);
+      const v = pg.pgView("v", { b: pg.text() }).as(S`select b from lab.t`);
+      return { lab, moodMore, t, v };
+    })(),
+    rows: "insert into lab.t values ('a', 'b')",
+  },
   "enum to text, enum gone": {
     from: { mood, t: pg.pgTable("t", { id: id(), m: mood().default("ok") }) },
     to: { t: pg.pgTable("t", { id: id(), m: pg.text().default("ok") }) },
@@ -943,7 +1174,7 @@ test("what changes in a schema keeps the rows and the counts, up, down and up", 
           });
       };
       await run(
-        "drop schema public cascade; create schema public; drop schema if exists lab, labs cascade",
+        'drop schema public cascade; create schema public; drop schema if exists lab, labs, "La b" cascade',
       );
       await run(initial.join(BREAKPOINT));
       const first = await readCatalog(sql);
