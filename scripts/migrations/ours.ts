@@ -35,6 +35,9 @@ export interface Made {
 const KINDS =
   /^(TABLE|VIEW|TYPE|DOMAIN|FUNCTION|PROCEDURE|AGGREGATE|SEQUENCE|COLLATION|SCHEMA)$/;
 
+/** What may stand before the kind; what is temporary is not ours to keep. */
+const MODIFIERS = /^(OR|REPLACE|UNLOGGED|FOREIGN|MATERIALIZED|RECURSIVE)$/;
+
 /** Reads from the text of migrations what they create. */
 export function listMade(migrations: Pick<Migration, "text">[]): Made {
   const made: Made = {
@@ -44,13 +47,13 @@ export function listMade(migrations: Pick<Migration, "text">[]): Made {
   };
   for (const { text } of migrations)
     for (const { tokens } of splitStatements(text)) {
-      const words = readWords(tokens, 9);
+      const words = readWords(tokens, 12);
       const renamed = words[0] === "ALTER" ? words.indexOf("RENAME") : -1;
       const isRename = renamed > 0 && words[renamed + 1] === "TO";
       if (words[0] !== "CREATE" && !isRename) continue;
-      if (/^(TEMP|TEMPORARY)$/.test(words[1] ?? "")) continue;
-      const at = words.findIndex((word) => KINDS.test(word));
-      if (at === -1) continue;
+      let at = 1;
+      while (MODIFIERS.test(words[at] ?? "")) at += 1;
+      if (!KINDS.test(words[at] ?? "")) continue;
       let from = at + 1;
       while (/^(IF|NOT|EXISTS|ONLY)$/.test(words[from] ?? "")) from += 1;
       const read = (index: number) => foldName(tokens[index]?.text ?? "");
@@ -235,7 +238,7 @@ async function readDefaults({ real }: Trial) {
  * Compares the grants to one role. Grants from default privileges are not a
  * difference on either side: the table may be older than the defaults.
  */
-function compareGrants(
+export function compareGrants(
   difference: Difference,
   one: CatalogEntry | undefined,
   other: CatalogEntry | undefined,

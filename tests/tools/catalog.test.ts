@@ -5,6 +5,7 @@ import {
   type Catalog,
   type CatalogEntry,
   compareCatalogs,
+  describeDifference,
   type Difference,
   dropSpellingDifferences,
   listRoutines,
@@ -299,3 +300,17 @@ test("a difference in spelling is none; one in meaning, and one that cannot be t
     expect(await readCatalog(sql)).toEqual(before);
   });
 }, 60_000);
+
+test("a difference is told in one line that is not too long", () => {
+  const column = `ALTER TABLE t\n  ADD COLUMN ${"a".repeat(400)} text`;
+  const one = { object: "column t.a", expected: column, found: undefined };
+  const cut = `ALTER TABLE t ADD COLUMN ${"a".repeat(275)} …`;
+
+  expect(describeDifference(one)).toBe(`missing: ${cut}`);
+  expect(
+    describeDifference({ ...one, expected: undefined, found: column }),
+  ).toBe(`surplus: ${cut}`);
+  expect(describeDifference({ ...one, found: "now" })).toBe(
+    `different: column t.a: now, not ${cut}`,
+  );
+});

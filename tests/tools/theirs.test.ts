@@ -3,8 +3,7 @@
 import { expect, test as bunTest } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { describeDifference } from "../../scripts/migrations/catalog";
-import { isInFilter, listMade } from "../../scripts/migrations/ours";
+import { isInFilter } from "../../scripts/migrations/ours";
 import { findPostgresBinaries } from "../../scripts/server/postgres-binaries";
 import { writeMigrations } from "../lib/migrations";
 import { withRoles } from "../lib/roles";
@@ -312,32 +311,4 @@ bunTest("the filters of drizzle.config.ts tell whose a table is", () => {
   expect(select(postgis, { tablesFilter: [], extensionsFilters: [] })).toBe(
     postgis,
   );
-});
-
-bunTest("a difference is told in one line that is not too long", () => {
-  const column = `ALTER TABLE t\n  ADD COLUMN ${"a".repeat(400)} text`;
-  const one = { object: "column t.a", expected: column, found: undefined };
-  const cut = `ALTER TABLE t ADD COLUMN ${"a".repeat(275)} …`;
-
-  expect(describeDifference(one)).toBe(`missing: ${cut}`);
-  expect(
-    describeDifference({ ...one, expected: undefined, found: column }),
-  ).toBe(`surplus: ${cut}`);
-  expect(describeDifference({ ...one, found: "now" })).toBe(
-    `different: column t.a: now, not ${cut}`,
-  );
-});
-
-bunTest("what a migration makes is told from what it makes for itself", () => {
-  const text = `
-    create schema if not exists "Ours"; create schema authorization ada;
-    create table if not exists "Ours".a (); create unlogged table B ();
-    create or replace view v as select; alter table c rename to d;
-    create temp table e (); create temporary view f as select; drop table g`;
-
-  const { schemas, ownSchemas, objects } = listMade([{ text }]);
-
-  expect([...ownSchemas]).toEqual(["Ours", "ada"]);
-  expect([...schemas]).toEqual(["Ours", "ada", ""]);
-  expect([...objects]).toEqual(["Ours.a", ".b", ".v", ".d"]);
 });
