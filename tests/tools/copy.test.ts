@@ -18,6 +18,11 @@ import {
   readFound,
   readVariables,
 } from "../../scripts/copying/application";
+import {
+  findCommands,
+  findNeeds,
+  readPackage,
+} from "../../scripts/copying/files";
 import { describeError } from "../../scripts/lib/report";
 import { root } from "../../src/env";
 import { run as runCommand } from "../lib/command";
@@ -49,6 +54,12 @@ function makeApplication(files: Record<string, string>, packages?: string[]) {
     [Symbol.dispose]: () => rmSync(folder, { recursive: true }),
   };
 }
+
+/** What a copy names after a verb, sorted. */
+const linesOf = (verb: string, stdout: string) =>
+  [...stdout.matchAll(new RegExp(`^${verb}: (.*)$`, "gm"))]
+    .map(([, rest = ""]) => rest)
+    .sort();
 
 const config = `
   import { defineConfig } from "drizzle-kit";
@@ -89,7 +100,9 @@ describe("copy", () => {
     const run = (command: string) =>
       runCommand(command, { APP_DB_URL: url }, application.folder);
 
+    const before = application.list();
     const copied = await application.copy(commands.join(" "));
+    const files = application.list().filter((file) => !before.includes(file));
     const generated = await run("db:generate first");
     const [tag = ""] = application
       .list()
@@ -113,10 +126,22 @@ describe("copy", () => {
         "",
       ].join("\n"),
     );
-    expect(application.read("package.json")).toStartWith(
-      '{\n\t"name": "theirs",\n\t"scripts": {\n\t\t"dev": "next dev",\n\t\t"db:',
+    expect(linesOf("Copied", copied.stdout)).toEqual(files);
+    for (const file of files.filter((name) => name !== "src/env.ts"))
+      expect(application.read(file)).toBe(
+        readFileSync(join(root, file), "utf8"),
+      );
+    const added = commands.map((name) => [name, scripts[name]] as const);
+    expect(linesOf("Added", copied.stdout)).toEqual(
+      added.map((pair) => pair.join(", ")).sort(),
     );
-    expect(application.read("package.json")).not.toEndWith("\n");
+    const content = {
+      name: "theirs",
+      scripts: { dev: "next dev", ...Object.fromEntries(added) },
+    };
+    expect(application.read("package.json")).toBe(
+      JSON.stringify(content, null, "\t"),
+    );
     expect(generated).toMatchObject({ exitCode: 0 });
     expect(tag).toBe("lib/migrations/0000_first.sql");
     expect(application.read(tag)).toContain('"full_name" text');
@@ -143,14 +168,19 @@ describe("copy", () => {
         "src/env.ts": "export {};",
       });
       const before = application.list();
+      const packageOf = (folder: string) =>
+        readFileSync(join(folder, "package.json"), "utf8");
+      const { dotenv, postgres } = JSON.parse(packageOf(root)).dependencies;
 
       const refused = await application.copy();
-      const tried = await application.copy("--into db --dry-run");
+      const tried = await application.copy("--into tools/db --dry-run");
       const untouched = application.list();
-      const copied = await application.copy("--into db");
-      const again = await application.copy("--into db");
+      const text = application.read("package.json");
+      const copied = await application.copy("--into tools/db");
+      const listed = application.list();
+      const again = await application.copy("--into tools/db");
       const status = await runCommand(
-        "db/scripts/status-migrations.ts",
+        "tools/db/scripts/status-migrations.ts",
         { DATABASE_URL: "postgres://a:b@127.0.0.1:9/c" },
         application.folder,
       );
@@ -165,34 +195,45 @@ describe("copy", () => {
           "",
         ].join("\n"),
       });
-      expect(tried.stdout).toStartWith("Would copy: db/scripts/");
-      expect(untouched).toEqual(before);
-      expect(copied.exitCode).toBe(0);
-      expect(copied.stdout).toContain(
+      const files = listed.filter((file) => !before.includes(file));
+      const program = "node --import tsx tools/db/scripts";
+      const end = (verb: string) =>
         [
-          "Kept: db:migrate, drizzle-kit migrate; this one is `node --import tsx db/scripts/migrate.ts`",
-          "Added: db:migrate:status, node --import tsx db/scripts/status-migrations.ts",
-          "Packages to add: pnpm add dotenv@",
-        ].join("\n"),
-      );
+          `Kept: db:migrate, drizzle-kit migrate; this one is \`${program}/migrate.ts\``,
+          `${verb}: db:migrate:status, ${program}/status-migrations.ts`,
+          `Packages to add: pnpm add dotenv@${dotenv} postgres@${postgres} tsx@4.23.15`,
+          "",
+        ].join("\n");
+      const print = (verb: string, stdout: string) =>
+        linesOf(verb, stdout).filter((file) => file.startsWith("tools/"));
+      expect(print("Would copy", tried.stdout)).toEqual(files);
+      expect(tried.stdout).toEndWith(end("Would add"));
+      expect(untouched).toEqual(before);
+      expect(text).toBe(own["package.json"]);
+      expect(copied.exitCode).toBe(0);
+      expect(print("Copied", copied.stdout)).toEqual(files);
+      expect(copied.stdout).toEndWith(end("Added"));
+      expect(print("Kept", again.stdout)).toEqual(files);
+      expect(again.stdout).toEndWith(end("Kept"));
       expect(copied.stderr).toBe(
         `Warning: there is no drizzle.config.ts in ${application.folder}\n`,
       );
-      const files = application.list().filter((file) => file.endsWith(".ts"));
-      expect(files).toContain("db/scripts/migrations/apply.ts");
+      expect(files).toContain("tools/db/scripts/migrations/apply.ts");
       expect(
         files.filter((file) =>
-          /\/(schema|server|backups|seeds|infrastructure)\//.test(file),
+          /\/(schema|server|backups|seeds|infrastructure)\/|\.env/.test(file),
         ),
       ).toEqual([]);
-      expect(application.read("db/package.json")).toBe(
+      expect(application.read("tools/db/package.json")).toBe(
         '{ "type": "module" }\n',
+      );
+      expect(application.read("tools/db/src/env.ts")).toContain(
+        "root = dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url)))));",
       );
       expect(application.read("package.json")).toStartWith(
         '{\n    "scripts": {\n        "db:migrate": "drizzle-kit migrate",\n',
       );
       expect(application.read("package.json")).toEndWith("}\n");
-      expect(again.stdout).not.toMatch(/^(Copied|Added)/m);
       expect(status.stderr).toContain("127.0.0.1:9");
     },
   );
@@ -230,7 +271,7 @@ describe("copy", () => {
       const run = (command: string) =>
         runCommand(command, { PATH }, application.folder);
 
-      await application.copy("db:generate db:check");
+      const copied = await application.copy("db:generate db:check");
       const generated = await run("db:generate");
       await $`git init --quiet --initial-branch=main && git ${author} commit --quiet --allow-empty --message=none`.cwd(
         application.folder,
@@ -240,6 +281,15 @@ describe("copy", () => {
       writeFileSync(join(kit, "package.json"), '{ "version": "1.0.0" }');
       const checked = await run("db:check --offline");
 
+      expect(copied.stdout).toEndWith(
+        [
+          "Found: drizzle.config.ts",
+          "Found: 7 migrations in drizzle",
+          "Found: records in drizzle.__drizzle_migrations",
+          "Found: no variable in drizzle.config.ts; set DATABASE_URL, or add yours at the top of src/env.ts",
+          "",
+        ].join("\n"),
+      );
       expect(generated).toMatchObject({
         exitCode: 2,
         stderr: expect.stringContaining("Error: drizzle-kit is not installed"),
@@ -263,35 +313,135 @@ describe("copy", () => {
   );
 
   testBeside("names the packages that an application lacks", async () => {
-    const find = async (content: object, command = "", tsx = "1.0.0") => {
+    const find = async (content: object, args = "", tsx?: string) => {
       using application = makeApplication(
         {
           "package.json": JSON.stringify(content),
-          "node_modules/tsx/package.json": JSON.stringify({ version: tsx }),
+          ...(tsx && {
+            "node_modules/tsx/package.json": JSON.stringify({ version: tsx }),
+          }),
         },
         [],
       );
-      const { stdout } = await application.copy(`${command} --dry-run`.trim());
-      return stdout
-        .split("\n")
-        .filter((line) => line.startsWith("Packages"))
-        .map((line) => line.replace(/@\S+/g, ""));
+      const { stdout } = await application.copy(
+        `${args} --dry-run --json`.trim(),
+      );
+      const { files, packages, ...rest } = JSON.parse(stdout);
+      return {
+        ...rest,
+        modules: files.filter((file: string) => file.endsWith("package.json")),
+        packages: packages.map((line: string) => line.replace(/@\S+/g, "")),
+      };
     };
-    const devDependencies = { tsx: "^1.0.0", postgres: "1" };
-    const old = await find({ devDependencies });
-    const kept = [
+    const devDependencies = { tsx: "^4.23.14", postgres: "1" };
+    const withTsx = [
+      await find({ devDependencies }),
+      await find({ devDependencies }, "", "4.23.14"),
+      await find({ devDependencies }, "", "4.23.15"),
+      await find({ devDependencies }, "--into db"),
       await find({ devDependencies, type: "module" }),
-      await find({ devDependencies }, "", "99.0.0"),
-    ];
+      await find({ dependencies: { tsx: "~5.0.0" } }),
+    ].map(({ packages, modules }) => [...packages, ...modules]);
+    const some = await find(
+      {},
+      "db:migrate db:rollback db:baseline db:migrate:status db:seed:rbac",
+    );
     const forDevelopment = await find({}, "db:check");
 
-    expect(old).toEqual(["Packages to add: npm install dotenv tsx"]);
-    for (const lines of kept)
-      expect(lines).toEqual(["Packages to add: npm install dotenv"]);
-    expect(forDevelopment).toEqual([
-      "Packages to add: npm install dotenv drizzle-orm postgres",
-      "Packages to add: npm install -D drizzle-kit",
+    const module = "scripts/package.json";
+    expect(withTsx).toEqual([
+      ["npm install dotenv tsx", module],
+      ["npm install dotenv tsx", module],
+      ["npm install dotenv", module],
+      ["npm install dotenv", "db/package.json"],
+      ["npm install dotenv"],
+      ["npm install dotenv postgres", module],
     ]);
+    expect(some).toMatchObject({
+      scripts: {
+        "db:migrate": "node --import tsx scripts/migrate.ts",
+        "db:rollback": "node --import tsx scripts/rollback.ts",
+        "db:baseline": "node --import tsx scripts/baseline.ts",
+        "db:migrate:status": "node --import tsx scripts/status-migrations.ts",
+        "db:seed:rbac": "bun scripts/seed-db.ts rbac",
+      },
+      config: null,
+      variables: {},
+    });
+    expect(forDevelopment).toEqual({
+      scripts: { "db:check": "bun scripts/check-db.ts" },
+      packages: [
+        "npm install dotenv drizzle-orm postgres",
+        "npm install -D drizzle-kit",
+      ],
+      modules: [module],
+      config: null,
+      variables: {},
+    });
+  });
+
+  bunTest("finds the programs of commands, and all that these need", () => {
+    const { scripts, dependencies, devDependencies } = JSON.parse(
+      readFileSync(join(root, "package.json"), "utf8"),
+    );
+    const needs = (...programs: string[]) => findNeeds(programs);
+    const seeds = readdirSync(join(root, "scripts/seeds"));
+
+    expect(findCommands(["db:seed:rbac", "copy"])).toEqual([
+      { name: "db:seed:rbac", program: "scripts/seed-db.ts", args: " rbac" },
+      { name: "copy", program: "scripts/copy.ts", args: "" },
+    ]);
+    let refused: unknown;
+    try {
+      findCommands(["copy", "bench"]);
+    } catch (error) {
+      refused = error;
+    }
+    const names = Object.keys(scripts).filter((name) =>
+      scripts[name].startsWith("bun scripts/"),
+    );
+    expect(refused).toMatchObject({
+      message: "there is no command bench",
+      hint: `the commands are ${names.join(", ")}`,
+      exitCode: 2,
+    });
+    const migrate = needs("scripts/migrate.ts");
+    expect(migrate.files).toEqual([...new Set(migrate.files)].sort());
+    expect(migrate.files).toContain("scripts/migrate.ts");
+    expect(migrate.packages).toEqual(
+      ["dotenv", "postgres"].map((name) => ({
+        name,
+        version: dependencies[name],
+        isForDevelopment: false,
+      })),
+    );
+    expect(needs("scripts/check-db.ts").packages).toContainEqual({
+      name: "drizzle-kit",
+      version: devDependencies["drizzle-kit"],
+      isForDevelopment: true,
+    });
+    expect(needs("scripts/seed-db.ts").files).toEqual(
+      expect.arrayContaining(seeds.map((name) => `scripts/seeds/${name}`)),
+    );
+    expect(needs("scripts/test-db.ts").files).toContain(
+      "src/infrastructure/database/index.ts",
+    );
+    const setup = needs("scripts/setup-db.ts", "scripts/docker-prod.ts");
+    expect(setup.files).toEqual(
+      expect.arrayContaining([
+        ".env.example",
+        "docker-compose.dev.yml",
+        "docker-compose.yml",
+        "scripts/test-db.ts",
+      ]),
+    );
+    using empty = makeApplication({ "package.json": "{}" }, []);
+    expect(readPackage(empty.folder)).toEqual({
+      text: "{}",
+      scripts: {},
+      dependencies: {},
+      devDependencies: {},
+    } as never);
   });
 
   bunTest(
@@ -303,20 +453,34 @@ describe("copy", () => {
         mkdirSync(folder, { recursive: true });
         return [findPackageManager(folder), nameInstall(folder, ["a"], true)];
       };
-      const read = (credentials: string) => {
+      const read = (credentials: string, files = {}) => {
         const text = `const { env } = process;
         export default { dialect: "postgresql", ${credentials} };`;
-        using application = makeApplication({ "drizzle.config.ts": text }, []);
+        using application = makeApplication(
+          { "drizzle.config.ts": text, ...files },
+          [],
+        );
         const before = { ...process.env };
         const { count } = readFound(application.folder);
         expect(process.env).toEqual(before);
-        expect(count).toBe(0);
+        expect(count).toBe(Object.keys(files).length);
         return Object.fromEntries(readVariables(application.folder));
       };
       const workspace = { "pnpm-workspace.yaml": "" };
 
       expect(nameIn({})).toEqual(["npm", "npm install -D a"]);
       expect(nameIn({ "yarn.lock": "" })).toEqual(["yarn", "yarn add -D a"]);
+      expect(
+        nameIn({ "yarn.lock": "", "a/package-lock.json": "" }, "a"),
+      ).toEqual(["npm", "npm install -D a"]);
+      expect(nameIn({ "bun.lock": "" })).toEqual(["bun", "bun add -D a"]);
+      expect(nameIn({ "pnpm-lock.yaml": "" })).toEqual([
+        "pnpm",
+        "pnpm add -D a",
+      ]);
+      expect(
+        nameIn({ "package.json": '{ "packageManager": "bunny@1.0.0" }' }),
+      ).toEqual(["npm", "npm install -D a"]);
       expect(nameIn({ "bun.lockb": "", ...workspace })).toEqual([
         "bun",
         "bun add -D a",
@@ -338,19 +502,39 @@ describe("copy", () => {
         user: "DB_USER",
         password: "DB_SECRET",
       });
-      expect(read("strict: Boolean(env.MY_DSN)")).toEqual({ url: "MY_DSN" });
+      expect(
+        read("dbCredentials: { url: env['MY_DB'], database: env.MY_NAME }"),
+      ).toEqual({ url: "MY_DB", database: "MY_NAME" });
+      for (const name of ["MY_DSN", "MY_URI", "MY_URL"])
+        expect(read(`out: env.OUT, strict: Boolean(env.${name})`)).toEqual({
+          url: name,
+        });
+      expect(
+        read("strict: Boolean(env.MY_FLAG)", {
+          "drizzle/20260101000000_a/migration.sql": "select 1",
+        }),
+      ).toEqual({});
     },
   );
 
   testBeside("refuses a command or a folder that there is not", async () => {
     using old = makeApplication({ "package.json": "{}", "scripts/a.js": "" });
     using own = makeApplication({
-      "package.json": "{}",
+      "package.json": '{"scripts":{}}',
       "scripts/a.js": "",
       "scripts/package.json": '{ "type": "module" }\n',
+      "drizzle.config.ts": `const { env } = process;
+        export default { dialect: "postgresql", schema: "x", dbCredentials: {
+          host: env.DB_HOST, database: env.POSTGRES_DB, password: "x" } };`,
+    });
+    using module = makeApplication({
+      "package.json": '{"type":"module","scripts":{"db:migrate":"own"}}',
+      "scripts/a.js": "",
     });
     const mixed = await old.copy("--dry-run");
-    const apart = await own.copy("--dry-run");
+    const apart = await own.copy();
+    const again = await own.copy();
+    const modules = await module.copy("db:migrate");
     const command = await runCommand("copy . db:nothing");
     const folder = await runCommand("copy /nowhere");
     const none = await runCommand("copy");
@@ -361,15 +545,43 @@ describe("copy", () => {
     });
     expect(folder).toMatchObject({
       exitCode: 2,
-      stderr: expect.stringContaining("/nowhere/package.json cannot be read"),
+      stderr: expect.stringMatching(
+        /\/nowhere\/package.json cannot be read: ENOENT.*\nHint: name the folder that has the application's package.json\n$/,
+      ),
     });
     expect(none.exitCode).toBe(2);
+    for (const { exitCode, stdout } of [apart, again]) {
+      expect(exitCode).toBe(0);
+      expect(stdout).toEndWith(
+        "Found: host in DB_HOST\nFound: database in POSTGRES_DB\n",
+      );
+    }
+    expect(linesOf("Kept", again.stdout)).toContain("scripts/migrate.ts");
+    const env = own.read("src/env.ts");
+    expect(env).toContain('  host: ["POSTGRES_HOST", "DB_HOST"],\n');
+    expect(env).toContain('  database: ["POSTGRES_DB"],\n');
+    expect(own.read("package.json")).toBe(
+      JSON.stringify(
+        {
+          scripts: {
+            "db:migrate": "node --import tsx scripts/migrate.ts",
+            "db:migrate:status":
+              "node --import tsx scripts/status-migrations.ts",
+          },
+        },
+        null,
+        2,
+      ),
+    );
+    expect(modules.exitCode).toBe(0);
+    expect(module.read("package.json")).toBe(
+      '{"type":"module","scripts":{"db:migrate":"own"}}',
+    );
     expect(mixed).toMatchObject({
       exitCode: 2,
       stderr: expect.stringContaining(
         "/scripts has programs that are not ES modules\nHint: put the files into a separate folder",
       ),
     });
-    expect(apart.exitCode).toBe(0);
   });
 });
