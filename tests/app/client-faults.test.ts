@@ -598,14 +598,19 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
       current_setting('application_name') as name`;
   const ask = async (isPooled: boolean) => {
     const { db, closeDatabase } = openClient(address, {
-      ...limits,
+      ...{ ...limits, poolSize: 1 },
       isPooled,
+      canPrepare: !isPooled,
     });
+    await db.select().from(items).prepare("named").execute();
     const [outside] = await db.execute(shown);
     const [inside] = await db.transaction((tx) => tx.execute(shown));
     const [after] = await db.execute(shown);
+    const prepared = await db.execute(
+      "select name from pg_prepared_statements",
+    );
     await closeDatabase();
-    return { outside, inside, after };
+    return { outside, inside, after, prepared: [...prepared] };
   };
   const set = { statement: "2s", idle: "3s", name: "app" };
   const unset = { statement: "0", idle: "0", name: "app" };
@@ -619,8 +624,14 @@ test("limits hold on the server, and behind a pooler in transactions", async ({
   const free = await small.db.execute("select 1");
   await small.closeDatabase();
 
-  expect(direct).toEqual({ outside: set, inside: set, after: set });
-  expect(pooled).toEqual({ outside: unset, inside: set, after: unset });
+  expect(direct).toEqual({
+    ...{ outside: set, inside: set, after: set },
+    prepared: [{ name: "named" }],
+  });
+  expect(pooled).toEqual({
+    ...{ outside: unset, inside: set, after: unset },
+    prepared: [],
+  });
   expect((busy as Error).cause).toMatchObject({
     code: "POOL_BUSY",
     message:

@@ -97,6 +97,7 @@ console.log((await read(db)).length, (await db.transaction(read)).length);
 const related = (client: Pick<typeof db, "query">) => client.query.tenants.findMany();
 console.log((await related(db)).length, (await related(db.$primary)).length);
 await closeDatabase();
+setTimeout(() => process.exit(9), 10_000).unref();
 `,
     );
 

@@ -35,8 +35,6 @@ const ASK_ANOTHER = [
   "22P02", // a value of an enum
   "CONNECTION_LOST",
 ];
-/** Errors that are not the replica's fault. */
-const OWN_LIMITS = ["POOL_BUSY", "CLOSED"];
 
 /** A read that contains one of these words is sent to the primary. */
 const WRITES_OR_LOCKS =
@@ -113,7 +111,7 @@ export function routeReads(
         return await lease.query(statement, values);
       } catch (error) {
         const code = codeOf(error) ?? "";
-        const isRefused = !lease && !OWN_LIMITS.includes(code);
+        const isRefused = !lease && code !== "POOL_BUSY";
         if (isRefused || lease?.isLost()) suspect(sight);
         if (!isRefused && !ASK_ANOTHER.includes(code)) throw error;
       } finally {
