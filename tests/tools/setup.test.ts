@@ -9,6 +9,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { $ } from "bun";
 import { startEmbedded, stopEmbedded } from "../../scripts/server/embedded";
 import { clusterAddress, copyCluster } from "../lib/cluster";
 import { ownHead, ownMigrations } from "../lib/migrations";
@@ -124,6 +125,27 @@ test("does each step once when three run at once, on the usual port when it is f
 });
 
 test("writes no .env.local that an .env or the environment contradicts, and stops at the step that failed", async (clone) => {
+  // Only a port may differ from .env.example, and is written.
+  const isThere = () => existsSync(join(clone.folder, ".env.local"));
+  const POSTGRES_PORT = String(await findFreePort());
+  const told = { DB_ENGINE: "external", POSTGRES_PORT };
+  const chosen = await clone.run("db:setup", told);
+  const written = clone.read(".env.local");
+  rmSync(join(clone.folder, ".env.local"));
+  await $`${process.execPath} -e ${`
+    import { writeEnvFile } from "./scripts/server/env-file";
+    import { readEnv } from "./src/env";
+    const told = ${JSON.stringify(told)};
+    for (const [name, value] of [
+      ["POSTGRES_HOST", "127.0.0.1"],
+      ["POSTGRES_DB", "other"],
+      ["POSTGRES_USER", "other"],
+      ["POSTGRES_PASSWORD", "other"],
+    ])
+      await writeEnvFile(readEnv(undefined, { ...told, [name]: value }));`}`.cwd(
+    clone.folder,
+  );
+  const isContradicted = isThere();
   const homeless = await clone.run("db:setup", { TMPDIR: "/nowhere" });
   const remote = await clone.run("db:setup", { POSTGRES_HOST: "host.invalid" });
   const closed = await findFreePort();
@@ -140,16 +162,21 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
   clone.replace("package.json", '"db:start":', '"start":');
   const copied = await clone.run("db:migrate", { DB_ENGINE: "embedded" });
 
+  expect(chosen).toMatchObject({ exitCode: 1, stdout: "Wrote: .env.local\n" });
+  expect(written).toContain(`\nPOSTGRES_PORT=${POSTGRES_PORT}\n`);
+  expect(isContradicted).toBe(false);
   expect(homeless).toEqual({
     exitCode: 2,
     stdout: "",
     stderr:
       "Error: the folder for temporary files is missing: /nowhere\nHint: create it, or set `TMPDIR` to a folder that exists\n",
   });
-  expect(production).toMatchObject({ exitCode: 2, stdout: "" });
-  expect(production.stderr).toStartWith(
-    "Error: db:setup is for development, and NODE_ENV is production\n",
-  );
+  expect(production).toEqual({
+    exitCode: 2,
+    stdout: "",
+    stderr:
+      "Error: db:setup is for development, and NODE_ENV is production\nHint: docs/DATABASE_SETUP.md lists the steps of a first deploy\n",
+  });
   expect(remote).toMatchObject({ exitCode: 1, stdout: "" });
   expect(remote.stderr).toContain("host.invalid");
   expect(local).toEqual({
@@ -158,5 +185,5 @@ test("writes no .env.local that an .env or the environment contradicts, and stop
     stderr: `Error: nothing listens on 127.0.0.1:${closed}\nHint: start that server, or check host and port in \`DATABASE_URL\`\n`,
   });
   expect(copied.stderr).toBe(`Error: nothing listens on 127.0.0.1:${closed}\n`);
-  expect(existsSync(join(clone.folder, ".env.local"))).toBe(false);
+  expect(isThere()).toBe(false);
 });
