@@ -476,170 +476,184 @@ describe.concurrent("a host", () => {
   const primary = { isStandby: false, isReadOnly: false };
   const behind = { isStandby: true, isReadOnly: true };
 
-  test("is left for the next one only where that one may answer otherwise", async () => {
-    const servers = [await listen(() => {}), await listen(() => {})];
-    const ports = servers.map(({ port }) => port);
-    const hosts = ports.map((port) => `127.0.0.1:${port}`).join();
-    /** Returns which hosts were asked, in their order; each does as it is told, the
-     * first one something else once its session was closed. */
-    const ask = async (
-      answers: (Role | Error)[],
-      query = "",
-      wanted?: Wanted,
-      later = answers[0],
-    ): Promise<{ asked: string; refusals?: unknown }> => {
-      const asked: number[] = [];
-      const told = [...answers];
-      const driver = {
-        logIn: async (_: Socket, { port }: Host) => {
-          const index = ports.indexOf(port);
-          asked.push(index + 1);
-          const answer = told[index] ?? primary;
-          if (answer instanceof Error) throw answer;
-          return { role: answer };
-        },
-        close: async () => void (told[0] = later ?? primary),
+  test(
+    "is left for the next one only where that one may answer otherwise",
+    async () => {
+      const servers = [await listen(() => {}), await listen(() => {})];
+      const ports = servers.map(({ port }) => port);
+      const hosts = ports.map((port) => `127.0.0.1:${port}`).join();
+      /** Returns which hosts were asked, in their order; each does as it is told, the
+       * first one something else once its session was closed. */
+      const ask = async (
+        answers: (Role | Error)[],
+        query = "",
+        wanted?: Wanted,
+        later = answers[0],
+      ): Promise<{ asked: string; refusals?: unknown }> => {
+        const asked: number[] = [];
+        const told = [...answers];
+        const driver = {
+          logIn: async (_: Socket, { port }: Host) => {
+            const index = ports.indexOf(port);
+            asked.push(index + 1);
+            const answer = told[index] ?? primary;
+            if (answer instanceof Error) throw answer;
+            return { role: answer };
+          },
+          close: async () => void (told[0] = later ?? primary),
+        };
+        const url = `postgres://u@${hosts}/a?sslmode=disable${query}`;
+        const found = openSession(parseDatabaseUrl(url, "X"), driver, wanted);
+        const refusals = await found.then(
+          ({ way }) =>
+            expect(way.port).toBe(ports[(asked.at(-1) ?? 0) - 1] ?? 0),
+          (error: { refusals: Refusal[] }) =>
+            error.refusals.map(({ host, error }) => [
+              ports.indexOf(host.port) + 1,
+              error.message,
+            ]),
+        );
+        return { asked: asked.join(), refusals };
       };
-      const url = `postgres://u@${hosts}/a?sslmode=disable${query}`;
-      const found = openSession(parseDatabaseUrl(url, "X"), driver, wanted);
-      const refusals = await found.then(
-        ({ way }) => expect(way.port).toBe(ports[(asked.at(-1) ?? 0) - 1] ?? 0),
-        (error: { refusals: Refusal[] }) =>
-          error.refusals.map(({ host, error }) => [
-            ports.indexOf(host.port) + 1,
-            error.message,
-          ]),
-      );
-      return { asked: asked.join(), refusals };
-    };
-    const no = (code?: string, fields = {}) =>
-      Object.assign(new Error("no"), { code, ...fields });
+      const no = (code?: string, fields = {}) =>
+        Object.assign(new Error("no"), { code, ...fields });
 
-    for (const code of [
-      undefined,
-      "ECONNRESET",
-      "EPIPE",
-      "57P03",
-      "UNSUITABLE",
-    ])
-      expect(await ask([no(code)])).toEqual({ asked: "1,2" });
-    for (const error of [
-      ...["28P01", "28000", "3D000", "53300"].map((code) => no(code)),
-      no("EPROTO", { isTls: true }),
-    ])
-      expect(await ask([error])).toEqual({
-        asked: "1",
-        refusals: [[1, "no"]],
+      for (const code of [
+        undefined,
+        "ECONNRESET",
+        "EPIPE",
+        "57P03",
+        "UNSUITABLE",
+      ])
+        expect(await ask([no(code)])).toEqual({ asked: "1,2" });
+      for (const error of [
+        ...["28P01", "28000", "3D000", "53300"].map((code) => no(code)),
+        no("EPROTO", { isTls: true }),
+      ])
+        expect(await ask([error])).toEqual({
+          asked: "1",
+          refusals: [[1, "no"]],
+        });
+      expect(await ask([no(), no()], "", "prefer-primary")).toEqual({
+        asked: "1,2",
+        refusals: [
+          [1, "no"],
+          [2, "no"],
+        ],
       });
-    expect(await ask([no(), no()], "", "prefer-primary")).toEqual({
-      asked: "1,2",
-      refusals: [
-        [1, "no"],
-        [2, "no"],
-      ],
-    });
-    expect(await ask([behind, behind], "", "prefer-primary")).toEqual({
-      asked: "1,2,1",
-    });
-    expect(
-      await ask([behind, no("28P01")], "", "prefer-primary", no("3D000")),
-    ).toEqual({ asked: "1,2,1", refusals: [[1, "no"]] });
-    expect(
-      await ask([behind, behind], "&target_session_attrs=primary"),
-    ).toEqual({
-      asked: "1,2",
-      refusals: [1, 2].map((index) => [
-        index,
-        "is a standby, and this requires a primary",
-      ]),
-    });
-    const first = async (query: string) => {
-      const found = Array.from({ length: 40 }, () => ask([], query));
-      return new Set((await Promise.all(found)).map(({ asked }) => asked)).size;
-    };
-    expect(await first("&load_balance_hosts=disable")).toBe(1);
-    expect(await first("&load_balance_hosts=random")).toBe(2);
-    for (const { close } of servers) await close();
-  });
-
-  test("that does not answer as PostgreSQL has a code for it, and no socket is left open", async () => {
-    const open = async (answer: string | undefined, query: string) => {
-      const closed = Promise.withResolvers<void>();
-      const { port, close } = await listen((socket) => {
-        socket.once("close", closed.resolve);
-        if (answer) socket.once("data", () => socket.write(answer));
-        else socket.resume();
-        if (answer === "") socket.end();
+      expect(await ask([behind, behind], "", "prefer-primary")).toEqual({
+        asked: "1,2,1",
       });
-      const address = parseDatabaseUrl(
-        `postgres://u@127.0.0.1:${port}/a?${query}`,
-        "X",
-      );
-      const driver = {
-        logIn: async (socket: Socket) => {
-          if (answer !== "N") await new Promise(() => {}); // it waits for an answer
-          socket.destroy();
-          return { role: primary };
-        },
-        close: async () => {},
+      expect(
+        await ask([behind, no("28P01")], "", "prefer-primary", no("3D000")),
+      ).toEqual({ asked: "1,2,1", refusals: [[1, "no"]] });
+      expect(
+        await ask([behind, behind], "&target_session_attrs=primary"),
+      ).toEqual({
+        asked: "1,2",
+        refusals: [1, 2].map((index) => [
+          index,
+          "is a standby, and this requires a primary",
+        ]),
+      });
+      const first = async (query: string) => {
+        const found = Array.from({ length: 40 }, () => ask([], query));
+        return new Set((await Promise.all(found)).map(({ asked }) => asked))
+          .size;
       };
-      const settings = { ...address.settings, connect_timeout: "0.5" };
-      const found = await openSession({ ...address, settings }, driver).then(
-        ({ way }) => way.tls,
-        ({ code, message }) => [code, message],
+      expect(await first("&load_balance_hosts=disable")).toBe(1);
+      expect(await first("&load_balance_hosts=random")).toBe(2);
+      for (const { close } of servers) await close();
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    "that does not answer as PostgreSQL has a code for it, and no socket is left open",
+    async () => {
+      const open = async (answer: string | undefined, query: string) => {
+        const closed = Promise.withResolvers<void>();
+        const { port, close } = await listen((socket) => {
+          socket.once("close", closed.resolve);
+          if (answer) socket.once("data", () => socket.write(answer));
+          else socket.resume();
+          if (answer === "") socket.end();
+        });
+        const address = parseDatabaseUrl(
+          `postgres://u@127.0.0.1:${port}/a?${query}`,
+          "X",
+        );
+        const driver = {
+          logIn: async (socket: Socket) => {
+            if (answer !== "N") await new Promise(() => {}); // it waits for an answer
+            socket.destroy();
+            return { role: primary };
+          },
+          close: async () => {},
+        };
+        const settings = { ...address.settings, connect_timeout: "0.5" };
+        const found = await openSession({ ...address, settings }, driver).then(
+          ({ way }) => way.tls,
+          ({ code, message }) => [code, message],
+        );
+        await closed.promise;
+        await close();
+        return found;
+      };
+      const other = ["NOT_POSTGRES", "it does not answer as PostgreSQL"];
+
+      expect(
+        await Promise.all([
+          open(undefined, "sslmode=disable"),
+          open("", "sslmode=disable"),
+          open("", "sslmode=require"),
+          open("N", "sslmode=require"),
+          open("N", "sslmode=prefer"),
+          open("Sx", "sslmode=require"), // somebody in between may have added it
+          open("HTTP/1.1", "sslmode=require"),
+        ]),
+      ).toEqual([
+        ["CONNECT_TIMEOUT", "it did not answer"],
+        ["CONNECTION_CLOSED", "it closed the connection"],
+        ["CONNECTION_CLOSED", "it closed the connection"],
+        ["NO_TLS", "it has no TLS"],
+        false,
+        other,
+        other,
+      ]);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    "may be a Unix socket, and is asked to keep the connection alive as the URL says",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "starter-socket-"));
+      const server = createServer(() => {});
+      const file = join(folder, ".s.PGSQL.7");
+      await new Promise<void>((resolve) => server.listen(file, resolve));
+      const keepAlive = spyOn(Socket.prototype, "setKeepAlive");
+      const open = async (query: string) => {
+        const url = `postgres://u@/a?host=${folder}&port=7&${query}`;
+        const address = parseDatabaseUrl(url, "X");
+        const way = { host: folder, port: 7, tls: false as const };
+        (await openSocket(way, address)).destroy();
+      };
+
+      await open("keepalives=0&keepalives_idle=7");
+      await open("keepalives=1&keepalives_idle=9");
+      await open("");
+      const calls = keepAlive.mock.calls.map((call) => call.join());
+      keepAlive.mockRestore();
+      server.close();
+      rmSync(folder, { recursive: true });
+
+      expect(calls).toEqual(
+        expect.arrayContaining(["false,7000", "true,9000", "true,30000"]),
       );
-      await closed.promise;
-      await close();
-      return found;
-    };
-    const other = ["NOT_POSTGRES", "it does not answer as PostgreSQL"];
-
-    expect(
-      await Promise.all([
-        open(undefined, "sslmode=disable"),
-        open("", "sslmode=disable"),
-        open("", "sslmode=require"),
-        open("N", "sslmode=require"),
-        open("N", "sslmode=prefer"),
-        open("Sx", "sslmode=require"), // somebody in between may have added it
-        open("HTTP/1.1", "sslmode=require"),
-      ]),
-    ).toEqual([
-      ["CONNECT_TIMEOUT", "it did not answer"],
-      ["CONNECTION_CLOSED", "it closed the connection"],
-      ["CONNECTION_CLOSED", "it closed the connection"],
-      ["NO_TLS", "it has no TLS"],
-      false,
-      other,
-      other,
-    ]);
-  });
-
-  test("may be a Unix socket, and is asked to keep the connection alive as the URL says", async () => {
-    const folder = mkdtempSync(join(tmpdir(), "starter-socket-"));
-    const server = createServer(() => {});
-    const file = join(folder, ".s.PGSQL.7");
-    await new Promise<void>((resolve) => server.listen(file, resolve));
-    const keepAlive = spyOn(Socket.prototype, "setKeepAlive");
-    const open = async (query: string) => {
-      const url = `postgres://u@/a?host=${folder}&port=7&${query}`;
-      const address = parseDatabaseUrl(url, "X");
-      const way = { host: folder, port: 7, tls: false as const };
-      (await openSocket(way, address)).destroy();
-    };
-
-    await open("keepalives=0&keepalives_idle=7");
-    await open("keepalives=1&keepalives_idle=9");
-    await open("");
-    const calls = keepAlive.mock.calls.map((call) => call.join());
-    keepAlive.mockRestore();
-    server.close();
-    rmSync(folder, { recursive: true });
-
-    expect(calls).toEqual(
-      expect.arrayContaining(["false,7000", "true,9000", "true,30000"]),
-    );
-  });
+    },
+    TIMEOUT_MS,
+  );
 });
 
 databaseTest(
@@ -1267,27 +1281,31 @@ else {
           );
       });
 
-    test("the application reads from a standby while it is not too far behind", async () => {
-      const [one, two] = [primary, standby].map((_, index) =>
-        urlOf(clusterAddress(index === 0 ? ports.primary : ports.standby)),
-      ) as [string, string];
-      const port = "current_setting('port')::int";
-      const read = (replicaMaxLagMs: number, expected: number) =>
-        askClient(one, port, [two], { replicaMaxLagMs, expected });
+    test(
+      "the application reads from a standby while it is not too far behind",
+      async () => {
+        const [one, two] = [primary, standby].map((_, index) =>
+          urlOf(clusterAddress(index === 0 ? ports.primary : ports.standby)),
+        ) as [string, string];
+        const port = "current_setting('port')::int";
+        const read = (replicaMaxLagMs: number, expected: number) =>
+          askClient(one, port, [two], { replicaMaxLagMs, expected });
 
-      const caughtUp = await read(1, ports.standby);
-      await ask(two, "pg_wal_replay_pause()", "any");
-      await ask(one, "pg_logical_emit_message(true, 'a', 'b')");
-      const behind = await read(20, ports.primary);
-      const inTime = await read(60_000, ports.standby);
-      await ask(two, "pg_wal_replay_resume()", "any");
+        const caughtUp = await read(1, ports.standby);
+        await ask(two, "pg_wal_replay_pause()", "any");
+        await ask(one, "pg_logical_emit_message(true, 'a', 'b')");
+        const behind = await read(20, ports.primary);
+        const inTime = await read(60_000, ports.standby);
+        await ask(two, "pg_wal_replay_resume()", "any");
 
-      expect([caughtUp, behind, inTime]).toEqual([
-        ports.standby,
-        ports.primary,
-        ports.standby,
-      ]);
-    });
+        expect([caughtUp, behind, inTime]).toEqual([
+          ports.standby,
+          ports.primary,
+          ports.standby,
+        ]);
+      },
+      TIMEOUT_MS,
+    );
 
     test("why each host was not taken is said", async () => {
       const hosts = `localhost:${ports.silent},localhost:${ports.standby}`;
