@@ -127,11 +127,10 @@ async function checkIndex(
 function readIndex({ tokens }: Statement) {
   const on = tokens.findIndex(({ text }) => text.toUpperCase() === "ON");
   const before = tokens[on - 1];
-  const hasName =
-    before && !["CONCURRENTLY", "EXISTS"].includes(before.text.toUpperCase());
+  const hasName = before && before.text.toUpperCase() !== "CONCURRENTLY";
   const isOnly = tokens[on + 1]?.text.toUpperCase() === "ONLY";
   const table = readQualified(tokens, on + (isOnly ? 2 : 1));
-  return { name: hasName ? before.text : undefined, table, on };
+  return { name: hasName ? before.text : undefined, table };
 }
 
 /** Returns a name with its dots, as it is written. */
@@ -181,9 +180,8 @@ async function readDefinition(
     at = token.offset - offset + token.text.length;
   };
   const on = tokens.findIndex((token) => token.text.toUpperCase() === "ON");
-  for (const [index, token] of tokens.slice(0, on).entries())
-    if (/^(CONCURRENTLY|IF|NOT|EXISTS)$/i.test(token.text) && index < on)
-      cut(token);
+  for (const token of tokens.slice(0, on))
+    if (/^(CONCURRENTLY|IF|NOT|EXISTS)$/i.test(token.text)) cut(token);
   const isOnly = tokens[on + 1]?.text.toUpperCase() === "ONLY";
   let name = on + (isOnly ? 2 : 1);
   for (; tokens[name + 1]?.text === "."; name += 2)

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { describeError, type FailureFields } from "../../scripts/lib/report";
 import {
   findLeftDownFiles,
@@ -14,6 +14,7 @@ import {
   type Migration,
   nameJournal,
   readMigrations,
+  refuseOtherEncoding,
 } from "../../scripts/migrations/journal";
 import type { LogEntry } from "../../scripts/migrations/log";
 import {
@@ -101,7 +102,7 @@ test("a folder of Drizzle 1.0 has the time and the title, and gets the down file
     mkdirSync(join(folder, `203305180333${name}`));
     write(`203305180333${name}/migration.sql`);
   }
-  for (const title of ["three", "one", "two", "gone", "four"])
+  for (const title of ["one", "four", "two", "gone", "three"])
     write(`0000_${title}.down.sql`);
   for (const name of ["00_four", "04_three"]) {
     mkdirSync(join(folder, `203305180333${name}`));
@@ -386,7 +387,7 @@ const journals: [
   ],
   [
     "version 7, with stamps for tags",
-    '{"version":"7","entries":[{"idx":0,"when":1,"tag":"a"}]}',
+    '{"version":"7","entries":[{"idx":3,"when":1,"tag":"a"}]}',
     undefined,
   ],
   [
@@ -440,7 +441,7 @@ for (const [sentence, journal, wrong] of journals)
         : [
             {
               tag: "a",
-              idx: 0,
+              idx: journal?.includes('"idx":3') ? 3 : 0,
               when: 1,
               file: file.replace("meta/_journal.json", "a.sql"),
               text: "select 1;",
@@ -467,6 +468,48 @@ test("refuses a journal of a merge conflict, and of a file that is not there", (
     tag: "b",
     file,
   });
+});
+
+test("a file in another encoding is refused with the place of its first wrong byte", () => {
+  const folder = mkdtempSync(join(tmpdir(), "starter-encoding-"));
+  const file = relative(root, join(folder, "a.sql"));
+  const refuse = (bytes: Uint8Array) => {
+    writeFileSync(join(folder, "a.sql"), bytes);
+    const text = Buffer.from(bytes).toString("utf8");
+    return refusalOf(() => refuseOtherEncoding({ tag: "a", file, text }));
+  };
+  const latin1 = Buffer.from("--\n\nselect 'ü';\n", "latin1");
+  const found = [
+    refuse(Buffer.from("select 'ü';\n")),
+    refuse(Buffer.from("-- \uFFFD\nselect 'ü';")),
+    refuse(latin1),
+    refuse(latin1.subarray(0, -1)),
+    refuse(Buffer.from("select 'ü\0';")),
+    refuse(Buffer.from("\n\n-- ü", "utf16le")),
+  ];
+  rmSync(folder, { recursive: true });
+
+  const describe = (
+    what: string,
+    encoding: string,
+    line: number,
+    column: number,
+  ) => ({
+    exitCode: 1,
+    code: "NOT_UTF8",
+    message: `${file} ${what}`,
+    lines: [`  at ${file}:${line}:${column}`],
+    hint: `save it in UTF-8; \`iconv -f ${encoding} -t utf-8 ${file}\` prints it in UTF-8`,
+    ...{ tag: "a", file, line, column },
+  });
+  expect(found).toEqual([
+    undefined,
+    undefined,
+    describe("is not in UTF-8", "latin1", 3, 9),
+    describe("is not in UTF-8", "latin1", 3, 9),
+    describe("contains a NUL character", "utf-16", 1, 10),
+    describe("contains a NUL character", "utf-16", 2, 1),
+  ]);
 });
 
 /** Reads a folder with this journal; returns its migrations, or the error. */
