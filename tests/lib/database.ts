@@ -38,7 +38,11 @@ export interface TestDatabase {
     cwd?: string,
   ): ReturnType<typeof start>;
   /** Runs a command on this database, on a terminal. */
-  attend(command: string, cwd?: string): Attended;
+  attend(
+    command: string,
+    cwd?: string,
+    variables?: Record<string, string>,
+  ): Attended;
 }
 
 /** What a test's database has at the start. */
@@ -218,7 +222,8 @@ function describeDatabase(
       run(command, { ...own, ...variables }, cwd),
     start: (script, variables, cwd = folder) =>
       start(script, { ...own, ...variables }, cwd),
-    attend: (command, cwd = folder) => attend(command, own, cwd),
+    attend: (command, cwd = folder, variables = {}) =>
+      attend(command, { ...own, ...variables }, cwd),
   };
 }
 

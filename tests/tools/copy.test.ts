@@ -329,7 +329,7 @@ describe("copy", () => {
       const { files, packages, ...rest } = JSON.parse(stdout);
       return {
         ...rest,
-        modules: files.filter((file: string) => file.endsWith("package.json")),
+        others: files.filter((file: string) => !file.endsWith(".ts")),
         packages: packages.map((line: string) => line.replace(/@\S+/g, "")),
       };
     };
@@ -341,12 +341,13 @@ describe("copy", () => {
       await find({ devDependencies }, "--into db"),
       await find({ devDependencies, type: "module" }),
       await find({ dependencies: { tsx: "~5.0.0" } }),
-    ].map(({ packages, modules }) => [...packages, ...modules]);
+    ].map(({ packages, others }) => [...packages, ...others]);
     const some = await find(
       {},
       "db:migrate db:rollback db:baseline db:migrate:status db:seed:rbac",
     );
     const forDevelopment = await find({}, "db:check");
+    const withCompose = await find({}, "db:start --into db");
 
     const module = "scripts/package.json";
     expect(withTsx).toEqual([
@@ -368,13 +369,18 @@ describe("copy", () => {
       config: null,
       variables: {},
     });
+    expect(withCompose.others.sort()).toEqual([
+      ".env.example",
+      "db/package.json",
+      "docker-compose.dev.yml",
+    ]);
     expect(forDevelopment).toEqual({
       scripts: { "db:check": "bun scripts/check-db.ts" },
       packages: [
         "npm install dotenv drizzle-orm postgres",
         "npm install -D drizzle-kit",
       ],
-      modules: [module],
+      others: [module],
       config: null,
       variables: {},
     });
@@ -460,10 +466,12 @@ describe("copy", () => {
           { "drizzle.config.ts": text, ...files },
           [],
         );
+        process.env.DB_SECRET = "is set"; // and stays so
         const before = { ...process.env };
         const { count } = readFound(application.folder);
         expect(process.env).toEqual(before);
         expect(count).toBe(Object.keys(files).length);
+        delete process.env.DB_SECRET;
         return Object.fromEntries(readVariables(application.folder));
       };
       const workspace = { "pnpm-workspace.yaml": "" };
@@ -505,9 +513,9 @@ describe("copy", () => {
       expect(
         read("dbCredentials: { url: env['MY_DB'], database: env.MY_NAME }"),
       ).toEqual({ url: "MY_DB", database: "MY_NAME" });
-      for (const name of ["MY_DSN", "MY_URI", "MY_URL"])
-        expect(read(`out: env.OUT, strict: Boolean(env.${name})`)).toEqual({
-          url: name,
+      for (const use of [".MY_DSN", '["MY_URI"]', "['MY_URL']"])
+        expect(read(`out: env.OUT, strict: Boolean(env${use})`)).toEqual({
+          url: use.replace(/\W/g, ""),
         });
       expect(
         read("strict: Boolean(env.MY_FLAG)", {
@@ -522,6 +530,7 @@ describe("copy", () => {
     using own = makeApplication({
       "package.json": '{"scripts":{}}',
       "scripts/a.js": "",
+      "scripts/notes.md": "",
       "scripts/package.json": '{ "type": "module" }\n',
       "drizzle.config.ts": `const { env } = process;
         export default { dialect: "postgresql", schema: "x", dbCredentials: {
@@ -533,7 +542,9 @@ describe("copy", () => {
     });
     const mixed = await old.copy("--dry-run");
     const apart = await own.copy();
-    const again = await own.copy();
+    for (const file of ["a.js", "package.json"])
+      rmSync(join(own.folder, "scripts", file));
+    const again = await own.copy("--json");
     const modules = await module.copy("db:migrate");
     const command = await runCommand("copy . db:nothing");
     const folder = await runCommand("copy /nowhere");
@@ -550,16 +561,22 @@ describe("copy", () => {
       ),
     });
     expect(none.exitCode).toBe(2);
-    for (const { exitCode, stdout } of [apart, again]) {
-      expect(exitCode).toBe(0);
-      expect(stdout).toEndWith(
-        "Found: host in DB_HOST\nFound: database in POSTGRES_DB\n",
-      );
-    }
-    expect(linesOf("Kept", again.stdout)).toContain("scripts/migrate.ts");
+    expect(apart.stdout).toEndWith(
+      "Found: host in DB_HOST\nFound: database in POSTGRES_DB\n",
+    );
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      config: {
+        config: "drizzle.config.ts",
+        migrations: "drizzle",
+        count: 0,
+        records: "drizzle.__drizzle_migrations",
+      },
+      variables: { host: "DB_HOST", database: "POSTGRES_DB" },
+    });
     const env = own.read("src/env.ts");
     expect(env).toContain('  host: ["POSTGRES_HOST", "DB_HOST"],\n');
     expect(env).toContain('  database: ["POSTGRES_DB"],\n');
+    expect(env).toContain('  user: ["POSTGRES_USER"],\n');
     expect(own.read("package.json")).toBe(
       JSON.stringify(
         {
