@@ -598,6 +598,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
       where indrelid = 't'::regclass order by 1`;
     expect(indexes.map(({ relname }) => relname)).toEqual([
       "t_i",
+      "t_i_ccnews",
       "t_own_ccnew",
     ]);
     const partitions = await sql`
