@@ -121,8 +121,8 @@ export async function checkDatabase(
 }
 
 /** True when a trial would have to change the real server. */
-function needsServer(
-  { applied }: Plan,
+export function needsServer(
+  { applied }: Pick<Plan, "applied">,
   reaches: Map<Migration, Reaching[]>,
 ): boolean {
   return [...reaches].some(([migration, statements]) =>
@@ -319,7 +319,7 @@ const isCount = (object: string) => object.startsWith("number ");
  *
  * @param names the names that both were read with; either may have others, too.
  */
-function compareObjects(
+export function compareObjects(
   one: Catalog,
   other: Catalog,
   names: string[] | undefined,
@@ -359,7 +359,10 @@ function listNamed(migrations: Migration[], routines: Set<string>) {
  *
  * @param routines the routines known so far; those that the SQL creates are added.
  */
-function listNames(text: string, routines: Set<string>): string[] | undefined {
+export function listNames(
+  text: string,
+  routines: Set<string>,
+): string[] | undefined {
   const names = new Set(
     readMentions(text).flatMap(({ schema, name }) =>
       [schema ?? name, name].map(clipName),
@@ -384,7 +387,10 @@ function readDown(file: string): string | undefined {
 }
 
 /** Returns why a down file must not run in the trial; undefined when it may. */
-function findFar({ isScratchServer }: Trial, text: string): string | undefined {
+export function findFar(
+  { isScratchServer }: Pick<Trial, "isScratchServer">,
+  text: string,
+): string | undefined {
   const reaches = followReach()(splitStatements(text), text);
   if (reaches.some(({ reach }) => reach === "outside"))
     return "it reaches outside the server";

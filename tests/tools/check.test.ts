@@ -374,6 +374,14 @@ create view small as select name from shirts where size in ('s', 'm');`,
         ...drift.map(() => "error drift"),
         `error down_mismatch ${next}`,
       ]);
+      expect(problems[1]).toMatchObject({
+        file: `${migrations}/${next}.sql`,
+        message: `older than ${third}, which is applied: \`bun run db:migrate\` applies it anyway`,
+      });
+      expect(problems.at(-1)?.file).toBe(`${migrations}/${next}.down.sql`);
+      expect(drift[0]?.message).toEndWith(
+        "; put it into a migration with `bun run db:generate --custom`, or undo it in `bun run db:shell`",
+      );
       expect(problems.at(-1)?.message).toStartWith(
         "after the down file: surplus: CREATE TABLE public.b ()",
       );
@@ -413,6 +421,27 @@ create view small as select name from shirts where size in ('s', 'm');`,
         "error invalid_index",
         `error down_mismatch ${third}`,
       ]);
+      const file = (tag: string) => `${migrations}/${tag}.sql`;
+      expect(problems.map(({ file, message }) => [file, message])).toEqual([
+        [
+          own,
+          "edited after it was applied: restore it from git, or accept the edit with `bun run db:migrate:repair`",
+        ],
+        [
+          undefined,
+          "the database has a migration (record 2) that this checkout does not have: pull the newer checkout, or remove the record with `bun run db:migrate:repair`",
+        ],
+        [file(next), "not applied: run `bun run db:migrate`"],
+        [file(third), "not applied: run `bun run db:migrate`"],
+        [
+          undefined,
+          "the index broken is invalid, and no query uses it: `REINDEX INDEX CONCURRENTLY broken` in `bun run db:shell`",
+        ],
+        [
+          file(third),
+          `up, down, up fails on a scratch database: ${third} failed: relation "third" already exists; fix \`${file(third)}\``,
+        ],
+      ]);
     },
   );
 
@@ -443,7 +472,7 @@ create view small as select name from shirts where size in ('s', 'm');`,
   );
 
   test(
-    "calls a change that a view forbids an error, and an extension that this server lacks none",
+    "calls a change that a view forbids an error, and what a second run makes otherwise or a down file fails with, and an extension that this server lacks none",
     "migrated",
     async ({ run, project }) => {
       addMigration(
@@ -455,17 +484,40 @@ create view small as select name from shirts where size in ('s', 'm');`,
       const lacks = await run("db:check --json");
       addMigration(
         project,
-        "0002_view",
-        "create view names as select name from users; alter table users alter name type varchar(9);",
-        "drop view names;",
+        "0002_again",
+        `do $$ begin
+          if exists (select from users) then create table made (a text); else create table made (a int); end if;
+          insert into users (name, email) values ('x', 'x') on conflict do nothing; end $$;`,
+        "drop table made;",
+      );
+      const [view, text] = [
+        "0003_view",
+        "create view names as select name from users;",
+      ];
+      addMigration(
+        project,
+        view,
+        `${text} alter table users alter name type varchar(9);`,
+        "drop view nothing;",
       );
       const forbidden = await run("db:check --json");
+      project.write(`${migrations}/${view}.sql`, text);
+      const down = await run("db:check --json");
 
       expect(lacks.exitCode).toBe(0);
       expect(forbidden.exitCode).toBe(3);
-      expect(readFound(forbidden).problems.at(-1)?.message).toContain(
+      const [other, last] = readFound(forbidden).problems.slice(-2);
+      expect(other?.message).toBe(
+        `after down and up again: different: column public.made.a: ALTER TABLE public.made ADD COLUMN a text, not ALTER TABLE public.made ADD COLUMN a integer; fix \`${migrations}/0002_again.down.sql\``,
+      );
+      expect(last?.message).toContain(
         "cannot alter type of a column used by a view or rule",
       );
+      expect(last?.file).toBe(`${migrations}/${view}.sql`);
+      expect(readFound(down).problems.at(-1)).toMatchObject({
+        file: `${migrations}/${view}.down.sql`,
+        message: `up, down, up fails on a scratch database: ${view} failed: view "nothing" does not exist; fix \`${migrations}/${view}.down.sql\``,
+      });
     },
   );
 

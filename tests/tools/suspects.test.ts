@@ -26,7 +26,7 @@ create table blocks (id int, filler text, v text, w text, n int);
 create table people (id int, mail text, age int, "a b" text, mood text);
 create schema side; create table side.moved (id int, code text);
 create table moved (id int, code text, size text); create schema last; create table last.moved (id int, code text);
-create table same (id int, value int);`;
+create table same (id int, value int); create table odd (id int, "a+b" text);`;
 
 const rows = `
 insert into checks values (1, 1, 'A'), (2, -1, 'a'), (3, null, 'b'), (4, 2, 'a'), (5, 3, null), (6, 4, null);
@@ -44,6 +44,7 @@ insert into blocks select n, repeat('x', 1900), case n when 6 then 'x' else n::t
   case n when 9 then 'x' else '1' end, case n when 12 then 0 else 1 end from generate_series(1, 12) as n;
 insert into people values (1, 'x', 1, '1', 'ok'), (2, null, 2, '2', 'ok'), (3, 'y', -3, 'z', 'sad');
 insert into side.moved values (4, null); insert into last.moved values (5, null);
+insert into odd values (1, '1'), (2, 'x');
 insert into moved values (1, 'a', 'xx'), (2, 'a', 'x'), (3, null, 'x');`;
 
 /** Migrations, and for each object with a new condition the rows that break it; undefined
@@ -139,7 +140,8 @@ const cases: [text: string, found: Record<string, string | undefined>][] = [
     { "column public.many.a": "1,2,3,4,5" },
   ],
   [
-    `alter table blocks alter v set data type int using v::int; ALTER TABLE blocks ALTER COLUMN "w" TYPE int USING w::int;
+    `alter table blocks alter v set data type int using (v
+      ::int); ALTER TABLE blocks ALTER COLUMN "w" TYPE int USING w::int;
     alter table blocks add m int generated always as (1 / n) stored`,
     {
       "column public.blocks.v": "5,6,7,8",
@@ -173,6 +175,10 @@ const cases: [text: string, found: Record<string, string | undefined>][] = [
       "column old.moved.code": "3",
       "column old.moved.size": "1",
     },
+  ],
+  [
+    `alter table odd alter "a+b" type int using length("a+b")`,
+    { 'column public.odd."a+b"': "" },
   ],
   [
     "create table fresh (id int primary key); alter table same add other int",
@@ -229,7 +235,8 @@ test("a query that fails or takes too long finds no row, and the next one is ask
     });
 
     const found = await findSuspects(sql, [
-      query("slow", "pg_sleep(60) is null"),
+      { object: "first", table: "t", expression: "1 / a" },
+      query("slow", `pg_sleep(60) is null or '${"x".repeat(200)}' = ''`),
       query("missing", "b = 1"),
       query("failing", "1 / a = 1"),
       { object: "unknown", table: "t", expression: "nowhere(a)" },
@@ -238,6 +245,7 @@ test("a query that fails or takes too long finds no row, and the next one is ask
     ]);
 
     expect(found.map(({ object, rows }) => [object, rows.length])).toEqual([
+      ["first", 1],
       ["slow", 0],
       ["failing", 0],
       ["unknown", 0],
@@ -245,7 +253,7 @@ test("a query that fails or takes too long finds no row, and the next one is ask
       ["last", 1],
     ]);
     expect(stderr.mock.calls.map(([text]) => text)).toEqual([
-      "Not answered within 10 s: select ctid from t where pg_sleep(60) is null\n",
+      `Not answered within 10 s: select ctid from t where pg_sleep(60) is null or '${"x".repeat(150)}\n`,
     ]);
   });
 }, 60_000);

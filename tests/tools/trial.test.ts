@@ -124,7 +124,7 @@ test("a statement gets what it needs of the real database, and no more", async (
         "select from mine",
         "create table ours.b ()",
         "select from auth.nowhere",
-        "select 1 / 0",
+        "select 1 / 0, 'hidden.shared2'",
       ];
       const errors = [];
       for (const text of refused)
@@ -133,6 +133,7 @@ test("a statement gets what it needs of the real database, and no more", async (
             .then(() => "passes")
             .catch(({ code }) => code),
         );
+      expect(trial.taken).not.toContain("table hidden.shared2");
       const far = [];
       for (const name of ["far", "atomic"])
         far.push(
