@@ -108,7 +108,7 @@ test("a trial needs another server where it would change this one; a down file t
   ].map((text) => ({ text }) as Migration) as [Migration, Migration, Migration];
   const needs = (migration: Migration, isApplied: boolean) =>
     needsServer(
-      { applied: new Set(isApplied ? [migration] : []) },
+      { applied: new Map(isApplied ? [[migration, {} as never]] : []) },
       readReaches([plain, migration]),
     );
 
