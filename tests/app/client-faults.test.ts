@@ -97,7 +97,9 @@ bunTest(
       "unsupported startup parameter: statement_timeout",
     );
 
-    expect(explain(answer("28P01", "wrong password"))).toBe("unchanged");
+    for (const code of ["28P01", "22008", "22P53"])
+      expect(explain(answer(code, "wrong password"))).toBe("unchanged");
+    expect(codeOf(Object.assign(refused, { code: 7 }))).toBeUndefined();
     expect(explain(databaseError("CONFIGURATION" as never, "x"))).toBe(
       "unchanged",
     );
@@ -721,12 +723,16 @@ test("a pool that is closed or dropped ends what is under way, and leaves no ses
   const outcomes: Record<string, unknown> = {};
 
   for (const end of ["drop", "close"] as const) {
-    const pool = openPool(database.address, limits, 1);
+    const network = await openNetwork(database.address);
+    const { port } = network;
+    const pool = openPool({ ...database.address, port }, limits, 1);
     const ask = (query: Promise<unknown>) =>
       query.then(() => "answered", codeOf);
     const opening = ask(pool.query(one, []));
     pool.drop();
     const lease = await pool.acquire();
+    await untilSessions(database, 1); // what was being opened is closed
+    expect(network.count()).toBe(2);
     const running = ask(lease.query(sleep, []));
     const waiting = ask(pool.query(one, []));
     expect(Date.now() - pool.usedAt()).toBeLessThan(100);
@@ -737,6 +743,7 @@ test("a pool that is closed or dropped ends what is under way, and leaves no ses
     outcomes[`after ${end}`] = await ask(pool.query(one, []));
     pool.close();
     await untilSessions(database, 0);
+    await network.close();
   }
 
   const lost = "CONNECTION_LOST";
