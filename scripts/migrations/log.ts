@@ -130,7 +130,7 @@ export function logDone(
 ): string {
   const unfinished = `drizzle.__migration_log where tag = ${quoteLiteral(run.tag)} and ms is null`;
   const start = hasProgress
-    ? `coalesce((select min(started_at) from ${unfinished} and direction = '${run.direction}'), now())`
+    ? `coalesce((select started_at from ${unfinished} and direction = '${run.direction}'), now())`
     : "now()";
   const insert = `
     insert into drizzle.__migration_log

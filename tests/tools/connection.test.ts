@@ -1328,10 +1328,12 @@ else {
         };
 
         const before = await run("db:status --json", variables);
-        const read = await run("db:test", {
+        const onStandby = {
           ...variables,
           DATABASE_URL: urlOf(clusterAddress(ports.standby)),
-        });
+        };
+        const read = await run("db:test", onStandby);
+        const listed = await run("db:migrate:status", onStandby);
         await stopEmbedded(primary);
         await ask(urlOf(clusterAddress(ports.standby)), "pg_promote()", "any");
         const migrated = await run("db:migrate", variables);
@@ -1345,6 +1347,7 @@ else {
         expect(read.stdout).toMatch(
           /^Connected: postgres on 127\.0\.0\.1:\d+ \(standby, .* s behind\), /,
         );
+        expect(listed).toMatchObject({ exitCode: 3, stderr: "" });
         expect(migrated.exitCode).toBe(0);
         expect(JSON.parse(after.stdout)).toMatchObject({
           port: ports.standby,

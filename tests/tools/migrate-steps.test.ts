@@ -1088,7 +1088,7 @@ describe("a file", () => {
   });
 
   testApply("leaves nothing that it has set to the next one", async () => {
-    const role = `role_${crypto.randomUUID().slice(0, 8)}`;
+    const role = `team_${crypto.randomUUID().slice(0, 8)}`;
     await sql.unsafe(
       `create role ${role}; grant create on schema public to ${role}`,
     );
@@ -1298,7 +1298,7 @@ describe("a file", () => {
           await explain("select shout();", { as: role }),
         ];
         const own = await explain(
-          "SET search_path = other; select from named;",
+          "SET SEARCH_PATH = other; select from named;",
           { as: role },
         );
         const schema = await explain("select from nobody.named;", { as: role });
@@ -1568,13 +1568,19 @@ Hint: run \`bun run db:migrate\` again: it continues after what is committed`);
       await sql.unsafe(`
         create schema lab; create table lab.b (i int); create index "B i" on lab.b (i);
         update pg_index set indisvalid = false where indexrelid = 'lab."B i"'::regclass`);
-      const both = await apply({
+      const named = {
         ...more,
         "0002_c": `comment on index lab."B i" is 'x'; comment on index U is 'y'`,
+      };
+      const both = await apply(named);
+      const neither = await apply({
+        ...named,
+        "0003_d": "comment on table lab.b is 'x'",
       });
       await sql`drop schema lab cascade`;
 
       expect(innocent).toEqual(done(files));
+      expect(neither.error).toBeUndefined();
       expect(error).toMatchObject({
         exitCode: 1,
         code: "INVALID_INDEX",

@@ -84,13 +84,14 @@ else {
 
         const status = await database.run("db:status --json", pooled);
         const refused = await database.run("db:migrate", pooled);
-        const pushed = await database.run("db:push", pooled);
-        const reset = await database.run("db:reset", pooled);
-        const checked = await database.run("db:check", pooled);
+        const others = ["rollback", "baseline", "migrate:repair"];
+        const all = [refused];
+        for (const command of [...others, "push", "reset", "check"])
+          all.push(await database.run(`db:${command}`, pooled));
         const migrated = await database.run("db:migrate", { DATABASE_URL });
 
         expect(JSON.parse(status.stdout)).toMatchObject({ pooled: true });
-        for (const { exitCode, stderr } of [refused, pushed, reset, checked]) {
+        for (const { exitCode, stderr } of all) {
           expect(stderr).toContain("`DATABASE_URL_UNPOOLED`");
           expect(exitCode).toBe(2);
         }
