@@ -16,7 +16,7 @@ import { addMigration, migrations } from "../lib/migrations";
 import { image } from "../lib/schema-file";
 import { test } from "../lib/test";
 
-const mood = pg.pgEnum("mood", ["sad", "happy"]);
+const mood = pg.pgEnum("mood", ["so, sad", "happy"]);
 const people = pg.pgTable("people", {
   id: pg.uuid().primaryKey().defaultRandom(),
   name: pg.text().notNull(),
@@ -84,7 +84,7 @@ const GROUPS: Record<string, string[]>[] = [
     "alter table people alter is_admin drop default; alter table people alter is_admin type text":
       ["people.is_admin"],
     "alter table people alter data type json": ["people.data"],
-    "alter type mood rename value 'sad' to 'unhappy'": [
+    "alter type mood rename value 'so, sad' to 'unhappy'": [
       "people.mood",
       "people.moods",
     ],
@@ -99,6 +99,8 @@ const GROUPS: Record<string, string[]>[] = [
   },
   {
     "alter table people alter age type text": ["people.age"],
+    "alter table people alter is_admin drop default; alter table people alter is_admin type json using to_json(is_admin)":
+      ["people.is_admin"],
     "alter table people drop name; alter table people add name text generated always as ('x') stored":
       ["people.name"],
   },
@@ -193,6 +195,7 @@ bunTest(
         "is gone: add what takes its place, and drop it in the deploy after the one that stops using it",
         "is gone: stop using it in one deploy, and drop it in the next",
         `is integer, no longer boolean: ${convert}`,
+        `is json, no longer boolean: ${convert}`,
       ]);
       expect(listed).toEqual(
         GROUPS.map((group) => ({
