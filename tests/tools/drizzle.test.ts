@@ -98,7 +98,8 @@ describe("db:push", () => {
       const dry = await run("db:push --dry-run");
       const refused = await run("db:push");
       const before = await sql`select repository from builds`;
-      const confirmed = await run(`db:push --confirm ${database.name}`);
+      const confirmed = await run(`db:push --json --confirm ${database.name}`);
+      const nothing = await run("db:push");
       change(
         image,
         'image: text("image"),\n    extra: text("extra"),\n    phone: text("phone").notNull(),',
@@ -129,19 +130,37 @@ describe("db:push", () => {
         stderr: expect.stringContaining("Data would be lost: "),
       });
       expect(refused.exitCode).toBe(2);
-      expect(refused.stderr).toContain("Data would be lost: ");
+      expect(refused.stdout).toBe("");
+      expect(refused.stderr).toContain(
+        "Data would be lost: drops builds.repository: 3 values\n",
+      );
       expect(refused.stderr).toContain(`\`--confirm ${database.name}\``);
       expect(before).toHaveLength(3);
-      expect(confirmed.exitCode).toBe(0);
-      expect(confirmed.stderr).toBe(
-        [
-          "Left alone: 1 schema in which nothing is ours: jobs",
-          "Data would be lost: drops builds.repository: 3 values",
+      const left =
+        "policy own on public.users, policy p1 on public.users, policy p2 on public.users, policy p3 on public.users, policy p4 on public.users and 2 more: neither schema.ts nor a snapshot has it";
+      const alone = "Left alone: 1 schema in which nothing is ours: jobs\n";
+      expect(confirmed).toEqual({
+        exitCode: 0,
+        stdout: expect.any(String),
+        stderr: [
+          `${alone}Data would be lost: drops builds.repository: 3 values`,
           "Hint: also write the migration, with `bun run db:generate`",
-          "Left unchanged: policy own on public.users, policy p1 on public.users, policy p2 on public.users, policy p3 on public.users, policy p4 on public.users and 2 more: neither schema.ts nor a snapshot has it",
+          `Left unchanged: ${left}`,
           "",
         ].join("\n"),
-      );
+      });
+      expect(JSON.parse(confirmed.stdout)).toEqual({
+        database: database.name,
+        statements: ['ALTER TABLE "builds" DROP COLUMN "repository";'],
+        losses: ["drops builds.repository: 3 values"],
+        left: [left],
+        pushed: true,
+      });
+      expect(nothing).toEqual({
+        exitCode: 0,
+        stdout: `Nothing to push: what differs is left unchanged in ${database.name}\n`,
+        stderr: `${alone}Left unchanged: ${left}\n`,
+      });
       expect(full.exitCode).toBe(1);
       expect(full.stderr).toContain("\nNothing was changed\n");
       expect(full.stderr).toContain(
@@ -173,16 +192,25 @@ describe("db:push", () => {
     async ({ run, change, sql, attend, database }) => {
       await sql`update users set image = 'a.png'`;
       change(image, 'portrait: text("portrait"),');
+      change('repository: text("repository").notNull(),', "");
       await using terminal = attend("db:push");
 
       await terminal.shows("rename column");
       const meanwhile = await run("db:migrate:repair --wait 0");
       terminal.types("\x1b[B\r"); // the second answer
+      await terminal.shows("Type the database's name");
+      terminal.types(`${database.name}\r`);
       const { exitCode, screen } = await terminal.ends();
 
       expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
       expect(screen).toContain(
-        `Pushed: schema.ts to ${database.name} (1 statement)`,
+        `Pushed: schema.ts to ${database.name} (2 statements)`,
+      );
+      // What was confirmed is shown once, before the question.
+      for (const text of ["DROP COLUMN", "Data would be lost"])
+        expect(screen.split(text)).toHaveLength(2);
+      expect(screen.indexOf("DROP COLUMN")).toBeLessThan(
+        screen.indexOf("Type the database's name"),
       );
       expect(exitCode).toBe(0);
       expect(await sql`select portrait from users`).toMatchObject([
