@@ -168,8 +168,9 @@ export function readSnapshot(tag: string): Snapshot | undefined {
   } catch (error) {
     throw invalid((error as Error).message);
   }
-  if (snapshot.version !== "7" || !snapshot.tables)
+  if (snapshot.version !== "7")
     throw invalid(`it is of version ${snapshot.version}, not of version 7`);
+  if (!snapshot.tables) throw invalid("it has no tables");
   return fillIn(snapshot);
 }
 

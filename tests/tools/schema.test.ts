@@ -23,6 +23,8 @@ import {
   type SnapshotReference,
 } from "../../scripts/schema/snapshots";
 import { root } from "../../src/env";
+import { migrations } from "../lib/migrations";
+import { schemaFile } from "../lib/schema-file";
 import { testProject } from "../lib/test";
 
 /** Words that cannot be the name of a constant. */
@@ -592,3 +594,172 @@ test("the diagram tells one from many, and what has to be there from what may", 
     ),
   ).toMatchSnapshot();
 });
+
+testProject(
+  "a snapshot is read with what older versions left out, by its tag, as the parent of another, and refused where it is not of version 7",
+  async ({ folder, write }) => {
+    const meta = `${migrations}/meta`;
+    const column = { primaryKey: false, notNull: false };
+    const names = { a: "mood", b: "mood[]", c: "mood[3][]", d: "text" };
+    const columns = Object.fromEntries(
+      Object.entries(names).map(([name, type]) => [
+        name,
+        { ...column, name, type },
+      ]),
+    );
+    const snapshot = (id: string, prevId: string, more = {}) => {
+      const tables = {
+        "public.t": { name: "t", schema: "", columns, ...more },
+      };
+      const enums = {
+        "lab.mood": { name: "mood", schema: "lab", values: ["x"] },
+      };
+      return JSON.stringify({ version: "7", id, prevId, tables, enums });
+    };
+    const files = {
+      "0000": snapshot("0", emptySnapshot.id),
+      "0001": snapshot("1", "0", { isRLSEnabled: true }),
+      "0002": '{ "version": "6", "id": "2", "prevId": "1", "tables": {} }',
+      "0003": '<<<<<<< HEAD\n{ "prevId": "0" }',
+      "0004": '{ "version": "7", "id": "4", "prevId": "0" }',
+      "0005": snapshot("5", "0"),
+    };
+    for (const [number, text] of Object.entries(files))
+      write(`${meta}/${number}_snapshot.json`, text);
+    const script = `
+      import * as snapshots from "./scripts/schema/snapshots";
+      const { readSnapshot, readParent, findFork } = snapshots;
+      const tried = ["0000_a", "0001_b", "0002_c", "0003_d", "0004_e", "0009_none"].map((tag) => {
+        try {
+          return readSnapshot(tag) ?? null;
+        } catch ({ message, code, hint, details }) {
+          return { message, code, hint, details };
+        }
+      });
+      const list = (...tags) => tags.map((tag) => ({ tag }));
+      const parent = (prevId, ...tags) => readParent(list(...tags), { prevId })?.id ?? null;
+      const fork = (...tags) => Object.values(findFork(list(...tags)) ?? {}).map(({ tag }) => tag).join();
+      console.log(JSON.stringify({
+        tried,
+        ids: snapshots.readSnapshots().map(({ id }) => id).sort(),
+        parents: [
+          parent(snapshots.emptySnapshot.id),
+          parent("1", "0000_a", "0001_b", "0005_f"),
+          parent("1", "0000_a"),
+        ],
+        forks: [
+          fork("0000_a", "0001_b", "0005_f"),
+          fork("0000_a", "0000_b"),
+          fork("0000_a", "0001_b", "0003_d", "0009_none"),
+        ],
+      }));`;
+
+    const output = await $`${process.execPath} -e ${script}`.cwd(folder).text();
+
+    const filled = (id: string, prevId: string, isRLSEnabled: boolean) => ({
+      ...emptySnapshot,
+      ...{ id, prevId },
+      enums: { "lab.mood": { name: "mood", schema: "lab", values: ["x"] } },
+      tables: {
+        "public.t": {
+          ...{ name: "t", schema: "", policies: {}, checkConstraints: {} },
+          isRLSEnabled,
+          columns: Object.fromEntries(
+            Object.entries(columns).map(([name, one]) => [
+              name,
+              name === "d" ? one : { ...one, typeSchema: "lab" },
+            ]),
+          ),
+        },
+      },
+    });
+    const refused = (number: string, name: string, reason: string) => {
+      const file = `${meta}/${number}_snapshot.json`;
+      return {
+        message: `${file} cannot be read: ${reason}`,
+        code: "SNAPSHOT_INVALID",
+        hint: `restore it from git: \`git log --all -- ${file}\` lists its commits`,
+        details: { tag: `${number}_${name}`, file },
+      };
+    };
+    expect(JSON.parse(output)).toEqual({
+      tried: [
+        filled("0", emptySnapshot.id, false),
+        filled("1", "0", true),
+        refused("0002", "c", "it is of version 6, not of version 7"),
+        {
+          ...refused("0003", "d", ""),
+          message: expect.stringMatching(
+            /0003_snapshot.json cannot be read: ./,
+          ),
+        },
+        refused("0004", "e", "it has no tables"),
+        null,
+      ],
+      ids: ["0", "1", "5"],
+      parents: [emptySnapshot.id, "1", null],
+      forks: ["0001_b,0005_f", "0000_a,0000_b", ""],
+    });
+  },
+);
+
+testProject(
+  "the deployed schema is that of its own tree in git, with the packages of this folder and of the one around it",
+  async ({ folder, write, replace }) => {
+    write("../node_modules/around/index.js", "export const word = 'around';");
+    replace(
+      schemaFile,
+      "export const users =",
+      'import { word } from "around";\nexport { word };\nexport const users =',
+    );
+    replace("drizzle.config.ts", "schema:", 'casing: "snake_case", schema:');
+    const script = `
+      import { mkdirSync, readdirSync } from "node:fs";
+      import { $ } from "bun";
+      import { readDeployed } from "./scripts/schema/deployed";
+      import { author } from "${join(root, "tests/lib/git")}";
+      process.env.TMPDIR = process.cwd() + "/temporary";
+      mkdirSync(process.env.TMPDIR);
+      const found = [];
+      const read = async (asked) => {
+        const deployed = await readDeployed(asked);
+        const { exported, ...rest } = deployed ?? {};
+        found.push(deployed ? { ...rest, word: exported.word, hasTables: "tenants" in exported } : null);
+      };
+      const commit = async () => await $\`git add --all -- src drizzle.config.ts && git \${author} commit --quiet --message=test\`;
+      await $\`git init --quiet --initial-branch=main\`.cwd("..");
+      await commit();
+      await read();
+      await $\`git update-ref refs/remotes/origin/main HEAD\`;
+      await read();
+      await $\`git update-ref refs/remotes/origin/released HEAD && git checkout --quiet -b work\`;
+      await Bun.write("${schemaFile}", "export const broken = ;");
+      await Bun.write("drizzle.config.ts", (await Bun.file("drizzle.config.ts").text()).replace("snake_case", "camelCase"));
+      await commit();
+      await read();
+      await read("released");
+      await read("nowhere");
+      await read("work");
+      console.log(JSON.stringify({ found, left: readdirSync("temporary") }));`;
+
+    const output = await $`${process.execPath} -e ${script}`
+      .cwd(folder)
+      .quiet();
+
+    const same = { casing: "snake_case", word: "around", hasTables: true };
+    expect(JSON.parse(String(output.stdout))).toEqual({
+      found: [
+        null,
+        null,
+        { ref: "origin/main", isAsked: false, ...same },
+        { ref: "released", isAsked: true, ...same },
+        null,
+        null,
+      ],
+      left: [],
+    });
+    expect(String(output.stderr)).toMatch(
+      /^Not compared: git has no nowhere\nNot compared: the schema of work cannot be loaded: .+\n$/,
+    );
+  },
+);
