@@ -1,7 +1,7 @@
 // Lists the problems of the migrations' folder on disk: of its journal, files,
 // snapshots and down files, also compared with git.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { root } from "../../src/env";
 import { readProject } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
@@ -45,12 +45,12 @@ const journalFile = nameJournal();
 
 /** Lists all problems that can be found without a database. */
 export async function checkFolder(): Promise<Problem[]> {
-  const names = listFolders(readProject().migrationsFolder);
-  if (names.length > 0) return await checkFolders(names);
-  const { entries, text, problems } = tryReadJournal();
-  const tags = new Set(entries.map(({ tag }) => tag));
   const branch = compareWithDefaultBranch(folder);
   if (!branch) note(`Not compared with git: ${explainNoBranch()}`);
+  const names = listFolders(readProject().migrationsFolder);
+  if (names.length > 0) return await checkFolders(names, branch);
+  const { entries, text, problems } = tryReadJournal();
+  const tags = new Set(entries.map(({ tag }) => tag));
   if (problems.length > 0) return problems;
   return [
     ...checkOrder(entries, text),
@@ -191,11 +191,12 @@ function checkDownFiles(entries: JournalEntry[]): Problem[] {
  * Checks the layout of drizzle-kit 1.0, which has no journal and another kind of
  * snapshots.
  */
-async function checkFolders(names: string[]): Promise<Problem[]> {
+async function checkFolders(
+  names: string[],
+  branch: BranchComparison | undefined,
+): Promise<Problem[]> {
   const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
-  const branch = compareWithDefaultBranch(folder);
   note("Not compared: snapshots of drizzle-kit 1.0 with schema.ts");
-  if (!branch) note(`Not compared with git: ${explainNoBranch()}`);
   const left = findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) =>
     problem(
       "file_orphan",
@@ -371,13 +372,15 @@ async function lintNew(
 ): Promise<Problem[]> {
   const isNew = ({ tag }: JournalEntry) =>
     !branch.has(nameUpFile(tag)) && existsSync(join(root, nameUpFile(tag)));
-  const files = entries.filter(isNew).map(({ tag }) => nameUpFile(tag));
-  const findings = await lintMigrations(files);
+  const tags = new Map(
+    entries.filter(isNew).map(({ tag }) => [nameUpFile(tag), tag]),
+  );
+  const findings = await lintMigrations([...tags.keys()]);
   return findings.map(({ file, line, rule, message }) => {
     const way = ` Fix it, or write \`-- squawk-ignore ${rule} -- <reason>\` above it`;
     const isOwn = /^(loses|squawk-ignore)$/.test(rule);
     return problem("lint", `${rule}: ${message}${isOwn ? "" : way}`, {
-      tag: basename(file, ".sql"),
+      tag: tags.get(file),
       file,
       line,
     });

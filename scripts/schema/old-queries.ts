@@ -316,7 +316,6 @@ async function tryTable(
 
   for (const { reference } of getTableConfig(table).foreignKeys) {
     const { columns: from, foreignColumns, foreignTable } = reference();
-    if (foreignTable === table) continue;
     const isSame = from.map((column, index) =>
       eq(column, foreignColumns[index] ?? column),
     );

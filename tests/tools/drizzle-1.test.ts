@@ -3,6 +3,7 @@
 import { expect } from "bun:test";
 import { readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { commit } from "../lib/git";
 import { migrations, writeMigrations } from "../lib/migrations";
 import { test } from "../lib/test";
 
@@ -38,6 +39,14 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
   rmSync(join(folder, "meta"), { recursive: true });
   const upped = await run("db:migrate");
   const leftBehind = await run("db:migrate:status");
+  await commit(project.folder, "main");
+  const first = `${migrations}/20330518033320_one/migration.sql`;
+  const added = `${migrations}/20330518033399_new`;
+  project.write(first, `${files["0000_one"]}\nselect 1;`);
+  project.write(`${added}/migration.sql`, "drop table two;");
+  const wrong = await run("db:check --offline --json");
+  project.write(first, files["0000_one"]);
+  rmSync(join(project.folder, added), { recursive: true });
   for (const [from, to] of [
     ["0000_one", "20330518033320_one"],
     ["0001_two", "20330518033321_two"],
@@ -82,6 +91,27 @@ test("Drizzle 1.0 and the commands take turns on one database, and nothing runs 
       left("0000_one.down.sql", "20330518033320_one/down.sql") +
       left("0001_two.down.sql", "20330518033321_two/down.sql"),
   });
+  const cannot = (tag: string) =>
+    `warning down_missing ${tag} ${migrations}/${tag}/down.sql ${tag} cannot be rolled back: write the SQL that undoes it`;
+  const behind = (from: string, tag: string) =>
+    `error file_orphan ${tag} ${migrations}/${from} \`drizzle-kit up\` has left it behind: \`git mv ${migrations}/${from} ${migrations}/${tag}/down.sql\``;
+  expect(
+    JSON.parse(wrong.stdout).problems.map(
+      ({ severity, code, tag, file, line, message }: Record<string, string>) =>
+        [severity, code, tag, file, line, message].filter(Boolean).join(" "),
+    ),
+  ).toEqual([
+    behind("0000_one.down.sql", "20330518033320_one"),
+    behind("0001_two.down.sql", "20330518033321_two"),
+    cannot("20330518033320_one"),
+    cannot("20330518033321_two"),
+    cannot("20330518033399_new"),
+    `error modified 20330518033320_one ${first} its SQL differs from the one on main: restore it with \`git checkout main -- ${first}\`, and put the change into a new migration`,
+    `warning lint 20330518033399_new ${added}/migration.sql 1 ban-drop-table: Dropping a table may break existing clients. Fix it, or write \`-- squawk-ignore ban-drop-table -- <reason>\` above it`,
+  ]);
+  expect(wrong.stderr).toBe(
+    "Not compared: snapshots of drizzle-kit 1.0 with schema.ts\n",
+  );
   expect(third.stdout).toStartWith("Applied: 20330518033322_three (");
   expect(named.stdout).toStartWith("Nothing to migrate: ");
   expect(leftBehind).toEqual({
