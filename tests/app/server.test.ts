@@ -34,6 +34,11 @@ test(
     const current = await ask();
     await sql`insert into drizzle.__drizzle_migrations (hash, created_at) values ('newer', 9)`;
     const newer = await ask();
+    const turn = () =>
+      sql`update drizzle.__drizzle_migrations set created_at = -created_at`;
+    await turn();
+    const moved = await ask();
+    await turn();
     await sql`update drizzle.__drizzle_migrations set hash = 'edited'`;
     const edited = await ask();
     await sql`update drizzle.__drizzle_migrations set hash = id, created_at = 1
@@ -46,8 +51,8 @@ test(
     while (ending.problem !== "this one ends") ending = await ask();
     const exitCode = await server.exited;
 
-    expect([current, newer, edited]).toEqual(
-      Array(3).fill({ status: 200, healthy: true }),
+    expect([current, newer, moved, edited]).toEqual(
+      Array(4).fill({ status: 200, healthy: true }),
     );
     expect(page).toBe("It works.\n");
     expect(behind).toEqual({

@@ -169,5 +169,5 @@ async function measureLag(primary: Pool, replica: Pool): Promise<number> {
     },
     [written?.rows[0]?.position ?? null],
   );
-  return rows[0]?.lag ?? Infinity;
+  return rows[0]?.lag;
 }
