@@ -64,13 +64,17 @@ async function useWholePool(
   return pids.size;
 }
 
-/** Waits until the client has that many sessions on the server. */
-const untilSessions = ({ sql }: TestDatabase, count: number) =>
-  until(
+/** Waits until the client has that many sessions on the server: others are closed, and
+ * not only left until they have been idle for long. */
+async function untilSessions({ sql }: TestDatabase, count: number) {
+  const start = Date.now();
+  await until(
     sql,
     `pid = pg_backend_pid() and ${count} = (select count(*) from pg_stat_activity
       where application_name = 'app' and datname = current_database())`,
   );
+  expect(Date.now() - start).toBeLessThan(25_000);
+}
 
 bunTest(
   "an error that opens no connection says why, and its code is found",
