@@ -66,7 +66,10 @@ export async function diffSnapshots(
   second: Snapshot,
   { isAtOnce = false, history }: DiffOptions = {},
 ): Promise<string[]> {
-  const [from, to] = leaveOutUnchanged(first, second);
+  const [from, to] = leaveOutUnchanged(
+    leaveOutPublic(first),
+    leaveOutPublic(second),
+  );
   const { statements: renames, renamed } = renameParts(from, to);
   const counters: Counters = { before: renamed, after: to };
   const before = completeSnapshot(hideCounters(renamed, to), to);
@@ -114,6 +117,16 @@ export async function diffSnapshots(
     ),
     after,
   );
+}
+
+/** Leaves out the name of the schema `public` in foreign keys: `drizzle-kit pull` writes
+ * it, and `drizzle-kit generate` does not. */
+function leaveOutPublic(snapshot: Snapshot): Snapshot {
+  return mapTables(snapshot, ({ foreignKeys }) => ({
+    foreignKeys: mapValues(foreignKeys, ({ schemaTo, ...reference }) =>
+      schemaTo === "public" ? reference : { ...reference, schemaTo },
+    ),
+  }));
 }
 
 /** Leaves out the tables that are the same in both, unless something else that
@@ -362,8 +375,8 @@ function unbind(
   return mapShared(snapshot, other, (table, same, key) => {
     const staying = <T>(parts: Record<string, T>, others: Record<string, T>) =>
       filter(filterSame(parts, others), (part) => {
-        const { columns = [] } = part as { columns?: unknown[] };
-        return !includesAny(columns.map(String), recomputed[key]);
+        const { columns } = part as { columns?: string[] };
+        return !includesAny(columns ?? [], recomputed[key]);
       });
     const isChanged = (text = "") =>
       mentions(text, CASTING.test(text) ? rebuilt[key] : converted[key]);

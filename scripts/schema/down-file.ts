@@ -36,7 +36,7 @@ export async function writeRenames(
   renames: Rename[],
 ): Promise<{ statements: string[]; renamed: Snapshot }> {
   const given = renames
-    .filter(({ kind, table }) => kind !== "schema" && table === undefined)
+    .filter(({ table }) => table === undefined)
     .map(({ schema, to, toSchema = schema }) => `${toSchema}.${to}`);
   const kept = Object.entries(before.views).filter(
     ([key]) => !given.includes(key),

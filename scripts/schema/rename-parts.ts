@@ -1,7 +1,7 @@
 // Renames constraints, indexes and policies of which only the name changes, as when
 // they are named after a renamed table. They are not dropped and created again.
 import { quoteIdentifier } from "../lib/quote";
-import type { Snapshot, SnapshotReference, SnapshotTable } from "./snapshots";
+import type { Snapshot, SnapshotTable } from "./snapshots";
 
 const KINDS = [
   "compositePrimaryKeys",
@@ -44,12 +44,7 @@ export function renameParts(
 }
 
 function isSame(one: { name: string }, other: { name: string }): boolean {
-  const withoutName = (part: { name: string }) => ({
-    ...part,
-    name: "",
-    schemaTo: (part as SnapshotReference).schemaTo || "public",
-  });
-  return Bun.deepEquals(withoutName(one), withoutName(other));
+  return Bun.deepEquals({ ...one, name: "" }, { ...other, name: "" });
 }
 
 function printRename(

@@ -263,7 +263,6 @@ function redirect(
     `${place(toSchema)}"${to}".`,
   ];
   const isMoved = toSchema !== schema;
-  const schemaTo = toSchema === "public" ? undefined : toSchema;
   const changed = isOwn ? requote(table, old, next) : table;
   const references = Object.entries(changed.foreignKeys).map(
     ([key, reference]) => {
@@ -276,7 +275,7 @@ function redirect(
           ...reference,
           ...(isOwn && { tableFrom: to }),
           ...(isTarget && { tableTo: to }),
-          ...(isTarget && isMoved && { schemaTo }),
+          ...(isTarget && isMoved && { schemaTo: toSchema }),
         },
       ];
     },

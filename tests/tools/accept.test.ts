@@ -32,10 +32,11 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
   );
   const after = await run("db:check --offline --json");
   const list = project.read(`${migrations}/accepted.json`);
-  project.write(
-    `${migrations}/accepted.json`,
-    list.replace(`${tag}`, "0000_other"),
-  );
+  const others = [
+    { code: "snapshot_chain", tag: "0000_other", reason: "old" },
+    { code: "lint", tag, reason: "old" },
+  ];
+  project.write(`${migrations}/accepted.json`, JSON.stringify(others));
   const elsewhere = await run("db:check --offline");
   await run(`db:check --offline --accept snapshot_chain ${tag} --reason new`);
   const both = JSON.parse(project.read(`${migrations}/accepted.json`));
@@ -55,18 +56,24 @@ test("a broken chain is accepted once, with a reason; what is not there, or can 
   );
   expect(accepted.exitCode).toBe(0);
   expect(after.exitCode).toBe(0);
-  expect(other.stderr).toContain("drift cannot be accepted");
-  expect(none.stderr).toContain(`there is no problem lint of ${tag}`);
+  expect(other.stderr).toEndWith(
+    "Error: drift cannot be accepted\n" +
+      "Hint: these codes can be accepted: journal_unordered, journal_duplicate, snapshot_chain, snapshot_missing, modified, missing, down_missing, lint, not_replayed\n",
+  );
+  expect(none.stderr).toEndWith(
+    `Error: there is no problem lint of ${tag}\n` +
+      "Hint: `bun run db:check` lists the problems\n",
+  );
   expect(elsewhere.exitCode).toBe(3);
   expect(both).toEqual([
-    { code: "snapshot_chain", tag: "0000_other", reason: "old" },
+    ...others,
     { code: "snapshot_chain", tag, reason: "new" },
   ]);
   expect(invalid.exitCode).toBe(1);
   expect(invalid.stderr).toContain(
-    `Error: ${migrations}/accepted.json cannot be read: it is not a list\n`,
+    `Error: ${migrations}/accepted.json cannot be read: it is not a list\n` +
+      `Hint: restore \`${migrations}/accepted.json\` from git\n`,
   );
-  expect(JSON.parse(list)).toEqual([
-    { code: "snapshot_chain", tag, reason: "old" },
-  ]);
+  const [entry, end] = [{ code: "snapshot_chain", tag, reason: "old" }, "\n"];
+  expect(list).toBe(JSON.stringify([entry], null, 2) + end);
 });

@@ -2,17 +2,15 @@
 import { expect, test } from "bun:test";
 import { sql as S } from "drizzle-orm";
 import * as pg from "drizzle-orm/pg-core";
+import { addSuffix } from "../../scripts/schema/back-fill";
 import { askRenames } from "../../scripts/schema/ask-renames";
 import { describeExports } from "../../scripts/schema/describe-schema";
 import { diffSnapshots } from "../../scripts/schema/diff-snapshots";
-import {
-  BREAKPOINT,
-  diffRenamed,
-  printDown,
-} from "../../scripts/schema/down-file";
+import { BREAKPOINT, printDown } from "../../scripts/schema/down-file";
 import { listEffects } from "../../scripts/schema/effects";
 import { KEEP_START, keepExtras } from "../../scripts/schema/keep-extras";
-import { answerRenames, type Rename } from "../../scripts/schema/renames";
+import { writeOnline } from "../../scripts/schema/online";
+import type { Rename } from "../../scripts/schema/renames";
 import { listWider, retypeColumns } from "../../scripts/schema/retype";
 import type { Snapshot, SnapshotView } from "../../scripts/schema/snapshots";
 
@@ -42,9 +40,9 @@ test("the effects of SQL are what it creates, drops and adds, and not what it ta
     [`create table T (id int, "B c" numeric(3, 2), constraint k check (a > 0), primary key (id),
       unique (id), check (id > 0), foreign key (id) references o (x, y), exclude using gist (r with &&), like o)`]:
       ["CREATE TABLE t", "ADD COLUMN t.id", "ADD COLUMN t.B c"],
-    'CREATE TABLE IF NOT EXISTS lab."T""x" (constrained int)': [
+    'CREATE TABLE IF NOT EXISTS lab."T""x" (checked int)': [
       'CREATE TABLE lab.T"x',
-      'ADD COLUMN lab.T"x.constrained',
+      'ADD COLUMN lab.T"x.checked',
     ],
     "CREATE TABLE public.t AS (SELECT 1)": ["CREATE TABLE t"],
     "CREATE TEMP TABLE t (id int); CREATE TEMPORARY TABLE u (id int)": [],
@@ -383,6 +381,7 @@ test("what reads a column is made again where its type changes, unless the expre
     [pg.varchar(), custom("CHARACTER VARYING"), true],
     [pg.char({ length: 9 }), custom("char (9)"), true],
     [pg.char({ length: 9 }), pg.char({ length: 8 }), true],
+    [pg.char({ length: 9 }), custom("character(8)"), true],
     [pg.text(), pg.char({ length: 9 }), false],
     [pg.char({ length: 9 }), pg.text(), false],
     [custom("character(9)"), custom("character varying(8)"), false],
@@ -416,6 +415,62 @@ test("what reads a column is made again where its type changes, unless the expre
   for (const [text] of texts)
     read.push([text, await isKept(nine?.() as never, ten?.() as never, text)]);
   expect(read).toEqual(texts);
+});
+
+test("policies and views are made again where they read what changes, and only there", async () => {
+  const policy =
+    (text: string): Part =>
+    () =>
+      pg.pgPolicy("p", { using: S.raw(text) });
+  const u = pg.pgTable("u", { x: pg.integer() }, () => [
+    pg.pgPolicy("q", { using: S`x > 0` }),
+  ]);
+  const view = (text: string) => ({
+    v: pg.pgView("v", { x: pg.integer() }).as(S.raw(text)),
+  });
+  const diff = async (
+    [from, to]: pg.PgColumnBuilderBase[],
+    part?: Part,
+    others: Record<string, unknown> = { u },
+  ) => {
+    const statements = await diffSnapshots(
+      await describeTable(from ?? pg.text(), part, others),
+      await describeTable(to ?? pg.text(), part, others),
+    );
+    return statements.flatMap(
+      (text) => /^\w+ (POLICY|VIEW)/.exec(text)?.[0] ?? [],
+    );
+  };
+  const grows = () => [pg.integer(), big()];
+  const gets = () => [pg.integer(), pg.integer().default(1)];
+  const again = (kind: string) => [`DROP ${kind}`, `CREATE ${kind}`];
+  const [policies, views] = [again("POLICY"), again("VIEW")];
+
+  expect([
+    await diff(grows(), policy("x > 0")),
+    await diff(grows(), policy("y > 0")),
+    await diff(grows(), policy("exists (select x from u)")),
+    await diff(gets(), policy("x > 0")),
+    await diff(grows(), undefined, view("select x from t")),
+    await diff(grows(), undefined, view("select * from t")),
+    await diff(grows(), undefined, view("select * from tt")),
+    await diff(grows(), undefined, view("select y from t")),
+    await diff(gets(), undefined, view("select * from t")),
+  ]).toEqual([policies, [], policies, [], views, views, [], [], []]);
+  const theirs = pg.pgTable("theirs", { x: pg.integer() });
+  const linked = (name: string, text: string) => ({
+    same: pg.pgPolicy("same", { using: S`true` }).link(theirs),
+    [name]: pg.pgPolicy(name, { using: S.raw(text) }).link(theirs),
+  });
+  expect(
+    await diffSnapshots(
+      await describe(linked("a", "true")),
+      await describe(linked("b", "false")),
+    ),
+  ).toEqual([
+    'DROP POLICY "a" ON "public"."theirs" CASCADE;',
+    'CREATE POLICY "b" ON "public"."theirs" AS PERMISSIVE FOR ALL TO public USING (false);',
+  ]);
 });
 
 test("a type is cast where PostgreSQL would not cast it by itself", async () => {
@@ -462,6 +517,130 @@ test("a type is cast where PostgreSQL would not cast it by itself", async () => 
     'citext USING "x"::citext;',
     'texts USING "x"::texts;',
     'numeric(\n3) USING "x"::numeric(\n3);',
+  ]);
+});
+
+test("online, a new column is filled where its default is not known to be the same for all rows, and a key that is replaced keeps its name", async () => {
+  const isFilled: [expression: string, boolean][] = [
+    ["now()", false],
+    ["NOW()", false],
+    ["transaction_timestamp()", false],
+    ["statement_timestamp()", false],
+    ["lower(upper('A'))", false],
+    ["coalesce(null, 'f(x)')", false],
+    ["date_trunc('day', now())", false],
+    ["current_setting('a')", false],
+    ["timezone('utc', now())", false],
+    ["make_interval(days => 3)", false],
+    ["array (select 1)", false],
+    ["to_json('a''(b (c')", false],
+    ["to_jsonb(1)", false],
+    ["json_build_object('a', 1)", false],
+    ["jsonb_build_array(1)", false],
+    ["1::numeric(3, 2)", false],
+    ["1::character varying(3)", false],
+    ["'{}'", false],
+    ["clock_timestamp()", true],
+    ["lower(random() || '')", true],
+    ["known_lower('a')", true],
+    ["lower_known ('a')", true],
+    ['"own name"()', true],
+    ["1::numeric + f(3)", true],
+  ];
+  const online = async (columns: Record<string, pg.PgColumnBuilderBase>) =>
+    await writeOnline(
+      await describe({ t: pg.pgTable("t", { a: pg.text() }) }),
+      await describe({ t: pg.pgTable("t", { a: pg.text(), ...columns }) }),
+      [],
+    );
+  const found: typeof isFilled = [];
+  for (const [expression] of isFilled) {
+    const text = await online({ b: pg.text().default(S.raw(expression)) });
+    found.push([expression, text.includes("UPDATE")]);
+  }
+  const serial = await online({ b: pg.bigserial({ mode: "number" }) });
+  const others = [
+    await online({ b: pg.text().generatedAlwaysAs(S`f(1)`) }),
+    await online({ b: pg.integer().generatedAlwaysAsIdentity() }),
+    await online({ b: pg.uuid().defaultRandom().primaryKey() }),
+  ];
+
+  const required = await writeOnline(
+    await describeTable(pg.integer()),
+    await describeTable(big().notNull()),
+    [],
+  );
+  expect(required).toContain(
+    'ALTER TABLE "t" ADD CONSTRAINT "x_is_set" CHECK ("x" IS NOT NULL) NOT VALID;',
+  );
+  expect(found).toEqual(isFilled);
+  expect(serial).toContain(
+    `CREATE SEQUENCE "t_b_seq" AS bigint OWNED BY "t"."b";`,
+  );
+  expect(others.filter((text) => text.includes("UPDATE"))).toEqual([]);
+});
+
+test("online, what blocks is not taken apart, and what is new needs no care", async () => {
+  const lab = pg.pgSchema("lab");
+  const before = await describe({
+    lab,
+    t: lab.table("t", { a: pg.text() }, (t) => [pg.index("i").on(t.a)]),
+  });
+  const make = (a: pg.PgColumnBuilderBase) =>
+    describe({
+      lab,
+      t: lab.table("t", { a, b: pg.uuid().defaultRandom().notNull() }, (t) => [
+        pg.unique("u").on(t.b),
+        pg.check("c", S`true`),
+      ]),
+      made: lab.table(
+        "made",
+        { b: pg.uuid().defaultRandom(), c: pg.integer() },
+        (t) => [
+          pg.primaryKey({ name: "made_key", columns: [t.b] }),
+          pg.index("m").on(t.c),
+          pg.unique("n").on(t.c),
+        ],
+      ),
+    });
+  const outline = async (after: Snapshot) =>
+    (await writeOnline(before, after, []))
+      .replaceAll(BREAKPOINT, "\n")
+      .replaceAll(/^DO [^]*?END \$\$;\n/gm, "DO\n");
+
+  expect(await outline(await make(pg.boolean()))).toMatchSnapshot();
+  expect(await outline(await make(pg.text()))).toMatchSnapshot();
+});
+
+test("a name with a suffix is no longer than PostgreSQL keeps, and ends with a whole letter", () => {
+  const fits = "n".repeat(59);
+
+  expect(addSuffix(fits, "_new")).toBe(`${fits}_new`);
+  expect(addSuffix(`${fits}n`, "_new")).toBe(`${fits}_new`);
+  expect(addSuffix("é".repeat(40), "_new")).toBe(`${"é".repeat(29)}_new`);
+  expect(addSuffix(`n${"é".repeat(40)}`, "_new")).toBe(
+    `n${"é".repeat(29)}_new`,
+  );
+  expect(addSuffix("😀".repeat(20), "_new")).toBe(`${"😀".repeat(14)}_new`);
+});
+
+test("a foreign key stays, or gets another name, also where its snapshot names the schema public, as after `drizzle-kit pull`", async () => {
+  const t = pg.pgTable("t", { x: pg.integer().primaryKey() });
+  const make = (name: string) => {
+    const u = pg.pgTable("u", { x: pg.integer() }, (u) => [
+      pg.foreignKey({ name, columns: [u.x], foreignColumns: [t.x] }),
+    ]);
+    return describe({ t, u });
+  };
+  const before = await make("one");
+  const after = await make("two");
+  for (const table of Object.values(before.tables))
+    for (const reference of Object.values(table.foreignKeys))
+      reference.schemaTo = "public";
+
+  expect(await diffSnapshots(before, await make("one"))).toEqual([]);
+  expect(await diffSnapshots(before, after)).toEqual([
+    'ALTER TABLE "u" RENAME CONSTRAINT "one" TO "two";',
   ]);
 });
 

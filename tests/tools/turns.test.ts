@@ -231,6 +231,11 @@ const ALL_TURNS: Record<string, Turn> = {
     check: "select m from lab.tt",
     want: "ok",
   },
+  "enum that a new table and a dropped one have loses value": {
+    from: { mood, old: pg.pgTable("old", { id: id(), m: mood() }) },
+    to: { moodLess, made: pg.pgTable("made", { id: id(), m: moodLess() }) },
+    rows: "insert into old values (1, 'ok')",
+  },
   "moved to a schema that is there": {
     from: { lab, t: pg.pgTable("t", { id: id() }) },
     to: { lab, t: lab.table("t", { id: id() }) },
