@@ -356,10 +356,7 @@ function dropReaders(
 ): Snapshot["views"] {
   const gone = Object.keys(all).filter((key) => !(key in kept));
   const names = gone.flatMap((key) => all[key]?.name ?? []);
-  const left = filter(
-    kept,
-    ({ definition, isExisting }) => isExisting || !mentions(definition, names),
-  );
+  const left = filter(kept, ({ definition }) => !mentions(definition, names));
   return isSame(left, kept) ? kept : dropReaders(left, all);
 }
 

@@ -329,8 +329,7 @@ async function printIndexes(
     ...table,
     indexes: Object.fromEntries(indexes),
   });
-  const written = await writeStatements(without, having);
-  return written.map((statement) => statement.trim());
+  return await writeStatements(without, having);
 }
 
 function listIndexes({ indexes }: SnapshotTable, column: string) {

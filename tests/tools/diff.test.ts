@@ -10,7 +10,7 @@ import { BREAKPOINT, printDown } from "../../scripts/schema/down-file";
 import { listEffects } from "../../scripts/schema/effects";
 import { KEEP_START, keepExtras } from "../../scripts/schema/keep-extras";
 import { writeOnline } from "../../scripts/schema/online";
-import type { Rename } from "../../scripts/schema/renames";
+import { readRenames, type Rename } from "../../scripts/schema/renames";
 import { listWider, retypeColumns } from "../../scripts/schema/retype";
 import type { Snapshot, SnapshotView } from "../../scripts/schema/snapshots";
 
@@ -438,7 +438,7 @@ test("policies and views are made again where they read what changes, and only t
       await describeTable(to ?? pg.text(), part, others),
     );
     return statements.flatMap(
-      (text) => /^\w+ (POLICY|VIEW)/.exec(text)?.[0] ?? [],
+      (text) => /^\w+ (POLICY|VIEW|INDEX)/.exec(text)?.[0] ?? [],
     );
   };
   const grows = () => [pg.integer(), big()];
@@ -457,6 +457,28 @@ test("policies and views are made again where they read what changes, and only t
     await diff(grows(), undefined, view("select y from t")),
     await diff(gets(), undefined, view("select * from t")),
   ]).toEqual([policies, [], policies, [], views, views, [], [], []]);
+  const other = () => ({ y: pg.text() });
+  const withIndex = async (to: pg.PgColumnBuilderBase, on: Part) => {
+    const table = (x: pg.PgColumnBuilderBase) =>
+      describeTable(x, on, {}, other());
+    const statements = await diffSnapshots(
+      await table(pg.text()),
+      await table(to),
+    );
+    return statements.some((text) => text.includes("INDEX"));
+  };
+  const pattern: Part = (t) => pg.index("i").on(t.x.op("text_pattern_ops"));
+  const beside: Part = (t) =>
+    pg.index("i").on((t as typeof t & { y: typeof t.x }).y.op("text_ops"));
+  expect([
+    await withIndex(pg.integer(), pattern),
+    await withIndex(pg.varchar(), pattern),
+    await withIndex(pg.integer(), beside),
+    await withIndex(pg.integer(), (t) => pg.index("i").on(t.x)),
+    await withIndex(pg.text().generatedAlwaysAs(S`y`), (t) =>
+      pg.index("i").on(t.x),
+    ),
+  ]).toEqual([true, false, false, false, true]);
   const theirs = pg.pgTable("theirs", { x: pg.integer() });
   const linked = (name: string, text: string) => ({
     same: pg.pgPolicy("same", { using: S`true` }).link(theirs),
@@ -559,6 +581,17 @@ test("online, a new column is filled where its default is not known to be the sa
     found.push([expression, text.includes("UPDATE")]);
   }
   const serial = await online({ b: pg.bigserial({ mode: "number" }) });
+  const lab = pg.pgSchema("lab");
+  const counted = await writeOnline(
+    await describe({
+      t: lab.table("t", { x: pg.integer().generatedAlwaysAsIdentity() }),
+    }),
+    await describe({
+      t: lab.table("t", { x: big().generatedAlwaysAsIdentity() }),
+    }),
+    [],
+  );
+  expect(counted).toContain('(sequence name "lab"."t_x_seq" INCREMENT');
   const others = [
     await online({ b: pg.text().generatedAlwaysAs(S`f(1)`) }),
     await online({ b: pg.integer().generatedAlwaysAsIdentity() }),
@@ -610,6 +643,43 @@ test("online, what blocks is not taken apart, and what is new needs no care", as
 
   expect(await outline(await make(pg.boolean()))).toMatchSnapshot();
   expect(await outline(await make(pg.text()))).toMatchSnapshot();
+});
+
+test("the renames are read from the SQL of a migration", () => {
+  const at = (kind: string, from: string, to: string, more = {}) => ({
+    ...{ kind, schema: "public", from, to },
+    ...more,
+  });
+  const texts: Record<string, object[]> = {
+    'ALTER TABLE IF EXISTS ONLY lab."T""x" RENAME COLUMN a TO "B"': [
+      at("column", "a", "B", { schema: "lab", table: 'T"x' }),
+    ],
+    "alter table T rename A to B": [at("column", "a", "b", { table: "t" })],
+    "ALTER TABLE t RENAME CONSTRAINT a TO b": [],
+    'ALTER TABLE lab.t RENAME TO "T2"; ALTER TABLE t SET SCHEMA lab': [
+      at("table", "t", "T2", { schema: "lab" }),
+      at("table", "t", "t", { toSchema: "lab" }),
+    ],
+    "ALTER TYPE mood RENAME TO feeling; ALTER TYPE lab.mood SET SCHEMA public":
+      [
+        at("type", "mood", "feeling"),
+        at("type", "mood", "mood", { schema: "lab", toSchema: "public" }),
+      ],
+    "ALTER TYPE mood RENAME VALUE 'it''s' TO 'a''''b'": [
+      at("value", "it's", "a''b", { table: "mood" }),
+    ],
+    "ALTER TYPE pair RENAME ATTRIBUTE a TO b": [],
+    "ALTER SEQUENCE s RENAME TO s2; ALTER SEQUENCE IF EXISTS s RENAME TO s2": [
+      at("sequence", "s", "s2"),
+    ],
+    "ALTER SCHEMA a RENAME TO b": [at("schema", "a", "b")],
+    "ALTER INDEX i RENAME TO j; ALTER VIEW v RENAME TO w": [],
+    "ALTER TABLE t SET (fillfactor = 70); COMMENT ON TABLE t IS 'rename'": [],
+  };
+
+  expect(Object.keys(texts).map((text) => [text, readRenames(text)])).toEqual(
+    Object.entries(texts) as never,
+  );
 });
 
 test("a name with a suffix is no longer than PostgreSQL keeps, and ends with a whole letter", () => {

@@ -352,6 +352,55 @@ describe("db:generate", () => {
     },
   );
 
+  test("asks on a terminal which values and columns were renamed, and of nothing that holds no data", async ({
+    run,
+    change,
+    read,
+    attend,
+  }) => {
+    change("  pgTable,\n", "  pgEnum,\n  pgPolicy,\n  pgTable,\n  pgView,\n");
+    change(
+      "export const users =",
+      `export const mood = pgEnum("mood", ["sad", "ok"]);
+      export const people = pgView("people", {}).as(sql\`select 1\`);
+      export const locked = pgTable("locked", { mood: mood() }, () => [
+        pgPolicy("old_policy", { using: sql\`true\` }),
+      ]);
+      export const more = pgPolicy("old_more", { using: sql\`true\` }).link(locked);
+      export const users =`,
+    );
+    await run("db:generate next");
+    change('["sad", "ok"]', '["unhappy", "fine"]');
+    change('pgView("people"', 'pgView("persons"');
+    change(
+      '"old_policy", { using: sql`true`',
+      '"new_policy", { using: sql`false`',
+    );
+    change('"old_more", { using: sql`true`', '"new_more", { using: sql`false`');
+    change(image, 'picture: text("picture"),');
+    await using terminal = attend("db:generate renamed");
+
+    await terminal.shows(
+      "Is mood.unhappy new, or a new name of mood.sad, mood.ok? Type the old value, or nothing if it is new: ",
+    );
+    terminal.types("mood.ok\r");
+    await terminal.shows("Is mood.fine new, or a new name of mood.sad? Type ");
+    terminal.types("\r");
+    await terminal.shows("rename column");
+    terminal.types("\x1b[B\r"); // the second answer
+    const { exitCode } = await terminal.ends();
+
+    expect(exitCode).toBe(0);
+    const up = read(`${migrations}/0002_renamed.sql`);
+    expect(up.match(/.* RENAME .*;/g)).toEqual([
+      `ALTER TYPE "mood" RENAME VALUE 'ok' TO 'unhappy';`,
+      'ALTER TABLE "users" RENAME COLUMN "image" TO "picture";',
+    ]);
+    expect(up).toContain(
+      `CREATE TYPE "public"."mood" AS ENUM('unhappy', 'fine');`,
+    );
+  });
+
   testProject("writes over no file that it did not write", async (project) => {
     const { run, replace, read, write, folder } = project;
     replace(schemaFile, image, fixture);
