@@ -114,10 +114,9 @@ async function dump(
   const { snapshot = "", systemIdentifier = "" } = row ?? {};
   await requireReadable(sql);
   const tables = await listTables(sql);
-  // The savepoint keeps the snapshot after an error, and releases the locks.
+  // The savepoint keeps the snapshot after an error.
   await sql.unsafe("savepoint head");
   const head = await readHead(sql);
-  await sql.unsafe("rollback to savepoint head");
   const application = `pg_dump ${crypto.randomUUID()}`;
   const forget = onInterrupt(() => endSession(address, application));
   await dumpDatabase(

@@ -68,7 +68,7 @@ export async function planRestore(
     );
   }
   const givers = listRoles(schema, DEFAULTS).filter((name) => !known.get(name));
-  const isWithoutGrants = isWithoutOwner && granted.length + givers.length > 0;
+  const isWithoutGrants = granted.length + givers.length > 0;
   if (isWithoutGrants)
     note(
       `Warning: not restored: all grants, because this role may not grant as, or to, ${[...granted, ...givers].join(", ")}`,

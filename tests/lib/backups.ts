@@ -73,14 +73,12 @@ export function testFolder(
       database.run(command, { BACKUP_DIR: folder, ...variables });
     const start: Given["start"] = (script) =>
       database.start(script, { BACKUP_DIR: folder });
-    const attend: Given["attend"] = (command, cwd) =>
-      database.attend(command, cwd, { BACKUP_DIR: folder });
     const list = () =>
       readdirSync(folder)
         .filter((name) => name.endsWith(".dump"))
         .sort();
     try {
-      await body({ ...database, run, start, attend, folder, list });
+      await body({ ...database, run, start, folder, list });
     } finally {
       rmSync(folder, { recursive: true });
     }

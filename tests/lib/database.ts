@@ -38,11 +38,7 @@ export interface TestDatabase {
     cwd?: string,
   ): ReturnType<typeof start>;
   /** Runs a command on this database, on a terminal. */
-  attend(
-    command: string,
-    cwd?: string,
-    variables?: Record<string, string>,
-  ): Attended;
+  attend(command: string, cwd?: string): Attended;
 }
 
 /** What a test's database has at the start. */
@@ -222,8 +218,7 @@ function describeDatabase(
       run(command, { ...own, ...variables }, cwd),
     start: (script, variables, cwd = folder) =>
       start(script, { ...own, ...variables }, cwd),
-    attend: (command, cwd = folder, variables = {}) =>
-      attend(command, { ...own, ...variables }, cwd),
+    attend: (command, cwd = folder) => attend(command, own, cwd),
   };
 }
 

@@ -103,8 +103,7 @@ async function withProject(
         database.run(command, variables, cwd),
       start: (script, variables, cwd = inProject()) =>
         database.start(script, variables, cwd),
-      attend: (command, cwd = inProject(), variables = {}) =>
-        database.attend(command, cwd, variables),
+      attend: (command, cwd = inProject()) => database.attend(command, cwd),
     });
   };
   try {

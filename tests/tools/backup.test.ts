@@ -794,16 +794,16 @@ testBackup(
   "leaves nothing that looks like a backup where it was interrupted or killed",
   "seeded",
   async (given) => {
-    const { run, start, attend, sql, folder, list, name } = given;
+    const { run, start, sql, folder, list, name } = given;
     const holder = await sql.reserve();
     await holder`begin`;
     await holder`lock table builds in access exclusive mode`;
     const dumping = `datname = '${name}' and application_name like 'pg_dump %'`;
-    await using terminal = attend("db:backup");
+    const interrupted = start("scripts/backup.ts");
     await until(sql, `${dumping} and wait_event_type = 'Lock'`);
-    await terminal.shows("dumping, 0.0 kB");
-    terminal.types("\x03");
-    const { exitCode, screen } = await terminal.ends();
+    interrupted.kill("SIGINT");
+    const stderr = await new Response(interrupted.stderr).text();
+    const exitCode = await interrupted.exited;
     const gone = readdirSync(folder);
     await until(
       sql,
@@ -818,8 +818,11 @@ testBackup(
     holder.release();
     const next = await run("db:backup");
 
-    expect({ exitCode, gone }).toEqual({ exitCode: 130, gone: [] });
-    expect(screen).toEndWith("Error: interrupted\r\nNo backup was made\r\n");
+    expect({ exitCode, stderr, gone }).toEqual({
+      exitCode: 130,
+      stderr: "Error: interrupted\nNo backup was made\n",
+      gone: [],
+    });
     expect(left).toEqual([]);
     expect(next.exitCode).toBe(0);
     expect(readdirSync(folder)).toHaveLength(2);

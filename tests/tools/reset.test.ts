@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { carrySettings } from "../../scripts/backups/carry-settings";
 import { clearNext, makeNext } from "../../scripts/backups/successor";
-import { swapIn, withSwapLock } from "../../scripts/backups/swap";
+import { swapBack, swapIn, withSwapLock } from "../../scripts/backups/swap";
 import { lockOnceMore } from "../../scripts/lib/lock";
 import { stampProduction } from "../../scripts/lib/protection";
 import { urlOf } from "../lib/command";
@@ -94,8 +94,9 @@ test(
   "empty",
   async (database) => {
     const { sql, name } = database;
-    const copy = `${name}_copy`;
-    await withRoles(database, 2, async ({ name: role }, { name: other }) => {
+    const copy = `${name} Copy`;
+    await withRoles(database, 2, async ({ name: role }, { name: plain }) => {
+      const other = `${plain} Odd`;
       const read = async (database: string) => {
         const [row] = await sql`
           select datconnlimit as limit, pg_get_userbyid(datdba) as owner,
@@ -106,27 +107,29 @@ test(
           from pg_database where datname = ${database}`;
         return row;
       };
-      await sql.unsafe(`create database ${copy}`);
+      await sql.unsafe(`create database "${copy}"`);
       const fresh = await read(copy);
       await carrySettings(sql, name, copy);
-      const plain = await read(copy);
+      const untouched = await read(copy);
       await sql.unsafe(`
+        alter role ${plain} rename to "${other}";
         alter role ${role} in database ${name} set work_mem = '7MB';
-        alter role ${other} in database ${name} set session_preload_libraries = 'a', 'b c';
-        alter role ${other} in database ${name} set local_preload_libraries = 'a', 'b "c';
-        alter role ${other} in database ${name} set temp_tablespaces = 'a', 'b, c';
+        alter role "${other}" in database ${name} set session_preload_libraries = 'a', 'b c';
+        alter role "${other}" in database ${name} set local_preload_libraries = 'a', 'b "c';
+        alter role "${other}" in database ${name} set temp_tablespaces = 'a', 'b, c';
         alter database ${name} set search_path = '';
         alter database ${name} set app.greeting = 'it''s = this';
         revoke temporary on database ${name} from public;
-        grant temporary on database ${name} to ${other} with grant option;
+        grant temporary on database ${name} to "${other}" with grant option;
         comment on database ${name} is 'it''s';
         alter database ${name} connection limit 7;
         alter database ${name} owner to ${role}`);
       await carrySettings(sql, name, copy);
-      const carried = await read(copy);
+      const [carried, original] = [await read(copy), await read(name)];
+      await sql.unsafe(`alter role "${other}" rename to ${plain}`);
 
-      expect(plain).toEqual(fresh);
-      expect(carried).toEqual(await read(name));
+      expect(untouched).toEqual(fresh);
+      expect(carried).toEqual(original);
       expect(carried).toMatchObject({ limit: 7, owner: role, comment: "it's" });
       expect(carried?.grants).toHaveLength(3);
       expect(carried?.settings).toHaveLength(3);
@@ -162,35 +165,40 @@ test(
   "makes nothing where an older copy cannot make way, and says why",
   "empty",
   async (database) => {
-    const { name, address } = database;
+    const name = `${database.name} Odd`;
+    const address = { ...database.address, database: name };
     const previous = `${name}__previous`;
     const server = openDatabase(testServer);
     const make = () =>
       observe(() => makeNext(server, address, () => Promise.resolve()));
-    await server.unsafe(`create database ${previous}`);
-    await server.unsafe(`create database ${name}__dropped is_template true`);
+    await server.unsafe(`create database "${name}"`);
+    await server.unsafe(`create database "${previous}"`);
+    await server.unsafe(`create database "${name}__dropped" is_template true`);
 
-    await server.unsafe(`alter database ${previous} is_template true`);
+    await server.unsafe(`alter database "${previous}" is_template true`);
     const template = await make();
-    await server.unsafe(`alter database ${previous} is_template false`);
+    await server.unsafe(`alter database "${previous}" is_template false`);
     /** Makes it while one of the databases has a subscription. */
-    const makeSubscribed = async (database: string) => {
-      const sql = openDatabase({ ...address, database });
+    const makeSubscribed = async (subscriber: string) => {
+      const sql = openDatabase({ ...address, database: subscriber });
       await sql.unsafe(`
-        create subscription ${name} connection '' publication p with (connect = false)`);
+        create subscription ${database.name} connection '' publication p with (connect = false)`);
       const made = await make();
       await sql.unsafe(`
-        alter subscription ${name} set (slot_name = none); drop subscription ${name}`);
+        alter subscription ${database.name} set (slot_name = none); drop subscription ${database.name}`);
       await sql.end();
       return made;
     };
     const subscribed = await makeSubscribed(previous);
     const leftover = await makeSubscribed(name);
-    await server.unsafe(`alter database ${name}__dropped is_template false`);
+    await server.unsafe(`alter database "${name}__dropped" is_template false`);
     const whole = await make();
     const left = await listDatabases(database);
     const [open] = await server`
       select has_database_privilege('pg_monitor', ${`${name}__next`}, 'connect') as open`;
+    const swapped = await observe(() => swapIn(server, address));
+    await swapBack(server, address);
+    await server.unsafe(`drop database "${previous}"`);
     await server.end();
 
     const hint = `remove that, or keep the database under another name: \`ALTER DATABASE "${previous}" RENAME TO …\``;
@@ -207,7 +215,9 @@ test(
       hint: `drop it with \`DROP DATABASE "${name}__dropped"\``,
     });
     expect(whole).toEqual({ done: undefined, notes: "" });
-    expect(left).toEqual(["", "__next", "__previous"]);
+    expect(left).toEqual(["", " Odd", " Odd__next", " Odd__previous"]);
+    expect(swapped).toEqual({ done: true, notes: "" });
+    expect(await listDatabases(database)).toEqual(["", " Odd"]);
     expect(open).toEqual({ open: true });
   },
 );
@@ -564,7 +574,7 @@ test(
         `\nError: ${name} was not swapped, and is unchanged: `,
       );
       expect(stderr).toMatch(
-        /\n {2}pid \d+, \w+, [^\n]*\nHint: end the sessions or prepared transactions that use it, and run the command again\n$/,
+        / other users: [^\n]*\n(?: {2}pid \d+, \w+, postgres\.js\n)+Hint: end the sessions or prepared transactions that use it, and run the command again\n$/,
       );
       expect(await listDatabases(database)).toEqual([""]);
     });

@@ -90,7 +90,7 @@ test("the roles that an archive names are found in what pg_dump writes, and nowh
   }
   const foreign = "ALTER TABLE a OWNER TO pg_signal_backend;\n";
   const both = await plan(
-    `${foreign}${foreign}GRANT SELECT ON TABLE a TO "No";\n`,
+    `${foreign}${foreign}ALTER TABLE b OWNER TO "No";\nGRANT SELECT ON TABLE a TO "No";\n`,
     false,
   );
   const mine = await plan(foreign, false);
@@ -101,15 +101,24 @@ test("the roles that an archive names are found in what pg_dump writes, and nowh
   );
   const granted = await plan(
     `GRANT ALL ON TABLE a TO nobody_2;
+GRANT ALL ON TABLE b TO nobody_2;
 ALTER DEFAULT PRIVILEGES FOR ROLE pg_signal_backend GRANT SELECT ON TABLES TO PUBLIC;
 ALTER DEFAULT PRIVILEGES FOR ROLE pg_monitor GRANT SELECT ON TABLES TO PUBLIC;
-CREATE EXTENSION IF NOT EXISTS "uuid-ossp" WITH SCHEMA extensions;
+CREATE EXTENSION IF NOT EXISTS "two words" WITH SCHEMA extensions;
 CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA "Other ""one""";\n`,
     true,
   );
+  const alone = [];
+  for (const statement of [
+    "GRANT ALL ON TABLE a TO nobody_2;",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE nobody_2 GRANT ALL ON TABLES TO PUBLIC;",
+  ])
+    alone.push(await plan(`${statement}\n`, true));
   rmSync(folder, { recursive: true });
 
   expect(found).toEqual(named);
+  for (const { done } of alone)
+    expect(done).toMatchObject({ isWithoutGrants: true });
   expect(both).toMatchObject({
     message:
       "the archive names roles that this server does not have: No, pg_signal_backend",
@@ -135,7 +144,7 @@ CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA "Other ""one""";\n`,
       ...options,
       isWithoutGrants: true,
       extensions: [
-        { name: '"uuid-ossp"', home: "extensions" },
+        { name: '"two words"', home: "extensions" },
         { name: "dblink", home: '"Other ""one"""' },
       ],
     },
