@@ -405,7 +405,7 @@ function readAs(column: PgColumn, value: unknown): unknown {
 function isAlike(one: unknown, other: unknown, mayBeCut: boolean): boolean {
   if (typeof one !== "string" || typeof other !== "string")
     return Bun.deepEquals(one, other);
-  const isNumber = one.trim() !== "" && Number(one) === Number(other);
+  const isNumber = Number(one) === Number(other);
   const [whole, end] = [one.trimEnd(), other.trimEnd()];
   return isNumber || whole === end || (mayBeCut && whole.startsWith(end));
 }
