@@ -238,6 +238,9 @@ describe("db:pull", () => {
       create table parts_low partition of parts for values from (0) to (9);
       create table "Teams" (id int primary key, "bossId" int references "Teams", lead int, grid int[][]);
       create table people (id int primary key, team_id int references "Teams");
+      create schema drizzle; create index on platform.accounts (mail); create policy p on platform.accounts;
+      alter table platform.accounts add check (id > 0); create sequence platform.seq;
+      create view platform.v as select 1 as one; create function platform.f() returns int language sql return 1;
       create type platform.mood as enum ('sad'); create table moods (mood platform.mood);
       create table pg_stat_theirs (id int); create table "2fa" (id int);
       create table slots (during int4range, number int, exclude using gist (during with &&), check (number > 0) no inherit);
