@@ -145,7 +145,7 @@ describe("without a database", () => {
       const { run, read, write, folder } = project;
       write(`${migrations}/9999_orphan.sql`, "select 1");
       editJournal(project, (entries) =>
-        entries.push({ ...entries[0], idx: 1, when: 2 ** 42 }),
+        entries.push({ ...entries[0], idx: -1, when: 2 ** 42 }),
       );
       const twin =
         read(journal)
@@ -165,6 +165,7 @@ describe("without a database", () => {
       expect(unreachable.exitCode).toBe(1);
       expect(whole(problems)).toEqual([
         `error journal_duplicate ${ownHead} …/meta/_journal.json:${twin} ${ownHead} has the same tag as ${ownHead}, ${ownHead}: generate it again with \`bun run db:generate --rebase\`, or give it another one`,
+        `error journal_unordered ${ownHead} …/meta/_journal.json:${twin} ${ownHead} comes after ${ownHead}, and its idx is lower: raise it above 0, or generate it again with \`bun run db:generate --rebase\``,
         surplus("9999_orphan.sql"),
         `error snapshot_chain ${ownHead} …/meta/0000_snapshot.json ${ownHead} and ${ownHead} share one snapshot file, as after a merge: run \`bun run db:generate --rebase\``,
       ]);
