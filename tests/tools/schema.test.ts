@@ -491,7 +491,10 @@ test("what is read of a database is printed with the names and types that drizzl
       },
       "public.three": {
         ...table("three", [key("id")]),
-        ...links(link("three_one", "id", "one")),
+        ...links(link("three_one", "id", "one"), {
+          ...link("three_twins", "id", "twins"),
+          columnsTo: ["a_b"],
+        }),
       },
       "lab.t": {
         ...table(
