@@ -212,6 +212,9 @@ test("db:push changes each part where it is, and a change of text that the serve
           .generatedByDefaultAsIdentity({ increment: pick(1, 2) }),
         sum: pg.integer().generatedAlwaysAs(pick(S`1 + 1`, S`1 + 2`)),
         to: pg.integer(),
+        cased: pg
+          .integer()
+          .generatedAlwaysAs(S`case when same in ('a', 'b') then 1 end`),
         mood: mood().default(pick("a", "c") as "a"),
         same: pg.varchar({ length: 9 }).default("a").notNull(),
       },
@@ -299,6 +302,13 @@ test("db:push changes each part where it is, and a change of text that the serve
     };
     const first = await push(made(false));
     await run(sql, first.statements.join(BREAKPOINT));
+    // As a dump does, in the words of the server.
+    const [row] = await sql`
+      select pg_get_expr(adbin, adrelid) as cased from pg_attrdef join pg_attribute on attrelid = adrelid and attnum = adnum
+      where attrelid = 'lab.t'::regclass and attname = 'cased'`;
+    await sql.unsafe(`
+      alter table lab.t drop column cased;
+      alter table lab.t add column cased int generated always as (${row?.cased}) stored`);
     const none = await push(made(false));
     const second = await push(made(true));
     await run(sql, second.statements.join(BREAKPOINT));

@@ -310,6 +310,7 @@ test("a default is SQL of its type", async () => {
       .default({ a: 1 }),
   };
   const { tables } = await describeExports({ t: pg.pgTable("t", columns) }, "");
+  const { params } = new pg.PgDialect().sqlToQuery(S`${1}`);
 
   expect(
     Object.values(tables["public.t"]?.columns ?? {}).map(
@@ -326,6 +327,7 @@ test("a default is SQL of its type", async () => {
     ["own", "'it''s 1'"],
     ["driven", "own(1)"],
   ]);
+  expect(params).toEqual([1]);
 });
 
 test("a default that cannot be printed is refused by name, and what a view and a table share, too", async () => {
