@@ -711,6 +711,8 @@ testProject(
 testProject(
   "the deployed schema is that of its own tree in git, with the packages of this folder and of the one around it",
   async ({ folder, write, replace }) => {
+    // Outside of the folder, where its packages are not found.
+    const temporary = mkdtempSync(join(tmpdir(), "starter-deployed-"));
     write("../node_modules/around/index.js", "export const word = 'around';");
     replace(
       schemaFile,
@@ -719,12 +721,11 @@ testProject(
     );
     replace("drizzle.config.ts", "schema:", 'casing: "snake_case", schema:');
     const script = `
-      import { mkdirSync, readdirSync } from "node:fs";
+      import { readdirSync } from "node:fs";
       import { $ } from "bun";
       import { readDeployed } from "./scripts/schema/deployed";
       import { author } from "${join(root, "tests/lib/git")}";
-      process.env.TMPDIR = process.cwd() + "/temporary";
-      mkdirSync(process.env.TMPDIR);
+      process.env.TMPDIR = "${temporary}";
       const found = [];
       const read = async (asked) => {
         const deployed = await readDeployed(asked);
@@ -745,7 +746,7 @@ testProject(
       await read("released");
       await read("nowhere");
       await read("work");
-      console.log(JSON.stringify({ found, left: readdirSync("temporary") }));`;
+      console.log(JSON.stringify({ found, left: readdirSync("${temporary}") }));`;
 
     const output = await $`${process.execPath} -e ${script}`
       .cwd(folder)
@@ -766,5 +767,6 @@ testProject(
     expect(String(output.stderr)).toMatch(
       /^Not compared: git has no nowhere\nNot compared: the schema of work cannot be loaded: .+\n$/,
     );
+    rmSync(temporary, { recursive: true });
   },
 );
