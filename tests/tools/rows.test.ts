@@ -5,7 +5,7 @@ import { readCatalog } from "../../scripts/migrations/catalog";
 import { hashText, type Migration } from "../../scripts/migrations/journal";
 import { splitStatements } from "../../scripts/migrations/statements";
 import { withTrial } from "../../scripts/migrations/trial";
-import { makeRows } from "../../scripts/migrations/made-rows";
+import { listTexts, makeRows } from "../../scripts/migrations/made-rows";
 import { createTables } from "../../scripts/migrations/log";
 import { listMade } from "../../scripts/migrations/ours";
 import type { Reaching } from "../../scripts/migrations/reach";
@@ -146,9 +146,22 @@ test("made rows satisfy what a table asks of them, or the table is named", async
     );
     await sql.unsafe("rollback");
 
-    expect({ made, refused: [...refused.keys()] }).toEqual({
+    expect({ made, refused: [...refused] }).toEqual({
       made: ["public.orgs", "public.members", "public.notes"],
-      refused: ["public.never", "public.knot", "public.loop"],
+      refused: [
+        [
+          "public.never",
+          'new row for relation "never" violates check constraint "never_id_check"',
+        ],
+        [
+          "public.knot",
+          'insert or update on table "knot" violates foreign key constraint "knot_loop_fkey"',
+        ],
+        [
+          "public.loop",
+          'insert or update on table "loop" violates foreign key constraint "loop_other_fkey"',
+        ],
+      ],
     });
     expect(row).toEqual({ orgs: "2", members: "2", notes: "2" });
   });
@@ -413,3 +426,58 @@ test("of a migration those statements are tried that can run in one transaction,
     expect(after(change)).toEqual(["create table a ()"]);
   expect(after("comment on table a is ''")).toHaveLength(3);
 });
+
+test("the values that are tried are as they were, those that a check mentions first", async () => {
+  const checks = `CHECK ((length(a1) > 3)) CHECK ((b = ANY (ARRAY['it''s'::text, ''::text]))) CHECK ((c < 4.5)) CHECK ((d > 2000))`;
+  const texts = listTexts({ labels: ["x", "y", "z"], checks }, 2);
+  const long = "x".repeat(1000);
+
+  expect(texts.slice(0, 25)).toEqual([
+    ...["y", "z", "x", "5", "3", "1", "xxx", "xxxx", "it's", ""],
+    ...["6.5", "4.5", "2.5", "xxxx", "xxxxx"],
+    ...["2002", "2000", "1998", long, `${long}x`],
+    ...["2", "2000-01-02", "00000000-0000-4000-8000-000000000002"],
+    ...['{"a": 2}', "{2}"],
+  ]);
+  expect(listTexts({ labels: null, checks: null }, 1).join(" ")).toBe(
+    `1 2000-01-01 00000000-0000-4000-8000-000000000001 {"a": 1} {1} {} [] worda a A a1@example.com https://example.com/1 +15550000001 #000001 10.0.0.1 08:00:2b:01:02:01 10:00:01 (1,1) ((0,0),(1,1)) {1,1,1} [1,2) [2000-01-01,2000-01-02) true 0.1 -1 1000 2100-01-01 `,
+  );
+  await withDatabase("empty", async ({ address }) => {
+    await using sql = await openConnection(address, "tests");
+    await sql.unsafe(`
+      create type mood as enum ('sad', 'ok', 'happy'); create domain code as text check (value ~ '^[A-Z]$');
+      create function refuse() returns trigger language plpgsql as 'begin raise exception ''a trigger''; end';
+      create table orgs (id int primary key default 7, slug varchar(3) unique not null, mood mood not null, gone int, flag boolean not null default true);
+      alter table orgs drop gone; create trigger refused before insert on orgs for each row execute function refuse();
+      create table members (org int references orgs initially deferred, number int, role text not null check (role in ('owner', 'member')),
+        boss int, primary key (org, number), foreign key (org, boss) references members, code code not null unique);
+      create table notes (id int generated always as identity primary key, "Org" int not null references orgs, number int not null,
+        foreign key ("Org", number) references members, word text unique, span daterange not null, tags text[], twice int generated always as (number * 2) stored,
+        exclude using gist (span with &&));
+      create table words (word text not null, other text not null); create unique index on words (length(word));
+      create table bare (id int generated always as identity); create table nullable (a int, b mood, c uuid);
+      create table zero (a int not null default 0, b int generated always as (1 / a) stored)`);
+    const tables = ["notes", "words", "bare", "nullable", "zero"];
+    for (const variant of [0, 1]) {
+      await sql.unsafe("begin");
+      const { made, refused } = await makeRows(
+        sql,
+        tables.map((table) => `public.${table}`),
+        variant,
+      );
+      const rows: Record<string, string> = {};
+      for (const table of made) {
+        const [row] = await sql.unsafe<{ rows: string }[]>(
+          `select json_agg(t)::text as rows from ${table} as t`,
+        );
+        rows[table] = row?.rows.replace(/\s+/g, " ") ?? "";
+      }
+      const [left] = await sql`
+        select (select tgenabled from pg_trigger where tgname = 'refused') as trigger, to_regproc('pg_temp.is_value') as function`;
+      await sql.unsafe("rollback");
+
+      expect(left).toEqual({ trigger: "O", function: null });
+      expect({ rows, refused: Object.fromEntries(refused) }).toMatchSnapshot();
+    }
+  });
+}, 60_000);
