@@ -1,6 +1,6 @@
 // db:check: every code is provoked once, and a good folder is silent.
 import { describe, expect } from "bun:test";
-import { rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { withScratchDatabase } from "../../scripts/lib/scratch-database";
 import { readMigrations } from "../../scripts/migrations/journal";
@@ -178,6 +178,78 @@ describe("without a database", () => {
       expect(foreign.stderr).toBe(
         `Not compared with git: git refuses this folder, which belongs to another user: \`git config --global --add safe.directory ${folder}\` allows it\n`,
       );
+    },
+  );
+
+  testProject(
+    "says each finding on a line, also before an error, and counts warnings as errors where it is told to",
+    async (project) => {
+      const { run, write, folder } = project;
+      const down = `${migrations}/${ownHead}.down.sql`;
+      const orphan = `${migrations}/9999_orphan.sql`;
+      const summary = join(folder, "summary.md");
+      rmSync(join(folder, down));
+      const lenient = await run("db:check --offline");
+      const strict = await run("db:check --offline --strict");
+      write(orphan, "select 1");
+      addMigration(project, "0001_next", "select 1;");
+      editJournal(project, (entries) =>
+        Object.assign(entries.at(-1) ?? {}, { when: 5 }),
+      );
+      const both = await run("db:check --offline");
+      const failed = await run("db:check", {
+        GITHUB_ACTIONS: "true",
+        GITHUB_STEP_SUMMARY: summary,
+      });
+      rmSync(join(folder, `${migrations}/${ownHead}.sql`));
+      const missing = await run("db:check");
+      const refused: Record<string, string> = {
+        "db:check one": 'Error: unexpected argument "one"',
+        "db:check --offline --accept lint a b --reason c":
+          'Error: unexpected argument "b"',
+        "db:check --offline --accept lint":
+          "Error: --accept, its tag and --reason go together",
+        "db:check --offline --deployed HEAD":
+          "Error: --deployed needs a database, and --offline leaves it out",
+        "db:check --rows many":
+          'Error: --rows takes a whole number of at most 999999999, not "many"',
+      };
+
+      const warn = (tag: string) =>
+        `Warning: down_missing: ${migrations}/${tag}.down.sql: ${tag} cannot be rolled back: \`bun run db:generate --down ${tag}\` writes it; for custom SQL, write it yourself\n`;
+      const found = new RegExp(
+        `^Error: journal_unordered: ${journal}:\\d+: 0001_next comes after .*\nError: file_orphan: ${orphan}: .*\n${warn(ownHead)}${warn("0001_next")}`,
+      );
+      expect(lenient).toMatchObject({
+        exitCode: 0,
+        stdout: `${warn(ownHead)}Checked: 0 errors, 1 warning\n`,
+      });
+      expect(strict).toMatchObject({ exitCode: 3, stdout: lenient.stdout });
+      expect(both.stdout).toMatch(found);
+      expect(both.stdout).toEndWith("\nChecked: 2 errors, 2 warnings\n");
+      expect(failed.exitCode).toBe(1);
+      expect(failed.stdout).toMatch(found);
+      expect(failed.stdout).not.toContain("Checked: ");
+      expect(failed.stderr).toContain(
+        `::error file=${orphan},title=file_orphan::`,
+      );
+      expect(readFileSync(summary, "utf8")).toStartWith(
+        "### db:check failed\n",
+      );
+      // What cannot be read is not tried.
+      expect(missing).toMatchObject({
+        exitCode: 3,
+        stderr: expect.not.stringContaining("Error"),
+      });
+      for (const [command, line] of Object.entries(refused)) {
+        const { exitCode, stdout, stderr } = await run(command);
+        expect([command, exitCode, stdout, stderr.split("\n")[0]]).toEqual([
+          command,
+          2,
+          "",
+          line,
+        ]);
+      }
     },
   );
 
