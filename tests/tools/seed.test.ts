@@ -3,6 +3,7 @@ import { describe, expect } from "bun:test";
 import { stampProduction } from "../../scripts/lib/protection";
 import { ownMigrations } from "../lib/migrations";
 import { schemaFile } from "../lib/schema-file";
+import { withRoles } from "../lib/roles";
 import { CROWD } from "../lib/sample";
 import { test } from "../lib/test";
 
@@ -125,6 +126,67 @@ test("db:test and db:seed refuse a schema that is behind; db:test also one that 
   );
   expect(admin.stderr).toStartWith(`Error: ${readOnly}`);
 });
+
+test(
+  "db:test reads the records where it may not read the log, and takes the tables for the schema where there are no records",
+  "migrated",
+  async ({ run, sql, project, read, database }) => {
+    await withRoles(database, 1, async ({ name: role, variables }) => {
+      await sql.unsafe(`
+        grant select on all tables in schema public to ${role}; grant usage on schema drizzle to ${role};
+        grant select on drizzle.__drizzle_migrations to ${role}`);
+      const found: Record<string, [exitCode: number, line: string]> = {};
+      const look = async (what: string, of?: Record<string, string>) => {
+        const { exitCode, stdout, stderr } = await run("db:test", of);
+        const line = /^(Compared|Pending|Error): .*$/m.exec(stdout + stderr);
+        found[what] = [exitCode, line?.[0] ?? ""];
+      };
+      await look("no log", variables);
+      await sql.unsafe(
+        `revoke select on drizzle.__drizzle_migrations from ${role}`,
+      );
+      await look("no records", variables);
+      project.write(
+        schemaFile,
+        `${read(schemaFile)}import * as pg from "drizzle-orm/pg-core";
+export const own = pg.pgSchema("Own").table("It's \\"own\\"", { id: pg.integer() });\n`,
+      );
+      await sql.unsafe(
+        `create schema "Own"; create table "Own"."It's ""own""" ()`,
+      );
+      const unknown =
+        await sql`update drizzle.__drizzle_migrations set hash = 'x', created_at = 1 returning id`;
+      await look("another record");
+      await sql`drop schema drizzle cascade`;
+      await look("every table");
+      await sql`alter table users rename to people`;
+      await look("all but one");
+      await sql`alter table people rename to users`;
+      await sql`drop schema "Own" cascade`;
+      await look("all but that of a schema");
+      project.write(schemaFile, "export const none = 1;");
+      await look("none");
+
+      const pending = `Pending: ${ownTags.join(", ")}`;
+      expect(unknown).toHaveLength(1);
+      expect(found).toEqual({
+        "no log": [0, "Compared: no migration is pending"],
+        "no records": [
+          1,
+          "Error: permission denied for table __drizzle_migrations",
+        ],
+        "another record": [3, pending],
+        "every table": [
+          0,
+          "Compared: the tables are there, and no migration is recorded",
+        ],
+        "all but one": [3, pending],
+        "all but that of a schema": [3, pending],
+        none: [3, pending],
+      });
+    });
+  },
+);
 
 describe("db:seed", () => {
   test(
