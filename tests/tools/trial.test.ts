@@ -55,7 +55,7 @@ create index on auth.users (age); create trigger own before insert on auth.users
 create view auth.people as select id from auth.users; create materialized view auth.ids as select id from auth.people;
 create sequence auth.numbers; create domain auth.mail as text; create type auth.spans as range (subtype = int4);
 create type auth.pair as (a int); create collation auth.nocase (provider = libc, locale = 'C');
-create function auth.uid() returns int language sql as 'select 1'; create procedure auth.run() language sql as 'select 1';
+create function auth.uid() returns int language sql as 'select 1'; alter function auth.uid() depends on extension "uuid-ossp"; create procedure auth.run() language sql as 'select 1';
 create function auth.far() returns text language plpgsql as 'begin return pg_read_file(''a''); end';
 create function auth.atomic() returns text begin atomic; select pg_read_file('a'); end;
 create table shared (id int primary key); create table hidden.shared2 (id int primary key); create table mine (id int primary key);
