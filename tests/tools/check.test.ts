@@ -482,6 +482,10 @@ create view small as select name from shirts where size in ('s', 'm');`,
       await sql`create unique index concurrently broken on users (name)`.catch(
         () => {},
       );
+      // That of a partitioned table is invalid until each partition has one.
+      await sql.unsafe(`
+        create table parted (id int) partition by range (id); create table part partition of parted default;
+        create index on only parted (id)`);
 
       const { exitCode, problems } = readFound(await run("db:check --json"));
 
@@ -541,6 +545,32 @@ create view small as select name from shirts where size in ('s', 'm');`,
       expect(problems.at(-1)?.message).toStartWith(
         "after the down file: surplus: ALTER TABLE public.users ADD COLUMN width integer",
       );
+    },
+  );
+
+  test(
+    "tries a migration that adds a value to an enum with rows as well, unless it is told to try none",
+    "migrated",
+    async ({ run, project, sql }) => {
+      await sql.unsafe(
+        "insert into users (name, email) values ('x', 'x'); create type mood as enum ('ok')",
+      );
+      addMigration(
+        project,
+        "0001_mood",
+        "alter type mood add value 'sad';\nalter table users add mood mood not null;",
+        "alter table users drop mood; drop type mood; create type mood as enum ('ok');",
+      );
+      const found = readFound(await run("db:check --json"));
+      const without = readFound(await run("db:check --json --rows 0"));
+
+      const pending = "warning pending 0001_mood";
+      expect(brief(found.problems)).toEqual([
+        pending,
+        "error fails_on_rows 0001_mood 2",
+      ]);
+      expect(brief(without.problems)).toEqual([pending]);
+      expect(without.exitCode).toBe(0);
     },
   );
 
