@@ -165,6 +165,17 @@ const pending: [text: string, Left[] | string][] = [
   ],
   ["create table ours (id int references theirs)", []],
   [
+    "comment on extension plpgsql is 'a'",
+    [[1, "must be owner of extension plpgsql", true]],
+  ],
+  [
+    "do $$ begin create role nobody; create table i (); end $$;\ncomment on table i is 'a'",
+    [
+      [1, server, true],
+      [2, 'relation "i" does not exist', true],
+    ],
+  ],
+  [
     "create role nobody;\ndo $$ begin create role nobody; create table h (); end $$;\ncopy keys to program 'b'",
     [
       [1, server, false],
@@ -207,6 +218,9 @@ test("applied migrations leave out what fails, and pending ones what needs rows,
       await withTrial(real, place, "tests", made, [], async (trial) => {
         for (const [text, left] of applied)
           expect([text, await replay(trial, text, true)]).toEqual([text, left]);
+        await replay(trial, "set search_path = nowhere", true);
+        const [row] = await trial.scratch`show search_path`;
+        expect(row?.search_path).not.toBe("nowhere");
         for (const [text, left] of pending)
           expect([text, await replay(trial, text, false)]).toEqual([
             text,
