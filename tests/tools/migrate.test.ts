@@ -454,9 +454,14 @@ describe("db:migrate", () => {
     start,
   }) => {
     const sleep = "select pg_sleep(60)";
-    const interrupt = async (text: string) => {
-      writeMigrations(project, { "0000_a": "select 1;", "0001_b": text });
-      const child = start("scripts/migrate.ts", {}, project.folder);
+    const interrupt = async (text: string, down?: string) => {
+      const files = { "0000_a": "select 1;", "0001_b": text };
+      writeMigrations(
+        project,
+        down ? { ...files, "0000_a.down": down } : files,
+      );
+      const script = down ? "scripts/rollback.ts" : "scripts/migrate.ts";
+      const child = start(script, {}, project.folder);
       const running = `query = '${sleep}' and datname = '${name}'`;
       await until(sql, running);
       child.kill("SIGINT");
@@ -468,14 +473,17 @@ describe("db:migrate", () => {
       return await new Response(child.stderr).text();
     };
     const whole = await interrupt(`create table b (); ${sleep}`);
+    const undone = await interrupt("", `-- resumable\n${sleep}`);
+    await sql`delete from drizzle.__migration_log where ms is null`;
     const half = await interrupt(
       `-- no-transaction\ncreate table b (); ${sleep}`,
     );
 
     const says = (state: string) =>
-      `Error: interrupted\nHint: \`bun run db:migrate:status\` shows what is applied\nLeft: 0001_b is ${state}\n`;
-    expect(whole).toBe(says("pending"));
-    expect(half).toBe(says("partial"));
+      `Error: interrupted\nHint: \`bun run db:migrate:status\` shows what is applied\nLeft: ${state}\n`;
+    expect(whole).toBe(says("0001_b is pending"));
+    expect(undone).toBe(says("0000_a is partial"));
+    expect(half).toBe(says("0001_b is partial"));
   });
 
   // Linux has a device for it.

@@ -143,6 +143,10 @@ describe("db:rollback", () => {
       await declining.shows("Type the database's name");
       declining.types("\r");
       const declined = await declining.ends();
+      await using leaving = attend("db:rollback");
+      await leaving.shows("Type the database's name");
+      leaving.types("\x03");
+      const left = await leaving.ends();
       await using terminal = attend("db:rollback");
 
       await terminal.shows("Type the database's name");
@@ -157,6 +161,8 @@ describe("db:rollback", () => {
       expect(declined.screen).toContain(
         "Error: db:rollback needs confirmation: data would be lost",
       );
+      expect(left.exitCode).toBe(130);
+      expect(left.screen).not.toContain("Left: ");
       expect(meanwhile).toMatchObject({ exitCode: 0, stderr: "" });
       expect(exitCode).toBe(0);
       expect(screen.match(/Data would be lost: .*/g)).toEqual([
@@ -319,9 +325,9 @@ describe("db:rollback", () => {
     await sql.unsafe(`create function forbid() returns event_trigger language plpgsql
       as $$ begin if to_regclass('drizzle.__migration_log') is not null and exists (
         select from drizzle.__migration_log where direction = 'down'
-      ) then raise 'not yet'; end if; end $$;
+      ) then raise 'not yet' using errcode = 'lock_not_available'; end if; end $$;
       create event trigger forbid on sql_drop when tag in ('DROP TABLE') execute function forbid()`);
-    const failed = await run("db:rollback --json");
+    const failed = await run("db:rollback --json --lock-timeout 10");
     const [migrate, dryRun, status, server, client, check, seed] = [
       await run("db:migrate"),
       await run("db:migrate --dry-run"),
@@ -342,6 +348,9 @@ describe("db:rollback", () => {
     const finished = await run("db:rollback --verbose");
     await sql.unsafe(`drop role ${role}`);
 
+    expect(failed.stderr).toEndWith(
+      "Waiting: 0000_users could not get a lock; retry 5 of 5 in 16 ms\n",
+    );
     expect(JSON.parse(failed.stdout)).toMatchObject({
       database: name,
       rolledBack: [],
