@@ -34,7 +34,7 @@ export async function findElsewhere(
       and has_table_privilege(pg_class.oid, 'select')
       and 2 = (
         select count(*) from pg_attribute
-        where attrelid = pg_class.oid and not attisdropped and (attname, atttypid)
+        where attrelid = pg_class.oid and (attname, atttypid)
           in (('hash', 'text'::regtype), ('created_at', 'bigint'::regtype)))
     order by 1, 2`);
   const hashes = pending.map(({ hash }) => quoteLiteral(hash)).join(", ");

@@ -52,7 +52,7 @@ export function readJournal(folder?: string): Journal {
 
 /** Reads the text of a journal; throws like `readJournal`. */
 export function parseJournal(text: string, file: string): Journal {
-  if (/^<{7} /m.test(text))
+  if (text.includes("<<<<<<< "))
     throw failure(`${file} contains merge conflict markers`, {
       code: "JOURNAL_INVALID",
       hint: "keep the entries of both sides, and then run `bun run db:generate --rebase`",

@@ -4,7 +4,10 @@ import { describe, expect } from "bun:test";
 import { join } from "node:path";
 import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
-import { findElsewhere } from "../../scripts/migrations/elsewhere";
+import {
+  findElsewhere,
+  refuseElsewhere,
+} from "../../scripts/migrations/elsewhere";
 import type { Plan } from "../../scripts/migrations/plan";
 import { addMigration, migrations, ownHead } from "../lib/migrations";
 import { fixture } from "../lib/project";
@@ -39,6 +42,9 @@ describe("records in a table of the application's own", () => {
     const first = await find("a");
     await sql`drop table drizzle.others`;
     const second = await find("a", "b", "it's new");
+    const refused = await refuseElsewhere(sql, {
+      pending: [{ hash: "a" }],
+    } as Plan).catch((error) => ({ ...error }));
     await sql`drop table public."My records"`;
     const none = [await find("a"), await find()];
 
@@ -48,6 +54,11 @@ describe("records in a table of the application's own", () => {
     expect(second).toEqual({
       message: describe('public."My records"', 2),
       hint: 'set `migrations: { schema: "public", table: "My records" }` in `drizzle.config.ts`',
+    });
+    expect(refused).toEqual({
+      code: "RECORDS_ELSEWHERE",
+      exitCode: 2,
+      hint: second?.hint,
     });
     expect(none).toEqual([undefined, undefined]);
   });

@@ -432,6 +432,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
     writeMigrations(project, { "0000_a": `create table others (); ${end}` });
 
     const refused = await run("db:migrate");
+    const json = JSON.parse((await run("db:migrate --json")).stdout);
     await sql`drop table users`;
     writeMigrations(project, { "0000_a": users });
     const repaired = await run(`db:migrate:repair --confirm ${database.name}`);
@@ -455,6 +456,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
     expect(refused.stderr).toBe(
       `Error: the first 2 statements of ${file} are committed, and were edited since\nHint: restore it from git; or undo by hand what they did and run \`bun run db:migrate:repair\`\n`,
     );
+    expect(json.error).toMatchObject({ code: "PARTIAL", tag: "0000_a", file });
     expect(repaired.stdout).toBe(
       "Repaired: partial: 0000_a, 2 statements of its up file are committed -> its next run begins with the first statement\n",
     );
@@ -527,6 +529,8 @@ create index concurrently users_email on public.users (email);\n${end}`,
       create table parts (i int) partition by list (i);
       create table part partition of parts for values in (1);
       create table half partition of parts for values in (2);
+      create table others (i int) partition by list (i);
+      create table theirs partition of others for values in (1);
       update pg_inherits set inhdetachpending = true where inhrelid = 'half'::regclass;
       create table t (i int); create index t_i on t (i);
       create index "T_bad" on t (i); create index "T_half" on t ((i + 1));
@@ -550,6 +554,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const asked: [text: string, answer: string][] = [
       ["alter table parts detach partition part concurrently", run],
       ["alter table parts detach partition t concurrently", done],
+      ["alter table parts detach partition theirs concurrently", done],
       // What was interrupted in the middle is ended.
       [
         "alter table if exists only public.parts detach partition public.half concurrently",

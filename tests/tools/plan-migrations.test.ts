@@ -102,15 +102,15 @@ test("a folder of Drizzle 1.0 has the time and the title, and gets the down file
     mkdirSync(join(folder, `203305180333${name}`));
     write(`203305180333${name}/migration.sql`);
   }
-  for (const title of ["one", "four", "two", "gone", "three"])
+  for (const title of ["one", "four_five", "two", "gone", "three"])
     write(`0000_${title}.down.sql`);
-  for (const name of ["00_four", "04_three"]) {
+  for (const name of ["00_four_five", "04_three"]) {
     mkdirSync(join(folder, `203305180333${name}`));
     write(`203305180333${name}/migration.sql`);
   }
   mkdirSync(join(folder, "20330518033305_gone")); // without a migration
-  mkdirSync(join(folder, "0005_gone"));
-  write("0005_gone/migration.sql");
+  mkdirSync(join(folder, "a20330518033306_gone"));
+  write("a20330518033306_gone/migration.sql");
   const folders = listFolders(folder);
   const left = findLeftDownFiles(folder);
   rmSync(folder, { recursive: true });
@@ -121,10 +121,10 @@ test("a folder of Drizzle 1.0 has the time and the title, and gets the down file
     "20330518033320_one",
     "20330518033325_one",
   ]);
-  const names = ["00_four", "01_one", "02_two", "03_two", "04_three"];
+  const names = ["00_four_five", "01_one", "02_two", "03_two", "04_three"];
   expect(folders).toEqual(names.map((name) => `203305180333${name}`));
   expect(left).toEqual(
-    ["00_four", "01_one", "04_three"].map((name) => ({
+    ["00_four_five", "01_one", "04_three"].map((name) => ({
       tag: `203305180333${name}`,
       from: `0000_${name.slice(3)}.down.sql`,
       to: join(`203305180333${name}`, "down.sql"),
@@ -218,7 +218,7 @@ test("two migrations of one content, or one stamp, have a record each", () => {
   const one = planMigrations([a, twin, sameStamp], [recordOf(a, 1)]);
   const both = planMigrations(
     [a, twin, sameStamp],
-    [recordOf(twin, 1), recordOf(a, 2), recordOf(sameStamp, 3)],
+    [recordOf(sameStamp, 1), recordOf(twin, 2), recordOf(a, 3)],
   );
 
   expect(tagsOf(one.pending)).toEqual(["0001_t", "0002_t"]);

@@ -143,7 +143,7 @@ test("tells what a statement means for the transaction around it", () => {
     ["rollback", "rollback; abort; rollback work"],
     [
       "plain",
-      "rollback to a; rollback work to a; rollback to savepoint a; start; discard temp; savepoint a; reindex table a; alter table a detach partition b; create index on a (b)",
+      "rollback to a; rollback work to a; rollback to savepoint a; start; discard temp; reset all; savepoint a; reindex table a; alter table a detach partition b; create index on a (b)",
     ],
     ["discard", "discard all"],
     [
@@ -339,7 +339,7 @@ test("what a text creates and drops is known in every spelling", () => {
 });
 
 test("what is left of a file whose first statements are done", () => {
-  const text = "a;\n-- of b\nb; c;\n";
+  const text = "-- first\na;\n-- of b\nb; c;\n";
 
   expect([0, 1, 2, 3].map((count) => skipStatements(text, count))).toEqual([
     text,
