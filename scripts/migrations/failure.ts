@@ -21,11 +21,10 @@ const EXISTS = ["42P07", "42710", "42P06", "42701"];
 /** A lost connection, a conflict, no lock, no space, a shutdown: the file is not
  * the cause. */
 const PASSING = /^(08|40|53|55P03|57P)/;
-/** Errors that a setting may cause: query_canceled, transaction_timeout; and an
- * object that is not found, or cannot be created, in the schemas of search_path. */
+/** Errors that a setting may cause: query_canceled; and an object that is not found,
+ * or cannot be created, in the schemas of search_path. */
 const SETTINGS: Record<string, string> = {
   "57014": "statement_timeout",
-  "25P04": "transaction_timeout",
   "3F000": "search_path",
   "42P01": "search_path",
   "42704": "search_path",
