@@ -170,7 +170,7 @@ function describeStatement(
   isResumable: boolean,
 ): Statement {
   const [first = "", second = "", ...rest] = words;
-  const isCall = first === "SELECT" && words.slice(1, 8).includes("SET_CONFIG");
+  const isCall = first === "SELECT" && words.includes("SET_CONFIG");
   const isSet =
     first === "SET" && !/^(LOCAL|TRANSACTION|CONSTRAINTS)$/.test(second);
   return Object.assign(Object.create(lazy), {

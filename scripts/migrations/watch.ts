@@ -79,7 +79,6 @@ export async function watchSession(
       // Watching must not fail a command; the watched session reports its errors.
     } finally {
       showProgress("");
-      await watcher.end({ timeout: 0 });
     }
   })();
   return {

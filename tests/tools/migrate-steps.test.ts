@@ -550,6 +550,8 @@ create index concurrently users_email on public.users (email);\n${end}`,
     const done = "done, after a failure run";
     const run = "run, after a failure run";
     const long = `call fill('${"a".repeat(47)}')`;
+    // It only speaks of those.
+    const other = "do '--create index concurrently, drop database, vacuum'";
     const cut = `call fill($$password '…' $$, '${"a".repeat(30)}…`;
     const asked: [text: string, answer: string][] = [
       ["alter table parts detach partition part concurrently", run],
@@ -588,6 +590,7 @@ create index concurrently users_email on public.users (email);\n${end}`,
       ["cluster", "unknown cluster, after a failure run"],
       [`-- resumable\ncall fill('${"a".repeat(60)}')`, run],
       [long, `unknown ${long}, after a failure unknown ${long}`],
+      [other, `unknown ${other}, after a failure unknown ${other}`],
       [
         `call fill($$password 'b'\n$$, '${"a".repeat(40)}')`,
         `unknown ${cut}, after a failure unknown ${cut}`,
@@ -954,7 +957,10 @@ test("a terminal shows how long a statement takes, for whom it waits, and how fa
   expect(exitCode).toBe(0);
   expect(screen).toMatch(/0000_a: \d+ s\r/);
   expect(screen).toMatch(/ waiting for pid .*, \d+ s\r/);
-  expect(screen).toMatch(/\r\x1b\[KApplied: 0000_a \(\d+ ms\)\r\n$/);
+  // What it shows after that is gone at the end.
+  expect(screen).toMatch(
+    /\r\x1b\[KApplied: 0000_a \(\d+ ms\)\r\n(\r\x1b\[K0000.*\r\x1b\[K)?$/,
+  );
 });
 
 test("a run that is done does not wait for a look at it that gets no answer", async ({

@@ -152,6 +152,7 @@ describe("db:migrate", () => {
       insert into drizzle.__migration_log
         (tag, hash, bare_hash, direction, run_by, ms, error)
       values ('0001_a', '', '', 'down', '', 1, 'failed'), ('0002_b', '', '', 'down', '', 1, null)`;
+    await sql`delete from drizzle.__migration_log where tag = '0003_late'`;
     const { stdout } = await run("db:migrate:status --json");
     const [newest] = await sql`
       select started_at, ms from drizzle.__migration_log
@@ -200,7 +201,7 @@ describe("db:migrate", () => {
         ms: newest?.ms,
       },
       { state: "applied", ...none },
-      { tag: "0003_late" },
+      { tag: "0003_late", state: "applied", ...none },
       { tag: "0004_same" },
       { tag: "0005_twin" },
     ]);
@@ -272,6 +273,7 @@ describe("db:migrate", () => {
     const holder = await sql.reserve();
     const [row] = await holder`
       select pg_backend_pid() as pid, pg_advisory_lock(28273295023041637)`;
+    const current = await run("db:migrate --to 0001_a --wait 0");
     const busy = await run("db:migrate --wait 4 --json");
     const server = await run("db:status");
     await holder`select pg_advisory_unlock_all()`;
@@ -302,6 +304,11 @@ describe("db:migrate", () => {
     });
     expect(free.stdout).toContain("\nLock         free\n");
     expect(server.stdout).toContain(`\nLock         pid ${row?.pid}, `);
+    expect(current).toEqual({
+      exitCode: 0,
+      stdout: `Nothing to migrate: ${database.name} is at 0001_a\n`,
+      stderr: "",
+    });
     expect(busy.exitCode).toBe(75);
     expect(busy.stderr).toMatch(
       /^Waiting: another command \(pid \d+, .*\) holds the migration lock\n$/,

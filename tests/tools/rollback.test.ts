@@ -407,7 +407,7 @@ describe("db:rollback", () => {
       const { "0001_bio.down": _down, ...incomplete } = files;
       writeMigrations(project, incomplete);
       await sql`delete from drizzle.__migration_log where tag = '0003_half'`;
-      const missing = await run("db:rollback --steps 2");
+      const missing = await run("db:rollback --steps 2 --json");
       const kept = await listRecords(sql);
       writeMigrations(project, {
         ...files,
@@ -419,7 +419,7 @@ describe("db:rollback", () => {
       const left = await listRecords(sql);
       const file = `${migrations}/0001_bio.down.sql`;
       project.write(file, "-- nothing\n");
-      const empty = await run("db:rollback");
+      const empty = await run("db:rollback --json");
       const latin1 = Buffer.from("select 'München';\n", "latin1");
       writeFileSync(join(project.folder, file), latin1);
       const other = await run("db:rollback");
@@ -428,10 +428,13 @@ describe("db:rollback", () => {
       expect(partial.stderr).toStartWith(
         "Error: 0003_half was interrupted after part of it was committed, and nothing was changed\nHint: finish it with `bun run db:migrate`; ",
       );
-      expect(missing).toEqual({
-        exitCode: 1,
-        stdout: "",
-        stderr: `Error: ${file} is missing, and nothing was undone\nHint: write the SQL that undoes 0001_bio into \`${file}\`\n`,
+      expect(missing).toMatchObject({ exitCode: 1, stderr: "" });
+      expect(JSON.parse(missing.stdout).error).toEqual({
+        code: "FILE_MISSING",
+        message: `${file} is missing, and nothing was undone`,
+        hint: `write the SQL that undoes 0001_bio into \`${file}\``,
+        tag: "0001_bio",
+        file,
       });
       expect(kept).toHaveLength(3);
       expect(failing.exitCode).toBe(1);
@@ -439,10 +442,12 @@ describe("db:rollback", () => {
         "0001_bio.down.sql:1:36, statement 2 (SQLSTATE 42P01)",
       );
       expect(left).toHaveLength(2);
-      expect(empty).toEqual({
-        exitCode: 1,
-        stdout: "",
-        stderr: `Error: ${file} has no statement in it, and nothing was undone\nHint: write the SQL that undoes 0001_bio into it, or \`select 1;\` if there is nothing to undo\n`,
+      expect(JSON.parse(empty.stdout).error).toEqual({
+        code: "FILE_MISSING",
+        message: `${file} has no statement in it, and nothing was undone`,
+        hint: "write the SQL that undoes 0001_bio into it, or `select 1;` if there is nothing to undo",
+        tag: "0001_bio",
+        file,
       });
       expect(other.stderr).toStartWith(
         `Error: ${file} is not in UTF-8\n  at ${file}:1:10\n`,
@@ -458,7 +463,9 @@ describe("db:rollback", () => {
       await sql`
       insert into drizzle.__drizzle_migrations (hash, created_at)
       select hash, created_at from drizzle.__drizzle_migrations
-      union all values ('of an earlier text', 2000000000002)`;
+      union all values ('of an earlier text', 2000000000002)
+      union all select hash, created_at + 9 from drizzle.__drizzle_migrations
+        where created_at = 2000000000002`;
 
       const refused = await run("db:rollback");
       const undone = await run(`db:rollback --confirm ${name}`);
@@ -542,6 +549,14 @@ testApplied(
     const differing = await run("db:baseline --json");
     const first = await run("db:baseline --to 0001_bio --json");
 
+    await sql`create view extra as select 1 as one`;
+    const none = await run("db:baseline --to 0001_bio");
+
+    expect(none).toEqual({
+      exitCode: 0,
+      stdout: `Nothing to record: ${name}\n`,
+      stderr: "",
+    });
     const difference = {
       object: "index public.users_bio",
       expected: "CREATE INDEX users_bio ON public.users USING btree (bio)",
