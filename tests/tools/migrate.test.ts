@@ -187,6 +187,7 @@ describe("db:migrate", () => {
       { tag: "0005_twin" },
     ]);
     expect(JSON.parse(migrated.stdout).warnings).toHaveLength(3);
+    expect(JSON.parse(migrated.stdout).pending).toEqual([]);
     expect(migrated.stderr).toBe(`${same}Warning: ${order}\n`);
     expect(after).toEqual({
       exitCode: 0,
@@ -255,7 +256,7 @@ describe("db:migrate", () => {
     run,
   }) => {
     writeMigrations(project, {
-      "0001_a": "create table a ();",
+      "0001_a": "create table a ();\n\n",
       "0002_b": "create table b ();",
     });
 
