@@ -52,6 +52,13 @@ describe("db:rollback", () => {
         values ('0001_bio', '', '', 'up', '')`;
       const misnamed = await run("db:rollback --confirm other");
       const shown = await run("db:rollback --dry-run --json");
+      // Another tool has applied newer ones after an interrupted rollback.
+      await sql`
+        insert into drizzle.__migration_log (tag, hash, bare_hash, direction, run_by)
+        values ('0000_users', '', '', 'down', '')`;
+      const half = await run("db:rollback --dry-run");
+      const toHalf = await run("db:rollback --to 0000_users");
+      await sql`delete from drizzle.__migration_log where direction = 'down'`;
       const first = await run("db:rollback");
       const second = await run("db:rollback --json");
       const again = await run("db:migrate");
@@ -70,6 +77,14 @@ describe("db:rollback", () => {
         rolledBack: [],
         head: "0002_index",
       });
+      expect(half).toEqual({
+        exitCode: 0,
+        stdout: "-- 0000_users\ndrop table users;\n",
+        stderr: "",
+      });
+      expect(toHalf.stderr).toStartWith(
+        "Error: there is no applied migration 0000_users\n",
+      );
       expect(first.stdout).toMatch(/^Rolled back: 0002_index \(\d+ ms\)\n$/);
       expect(JSON.parse(second.stdout)).toEqual({
         database: name,
