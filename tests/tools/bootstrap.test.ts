@@ -139,14 +139,24 @@ describe("db:bootstrap", () => {
       expect(first.stdout).toBe(
         `Created: the administrator ${typed}\nPassword: ${password}\n`,
       );
+      const saved = "The password is not shown again: save it now\n";
+      expect([first.stderr, reset.stderr]).toEqual([saved, saved]);
+      const [named] = await sql`select name from users where email = ${email}`;
+      expect(named).toEqual({ name: "Ada" });
       expect(before).toMatchObject({ email });
       expect(await sql`select from role_permissions`).toHaveLength(0);
       expect(again.stdout).toBe(
         "Nothing to create: ADMIN@example.com already exists\n",
       );
       expect(left).toEqual(before);
+      expect(again.stderr).toBe(
+        "Hint: to set a new password, add `--reset-password`\n",
+      );
       const next = /^Password: (.+)$/m.exec(reset.stdout)?.[1] ?? "";
       expect(next).not.toBe(password);
+      expect(reset.stdout).toBe(
+        `Reset: the password of ${email}\nPassword: ${next}\n`,
+      );
       expect(await Bun.password.verify(next, after?.password)).toBe(true);
       expect(await sql`select token from sessions`).toMatchObject([
         { token: "dev@example.com" },
@@ -177,6 +187,9 @@ test(
   async ({ run, sql, address }) => {
     const name = `serve_${crypto.randomUUID().slice(0, 8)}`;
     try {
+      await sql`alter schema drizzle rename to hidden`;
+      const early = await run(`db:bootstrap:roles --app-role ${name}`);
+      await sql`alter schema hidden rename to drizzle`;
       const made = await run(`db:bootstrap:roles --app-role ${name} --json`);
       const again = await run(`db:bootstrap:roles --app-role ${name}`);
       const reset = await run(
@@ -211,11 +224,27 @@ test(
         created: true,
         password: expect.not.stringContaining(password),
       });
-      expect(reset.stdout).toStartWith(`Reset: the password of ${name}\n`);
+      expect(reset).toMatchObject({
+        stdout: `Reset: the password of ${name}\nGranted: rows of public to ${name}\nPassword: ${password}\n`,
+        stderr: "The password is not shown again: save it now\n",
+      });
+      expect(again.stderr).toBe(
+        "Hint: to set a new password, add `--reset-password`\n",
+      );
       expect(tested).toMatchObject({ exitCode: 0, stderr: "" });
       expect(again.stdout).toBe(`Granted: rows of public to ${name}\n`);
       expect(own.exitCode).toBe(2);
-      expect(own.stderr).toContain("is the role that migrates");
+      expect(own.stderr).toBe(
+        `Error: the role ${address.user} is the role that migrates: it could drop tables\nHint: name another role with \`--app-role\`\n`,
+      );
+      expect(early).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr:
+          "Error: no migration is recorded in this database\nHint: run `bun run db:migrate` first\n",
+      });
+      await served`update later set id = id`;
+      await served`delete from later`;
       expect(refused).toEqual(Object.keys(powers));
       for (const text of [
         "drop table users",

@@ -22,6 +22,7 @@ async function withPgbouncer(
   { address }: TestDatabase,
   work: (url: string) => Promise<void>,
   settings = "pool_mode = transaction",
+  ignored = "extra_float_digits",
 ): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "starter-pgbouncer-"));
   const port = await findFreePort();
@@ -37,7 +38,7 @@ listen_port = ${port}
 unix_socket_dir =
 auth_type = any
 ${settings}
-ignore_startup_parameters = extra_float_digits
+ignore_startup_parameters = ${ignored}
 `,
     { mode: 0o600 },
   );
@@ -92,7 +93,9 @@ else {
 
         expect(JSON.parse(status.stdout)).toMatchObject({ pooled: true });
         for (const { exitCode, stderr } of all) {
-          expect(stderr).toContain("`DATABASE_URL_UNPOOLED`");
+          expect(stderr).toEndWith(
+            `Error: ${new URL(url).host} is a transaction pooler, where no session can hold a lock\nHint: set \`DATABASE_URL_UNPOOLED\` to a direct connection to the server\n`,
+          );
           expect(exitCode).toBe(2);
         }
         expect(migrated.exitCode).toBe(0);
@@ -119,18 +122,61 @@ else {
       },
       "pool_mode = transaction\nserver_round_robin = 1",
     );
+    const locks = async () =>
+      await database.sql`
+        select from pg_locks join pg_database on pg_database.oid = database
+        where locktype = 'advisory' and datname = ${database.name}`;
     await withPgbouncer(
       database,
-      async (url) => expect(await ask(url)).toBe(false),
+      async (url) => {
+        await using first = await openConnection(
+          parseDatabaseUrl(url, "X"),
+          "tests",
+        );
+        expect(await isPooled(first, parseDatabaseUrl(url, "X"))).toBe(false);
+        expect(await locks()).toHaveLength(0); // while the session goes on
+      },
       "pool_mode = session",
     );
     await withPgbouncer(
       database,
       async (url) =>
-        await expect(ask(url)).rejects.toThrow(
-          "did not open a second connection within 1 seconds",
-        ),
+        await expect(ask(url)).rejects.toMatchObject({
+          message: `${new URL(url).host} did not open a second connection within 1 seconds`,
+          code: "POOLED",
+          exitCode: 2,
+          hint: "set `DATABASE_URL_UNPOOLED` to a direct connection to the server",
+        }),
       "pool_mode = session\ndefault_pool_size = 1",
+    );
+    await withPgbouncer(
+      database,
+      async (url) =>
+        await expect(ask(url)).rejects.toMatchObject({
+          code: "UNREACHABLE",
+          exitCode: 1,
+        }),
+      "pool_mode = session\nmax_client_conn = 1",
+    );
+  });
+
+  test("db:status says that a pooler keeps no options of a session", async (database) => {
+    const options = "options=-c%20statement_timeout%3D5s";
+    await withPgbouncer(
+      database,
+      async (url) => {
+        const DATABASE_URL = `${url}&${options}`;
+        const { stdout, stderr } = await database.run("db:status", {
+          ...{ DATABASE_URL, DATABASE_URL_UNPOOLED: "" },
+        });
+
+        expect(stdout).toContain("\nPooler       a transaction pooler\n");
+        expect(stderr).toBe(
+          "Warning: a transaction pooler does not keep the options in DATABASE_URL: set them for the role, with `alter role … set …`\n",
+        );
+      },
+      undefined,
+      "extra_float_digits,options",
     );
   });
 

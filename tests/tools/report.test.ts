@@ -259,6 +259,49 @@ test.concurrent(
   },
 );
 
+test.concurrent(
+  "a name is asked for on a terminal, and what is typed instead is no confirmation",
+  async () => {
+    const program = writeProgram(
+      "question.ts",
+      `import { askBetween, requireName } from ${JSON.stringify(join(root, "scripts/lib/consent"))};
+      const consent = { command: "db:it", address: { database: "app" }, accepted: [] };
+      await askBetween(async () => requireName(consent, ["one", "two"], ["rows"]));
+      report.print("confirmed: " + consent.accepted.join());`,
+    );
+    const question =
+      "db:it on app: one; two. Type the database's name to go on: ";
+    const answer = async (keys: string) => {
+      await using terminal = attend(program, {}, folder);
+      await terminal.shows(question);
+      terminal.types(keys);
+      const { exitCode, screen } = await terminal.ends();
+      return [
+        exitCode,
+        ...screen
+          .replaceAll(/\x1b\[\d*[A-Z]/g, "")
+          .split(/[\r\n]+/)
+          .filter((line) => line && !line.startsWith("db:it on")),
+      ];
+    };
+
+    const answers = await Promise.all(
+      [" app \r", "other\r", "\r", "\x04", "\x03"].map(answer),
+    );
+
+    const hint = "Hint: to go ahead, add `--confirm app`";
+    const refused = "Error: db:it needs confirmation: one; two";
+    expect(answers).toEqual([
+      [0, "confirmed: one,two,rows"],
+      [2, 'Error: "other" is not the name of the database', hint],
+      [2, refused, hint],
+      [2, refused, hint],
+      [130, "Error: interrupted"],
+    ]);
+  },
+  60_000,
+);
+
 test("findings are written for GitHub Actions, with all that it reads as its own escaped", () => {
   const summary = join(folder, "summary.md");
   const problems: Problem[] = [

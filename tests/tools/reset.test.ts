@@ -487,8 +487,8 @@ test(
     for (const { exitCode, stdout, stderr } of unknown) {
       expect(exitCode).toBe(1);
       expect(stdout).toBe("");
-      expect(stderr).toStartWith(
-        "Error: cannot tell whether this is production: ",
+      expect(stderr).toBe(
+        "Error: cannot tell whether this is production: another session holds a lock on drizzle.__environment\nHint: try again when that session is done\n",
       );
     }
     expect(await listDatabases(database)).toEqual([""]);

@@ -38,8 +38,8 @@ test(
       /^Error: another command \(pid \d+, .*\) holds the migration lock\nHint: /,
     );
     expect(refused.exitCode).toBe(2);
-    expect(refused.stderr).toStartWith(
-      `Error: db:seed is for development, and ${name} is not: NODE_ENV is production\n`,
+    expect(refused.stderr).toBe(
+      `Error: db:seed is for development, and ${name} is not: NODE_ENV is production\nHint: docs/DATABASE_SETUP.md lists the commands for production\n`,
     );
     expect(none).toHaveLength(0);
     const seeded = {
@@ -72,6 +72,11 @@ test(
       counts: { users: 1, tenants: 1, memberships: 1 },
       pending: [],
     });
+    expect(text.stdout).toMatch(
+      new RegExp(
+        `^Connected: ${name} on .+:\\d+ \\(primary\\), PostgreSQL \\d+\\.\\d+, [\\d.]+ ms a query\n`,
+      ),
+    );
     expect(text.stdout).toContain(
       "Counted: users 1, tenants 1, memberships 1\nCompared: no migration is pending\n",
     );
@@ -98,6 +103,7 @@ test("db:test and db:seed refuse a schema that is behind; db:test also one that 
   const admin = await run("db:bootstrap:admin --email ada@example.com");
 
   expect(tested.exitCode).toBe(3);
+  expect(tested.stderr).toBe("Hint: run `bun run db:migrate`\n");
   expect(JSON.parse(tested.stdout)).toMatchObject({
     connected: true,
     counts: { users: null, tenants: null, memberships: null },
@@ -204,7 +210,30 @@ export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.c
         `${rows}export const isForProduction = true;\n`,
       );
       const allowed = await run("db:seed demo");
+      project.write("scripts/seeds/odd.ts", "export const rows = 1;");
+      const odd = await run("db:seed odd");
+      project.write(
+        "scripts/seeds/odd.ts",
+        `${rows.replace('"Ada"', "null")}export const isForProduction = true;\n`,
+      );
+      const broken = await run("db:seed odd");
+      const missing = await run("db:seed none");
 
+      expect(odd).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr:
+          "Error: the seed scripts/seeds/odd.ts cannot be loaded: it does not export an array `rows`\nHint: fix `scripts/seeds/odd.ts`\n",
+      });
+      expect(broken).toEqual({
+        exitCode: 1,
+        stdout: "",
+        stderr:
+          'Error: the seed odd failed at users: null value in column "name" of relation "users" violates not-null constraint\nHint: fix `scripts/seeds/odd.ts`\n',
+      });
+      expect(missing.stderr).toBe(
+        'Error: there is no seed "none"\nHint: the seeds are `bun run db:seed dev` and `bun run db:seed demo` and `bun run db:seed odd` and `bun run db:seed rbac`\n',
+      );
       expect(JSON.parse(planted.stdout)).toEqual({
         seed: "demo",
         inserted: { users: 1 },

@@ -6,8 +6,21 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Sql } from "postgres";
 import { liftTimeouts, openConnection } from "../../scripts/lib/connection";
+import {
+  askBetween,
+  type Consent,
+  requireConsent,
+  requireDevelopment,
+} from "../../scripts/lib/consent";
 import { readDatabaseOptions } from "../../scripts/lib/database-options";
 import { dropDatabase } from "../../scripts/lib/drop-database";
+import {
+  keepMigrationLock,
+  lockOnceMore,
+  nameHolder,
+  readLockHolder,
+  withLock,
+} from "../../scripts/lib/lock";
 import {
   isAnotherClones,
   isGuarded,
@@ -26,6 +39,8 @@ import {
   nameReason,
   stampProduction,
 } from "../../scripts/lib/protection";
+import type { FailureFields } from "../../scripts/lib/report";
+import { withScratchDatabase } from "../../scripts/lib/scratch-database";
 import { parseDatabaseUrl } from "../../src/database-url";
 import { root } from "../../src/env";
 import { openDatabase } from "../lib/database";
@@ -367,4 +382,247 @@ test("the timeouts of a session are lifted, and the wait for a lock has an end",
       name,
       setting: name === "lock_timeout" ? "1min" : "0",
     });
+});
+
+plainTest(
+  "a name confirms what is protected and what would be lost, unless the database is for production",
+  async () => {
+    const none = { isStamped: false, isProduction: false, isRemote: false };
+    const remote = { ...none, isRemote: true };
+    const stamped = { ...none, isStamped: true };
+    const at = (database: string) => ({
+      ...localhost,
+      host: "db.example.com",
+      database,
+    });
+    const consent = (more: Partial<Consent> = {}): Consent => ({
+      ...{ command: "db:it", address: at("app"), confirmed: undefined },
+      ...{ accepted: [], ...more },
+    });
+    const judge = (work: () => void) => {
+      try {
+        work();
+        return "goes on";
+      } catch (error) {
+        const { message, hint, exitCode, ask } = error as Error & FailureFields;
+        return `${exitCode}${ask ? "?" : ""} ${message} | ${hint}`;
+      }
+    };
+    const isProtected = "app is protected: it is on db.example.com";
+    const confirm = "to go ahead, add `--confirm app`";
+
+    const accepted = [isProtected, "data would be lost", "rows"];
+
+    const judged = [
+      judge(() => requireConsent(consent(), none)),
+      judge(() => requireConsent(consent(), remote)),
+      judge(() => requireConsent(consent(), none, ["rows"])),
+      judge(() => requireConsent(consent(), remote, ["rows"])),
+      judge(() =>
+        requireConsent(consent({ confirmed: "app" }), remote, ["rows"]),
+      ),
+      judge(() => requireConsent(consent({ confirmed: "other" }), none)),
+      judge(() => requireConsent(consent({ accepted }), remote, ["rows"])),
+      judge(() =>
+        requireConsent(consent({ accepted }), remote, ["rows", "more"]),
+      ),
+      judge(() =>
+        requireConsent(consent({ address: at("a-b.c") }), none, ["rows"]),
+      ),
+      judge(() =>
+        requireConsent(consent({ address: at("a b") }), none, ["rows"]),
+      ),
+      judge(() => requireDevelopment(consent(), none)),
+      judge(() => requireDevelopment(consent(), remote)),
+      judge(() => requireDevelopment(consent({ confirmed: "app" }), stamped)),
+    ];
+
+    expect(judged).toEqual([
+      "goes on",
+      `2? db:it needs confirmation: ${isProtected} | ${confirm}`,
+      `2? db:it needs confirmation: data would be lost | ${confirm}`,
+      `2? db:it needs confirmation: ${isProtected}; data would be lost | ${confirm}`,
+      "goes on",
+      `2 "other" is not the name of the database | ${confirm}`,
+      "goes on",
+      `2? db:it needs confirmation: ${isProtected}; data would be lost | ${confirm}`,
+      "2? db:it needs confirmation: data would be lost | to go ahead, add `--confirm a-b.c`",
+      "2? db:it needs confirmation: data would be lost | to go ahead, add `--confirm 'a b'`",
+      "goes on",
+      `2? db:it needs confirmation: ${isProtected} | ${confirm}`,
+      "2 db:it is for development, and app is not: it is stamped production | docs/DATABASE_SETUP.md lists the commands for production",
+    ]);
+    const asked = askBetween(async () => requireConsent(consent(), remote));
+    if (!process.stdin.isTTY)
+      await expect(asked).rejects.toThrow("needs confirmation");
+  },
+);
+
+test("a lock is held during its work, and no longer, and its holder is named", async ({
+  address,
+  sql,
+}) => {
+  const key = "77";
+  await using first = await openConnection(address, "tests: first");
+  await using second = await openConnection(address, "tests: second");
+  const pidOf = async (session: Sql) =>
+    (await session`select pg_backend_pid() as pid`)[0]?.pid;
+  const pid = await pidOf(first);
+
+  const during = await withLock(
+    first,
+    0,
+    async () => ({
+      holder: await readLockHolder(second, key),
+      other: await readLockHolder(second),
+      refused: await withLock(second, 0, async () => "held", key).catch(
+        (error) => error,
+      ),
+    }),
+    key,
+  );
+  const failed = await withLock(
+    first,
+    0,
+    async () => {
+      throw new Error("of the work");
+    },
+    key,
+  ).catch(({ message }) => message);
+  const broken = await withLock(first, 0, async () => {}, "no_key").catch(
+    ({ code }) => code,
+  );
+  const free = await readLockHolder(second, key);
+  await first.unsafe(lockOnceMore);
+  const own = await keepMigrationLock(first);
+  const taken = await keepMigrationLock(second).catch((error) => error);
+  const named = nameHolder(
+    (await readLockHolder(sql)) ?? {
+      pid: 0,
+      application: null,
+      client: null,
+      since: null,
+    },
+  );
+
+  const holder = {
+    pid,
+    application: "tests: first",
+    client: expect.any(String),
+    since: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/),
+  };
+  expect(during.holder).toEqual(holder);
+  expect(during.other).toBeNull();
+  expect(during.refused).toMatchObject({
+    message: expect.stringMatching(
+      new RegExp(
+        `^another command \\(pid ${pid}, tests: first, .*, since .*Z\\) holds the lock for swapping$`,
+      ),
+    ),
+    code: "BUSY",
+    exitCode: 75,
+    hint: "try again when it is done, or wait longer with `--wait <seconds>`",
+    details: { holder },
+  });
+  expect([failed, broken, free, own]).toEqual([
+    ...["of the work", "42703", null, undefined],
+  ]);
+  expect(taken).toMatchObject({
+    message:
+      "the file released the migration lock, and another command took it",
+    code: "BUSY",
+    exitCode: 75,
+    hint: "take `pg_advisory_unlock_all()` out of the file, or try again when the other is done",
+  });
+  expect(named).toStartWith(`pid ${pid}, tests: first, `);
+  expect(
+    nameHolder({ pid: 1, application: null, client: null, since: null }),
+  ).toBe("pid 1");
+  expect(
+    nameHolder({ pid: 1, application: "a", client: "local", since: "now" }),
+  ).toBe("pid 1, a, local, since now");
+});
+
+test("a scratch database has the settings that this role may set, and clears away those of runs that were killed", async (database) => {
+  const { sql, name, address } = database;
+  const scratch = `${name}__scratch_`;
+  const beside = ["0000abcd", "1111abcd", "0000abcde"].map(
+    (suffix) => scratch + suffix,
+  );
+  const list = async (made = "") =>
+    (
+      await sql<{ datname: string }[]>`
+        select datname from pg_database where starts_with(datname, ${scratch}) order by datname = ${made}, 1`
+    ).map(({ datname }) => datname);
+  await withRoles(database, 1, async (role) => {
+    const login = {
+      ...address,
+      user: role?.name ?? "",
+      password: role?.name ?? "",
+    };
+    for (const one of beside)
+      await sql.unsafe(`create database ${one} owner ${role?.name}`);
+    await using session = await openConnection(address, "tests");
+    await session`select pg_advisory_lock(hashtextextended(${String(beside[1])}, 0))`;
+    const denied = (command: string) =>
+      withScratchDatabase(login, command, async () => {}).catch(
+        (error) => error,
+      );
+    const [backup, check] = [
+      await denied("db:backup"),
+      await denied("db:check"),
+    ];
+    await sql.unsafe(`alter role ${role?.name} createdb`);
+    const settings = [
+      { name: "work_mem", value: "1MB" },
+      { name: "search_path", value: `"it's", public` },
+      { name: "work_mem", value: "none" },
+      { name: "log_statement", value: "all" },
+      { name: "no_such_setting", value: "1" },
+    ];
+
+    const found = await withScratchDatabase(
+      login,
+      "tests: scratch",
+      async (own, { database: made }) => {
+        const [row] = await own`
+          select current_database() as name, current_setting('work_mem') as memory,
+            current_setting('search_path') as path, current_setting('log_statement') as log`;
+        // Its other session may be ended meanwhile.
+        await sql`
+          select pg_terminate_backend(pid) from pg_stat_activity
+          where application_name = 'tests: scratch' and datname = ${name}`;
+        return { ...row, isIts: row?.name === made, left: await list(made) };
+      },
+      settings,
+    );
+
+    const own = await withScratchDatabase(
+      address,
+      "tests",
+      (scratch) => scratch`select current_setting('my.own') as own`,
+      [{ name: "my.own", value: "it's" }],
+    );
+
+    expect([...own]).toEqual([{ own: "it's" }]);
+    expect(found).toMatchObject({
+      ...{ memory: "1MB", path: `"it's", public`, log: "none", isIts: true },
+      left: [
+        ...[beside[2], beside[1]].map(String),
+        expect.stringMatching(/__scratch_[0-9a-f]{8}$/),
+      ],
+    });
+    expect(await list()).toEqual([beside[2], beside[1]].map(String).sort());
+    const refusal = {
+      message: `the role ${role?.name} may not create a scratch database`,
+      exitCode: 2,
+    };
+    const alter = `let an administrator run \`ALTER ROLE "${role?.name}" CREATEDB\``;
+    expect(backup).toMatchObject({ ...refusal, hint: alter });
+    expect(check).toMatchObject({
+      ...refusal,
+      hint: `${alter}, or set \`TEST_DATABASE_URL\` to another server`,
+    });
+    for (const one of await list()) await sql.unsafe(`drop database ${one}`);
+  });
 });
