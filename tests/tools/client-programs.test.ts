@@ -103,8 +103,7 @@ async function find<Name extends string>(
     .env({
       PATH: join(clone.folder, "bin"),
       CASES: JSON.stringify(given),
-      PGHOST: "nowhere",
-      HOME: clone.folder,
+      ...Object.fromEntries(LIBPQ.map((name) => [`PG${name}`, "x"])),
     })
     .text();
   const outcomes = JSON.parse(output.replaceAll(`${clone.folder}/`, ""));

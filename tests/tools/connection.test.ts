@@ -1141,9 +1141,14 @@ else {
 
         const refused = await fail("db:status", `${url}?sslrootcert=system`);
         const trusted = await run("db:status", { ...verified, ...own });
+        const { PATH = "" } = process.env;
+        const shell = await run("db:shell -- -Atc select", {
+          ...{ ...verified, ...own, PATH },
+        });
 
         expect(refused.stderr).toContain("is not trusted");
         expect(trusted.exitCode).toBe(0);
+        if (psql) expect(shell.exitCode).toBe(0);
       },
       TIMEOUT_MS,
     );
@@ -1163,8 +1168,8 @@ else {
         if (exitCode === 0) return; // psql 17 or newer
         expect(exitCode).toBe(psql ? 2 : 1);
         if (psql)
-          expect(stderr).toStartWith(
-            "Error: sslnegotiation=direct in DATABASE_URL requires client programs of version 17",
+          expect(stderr).toMatch(
+            /^Error: sslnegotiation=direct in DATABASE_URL requires client programs of version 17, and psql is version \d+\nHint: leave `sslnegotiation=direct` out, or install PostgreSQL's client programs, version 17 or newer\n$/,
           );
       },
       TIMEOUT_MS,
@@ -1178,6 +1183,7 @@ else {
         ["postgres", "allow"],
         ["only_tls", "allow"],
         ["postgres", "disable"],
+        ["postgres", `verify-ca&sslrootcert=${folder}/authority.pem`],
       ]) {
         const url = `postgres://${user}:postgres@localhost:${ports.primary}/postgres?sslmode=${sslmode}`;
         await ask(url, "1");
@@ -1185,7 +1191,7 @@ else {
       }
 
       expect(settled).toEqual([
-        ...["disable", "require", "disable", "require", "disable"],
+        ...["disable", "require", "disable", "require", "disable", "verify-ca"],
       ]);
     });
 
