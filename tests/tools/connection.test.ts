@@ -709,7 +709,11 @@ describe("a server that does not let us in", () => {
     const { message } = await refuse(url);
     const started = await fail("db:start", url);
     const status = await fail("db:status --json", url);
+    const start = performance.now();
+    const waited = await fail("db:migrate --wait-for-server 600", url);
 
+    expect(performance.now() - start).toBeLessThan(300_000);
+    expect(waited.stderr).toStartWith(`Error: ${message}\n`);
     expect(JSON.parse(status.stdout)).toMatchObject({
       engine: "external",
       running: true, // it has answered

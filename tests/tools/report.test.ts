@@ -51,6 +51,7 @@ const signals: Record<
     onInterrupt(async () => console.log("never"), "Left: nothing")();
     onInterrupt(async () => { closed.reject(new Error("closed")); throw new Error("failed"); });
     onInterrupt(async () => { await sleep(20); console.log("cleaned up"); }, "Left: a copy");
+    setTimeout(() => console.log("it goes on"), 20_000);
     signal("SIGTERM");
     await closed.promise;`,
       "cleaned up\n",

@@ -1,6 +1,7 @@
 // db:seed and db:test.
-import { describe, expect } from "bun:test";
+import { describe, expect, test as plainTest } from "bun:test";
 import { stampProduction } from "../../scripts/lib/protection";
+import { describeSeed, type Seeded } from "../../scripts/lib/seed";
 import { ownMigrations } from "../lib/migrations";
 import { schemaFile } from "../lib/schema-file";
 import { withRoles } from "../lib/roles";
@@ -194,6 +195,25 @@ export const own = pg.pgSchema("Own").table("It's \\"own\\"", { id: pg.integer()
   },
 );
 
+plainTest(
+  "a seed is described by the rows that it inserted and removed, or by those that were there",
+  () => {
+    const described = [
+      { inserted: { a: 1, b: 0, c: 2 }, unchanged: { a: 0, b: 3, c: 0 } },
+      { inserted: { a: 1 }, unchanged: {}, removed: { a: 2, b: 1 } },
+      { inserted: { a: 0 }, unchanged: { a: 3 }, removed: { b: 1 } },
+      { inserted: { a: 0, b: 0 }, unchanged: { a: 3, b: 1 } },
+    ].map((counts) => describeSeed({ seed: "dev", ...counts } as Seeded));
+
+    expect(described).toEqual([
+      "Seeded: dev (a 1, c 2)",
+      "Seeded: dev (a 1; removed a 2, b 1)",
+      "Seeded: dev (removed b 1)",
+      "Nothing to seed: the dev rows are already there (a 3, b 1)",
+    ]);
+  },
+);
+
 describe("db:seed", () => {
   test(
     "takes any file of scripts/seeds, for development unless it says otherwise",
@@ -201,8 +221,13 @@ describe("db:seed", () => {
     async ({ run, sql, project }) => {
       const rows = `import { users } from "../../src/infrastructure/database/schema";
 export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.com" }] }];\n`;
+      const twice =
+        "rows.push({ table: users, rows: [...rows[0].rows, { name: 'B', email: 'b@example.com' }] });";
       project.write("scripts/seeds/demo.ts", rows);
       const planted = await run("db:seed demo --json");
+      project.write("scripts/seeds/demo.ts", `${rows}${twice}`);
+      const added = await run("db:seed demo --json");
+      await sql`delete from users where name = 'B'`;
       await stampProduction(sql);
       const refused = await run("db:seed demo");
       project.write(
@@ -234,6 +259,11 @@ export const rows = [{ table: users, rows: [{ name: "Ada", email: "ada@example.c
       expect(missing.stderr).toBe(
         'Error: there is no seed "none"\nHint: the seeds are `bun run db:seed dev` and `bun run db:seed demo` and `bun run db:seed odd` and `bun run db:seed rbac`\n',
       );
+      expect(JSON.parse(added.stdout)).toEqual({
+        seed: "demo",
+        inserted: { users: 1 },
+        unchanged: { users: 2 },
+      });
       expect(JSON.parse(planted.stdout)).toEqual({
         seed: "demo",
         inserted: { users: 1 },
