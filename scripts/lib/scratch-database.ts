@@ -71,12 +71,11 @@ async function carrySetting(
   database: string,
   { name, value }: { name: string; value: string },
 ): Promise<void> {
-  const parameter = name.split(".").map(quoteIdentifier).join(".");
   await server
     .begin((transaction) => [
       transaction`select set_config(${name}, ${value}, true)`,
       transaction.unsafe(
-        `alter database ${quoteIdentifier(database)} set ${parameter} from current`,
+        `alter database ${quoteIdentifier(database)} set ${quoteIdentifier(name)} from current`,
       ),
     ])
     .catch((error: { code?: string }) => {

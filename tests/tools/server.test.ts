@@ -597,6 +597,7 @@ test("a scratch database has the settings that this role may set, and clears awa
       settings,
     );
 
+    const left = await list();
     const own = await withScratchDatabase(
       address,
       "tests",
@@ -612,7 +613,7 @@ test("a scratch database has the settings that this role may set, and clears awa
         expect.stringMatching(/__scratch_[0-9a-f]{8}$/),
       ],
     });
-    expect(await list()).toEqual([beside[2], beside[1]].map(String).sort());
+    expect(left).toEqual([beside[2], beside[1]].map(String).sort());
     const refusal = {
       message: `the role ${role?.name} may not create a scratch database`,
       exitCode: 2,
