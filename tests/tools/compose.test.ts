@@ -33,7 +33,13 @@ test("what Docker answers is told apart, and another checkout's project left alo
     JSON.stringify({ folder: "/moved", port: 1, identity: "1" }),
   );
 
-  const outcomes = await clone.callAll([
+  const names: string[] = [];
+  const outcomes: Awaited<ReturnType<typeof clone.callAll>> = [];
+  const callAll = async (cases: Parameters<typeof clone.callAll>[0]) => {
+    names.push(...cases.map(({ call }) => call.join(" ")));
+    outcomes.push(...(await clone.callAll(cases)));
+  };
+  await callAll([
     { call: ["isDockerReady"] },
     { call: ["isDockerReady"], answers: { version: "exit 1" } },
     { call: ["isDockerReady"], answers: { "compose?version": "exit 1" } },
@@ -71,38 +77,49 @@ test("what Docker answers is told apart, and another checkout's project left alo
     { call: ["requireOwnProject"], answers: noVolume },
     { call: ["requireOwnProject"], env: { composeProjectName: "named" } },
   ]);
-  outcomes.push(
-    ...(await clone.callAll([
-      { call: ["chooseEngine"], env: auto },
-      { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
-      { call: ["chooseEngine"], env: { engine: "external" } },
-      { call: ["findEngine"], answers: usual },
-      { call: ["findEngine"], answers: ours },
-      { call: ["findEngine"], answers: usual, env: { engine: "external" } },
-      { call: ["isEngineRunning", "env", "compose"], answers: ours },
-      {
-        call: ["isEngineRunning", "env", "compose"],
-        answers: { "ps*": "true" },
-      },
-      { call: ["isEngineRunning", "env", "embedded"], answers: ours },
-      { call: ["isEngineRunning", "env", "external"], answers: ours },
-      { call: ["stopServer"], answers: ours },
-    ])),
-  );
+  // As in a copy of a clone that is still there.
+  const record = { folder: "/tmp", port: 1, identity: "1" };
+  clone.write(".data/server.json", JSON.stringify(record));
+  const at = (host: string, otherHosts: object[] = []) => ({
+    ...{ ...auto, database: { host, port: 5432, otherHosts } },
+  });
+  await callAll([
+    { call: ["requireOwnProject"], answers: container("running", "/tmp") },
+    { call: ["stopCompose"], answers: container("created", clone.folder) },
+    { call: ["chooseEngine"], env: at("/run") },
+    { call: ["chooseEngine"], env: at("db.example.com") },
+    {
+      call: ["chooseEngine"],
+      env: at("localhost", [{ host: "localhost", port: 5433 }]),
+    },
+    { call: ["chooseEngine"], env: at("localhost") },
+    { call: ["chooseEngine"], env: auto },
+    { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
+    { call: ["chooseEngine"], env: { engine: "external" } },
+    { call: ["findEngine"], answers: usual },
+    { call: ["findEngine"], answers: ours },
+    { call: ["findEngine"], answers: usual, env: { engine: "external" } },
+    { call: ["isEngineRunning", "env", "compose"], answers: ours },
+    {
+      call: ["isEngineRunning", "env", "compose"],
+      answers: { "ps*": "true" },
+    },
+    { call: ["isEngineRunning", "env", "embedded"], answers: ours },
+    { call: ["isEngineRunning", "env", "external"], answers: ours },
+    { call: ["stopServer"], answers: ours },
+  ]);
   clone.write(".data/engine", "compose\n");
-  outcomes.push(
-    ...(await clone.callAll([
-      { call: ["stopServer"], answers: ours },
-      { call: ["stopServer"], answers: { "ps*": "true" } },
-      { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
-    ])),
-  );
+  await callAll([
+    { call: ["stopServer"], answers: ours },
+    { call: ["stopServer"], answers: { "ps*": "true" } },
+    { call: ["chooseEngine"], env: auto, answers: { version: "exit 1" } },
+  ]);
   clone.write(".data/project", "ourclone");
   const [noted] = await clone.callAll([{ call: ["requireOwnProject"] }]);
 
   const told = outcomes.map(({ outcome, calls, note }, index) =>
     [
-      `${index}: ${outcome}`,
+      `${names[index]}: ${outcome}`,
       ...calls
         // All of those that start, once; and of the others what they change.
         .filter((call) => index === 3 || call.startsWith("compose"))

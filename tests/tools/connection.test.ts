@@ -413,6 +413,33 @@ test("every kind of failure is explained, with what to do about it", () => {
     }
 });
 
+test("db:start is named for a server that it starts: on this machine, at the configured port, unless that is another's", () => {
+  const own = "postgres://u:p@localhost:6432/app";
+  const hintFor = (url: string, DB_ENGINE = "auto") => {
+    const before = { ...process.env };
+    Object.assign(process.env, { DATABASE_URL: own, DB_ENGINE });
+    const error = Object.assign(new Error(), { code: "ECONNREFUSED" });
+    const explained: Error & FailureFields = explainConnectionError(
+      error,
+      parseDatabaseUrl(url, "DATABASE_URL"),
+    );
+    Object.assign(process.env, before);
+    return explained.hint;
+  };
+
+  const start = "start it with `bun run db:start`";
+  const other = "start that server, or check host and port in `DATABASE_URL`";
+  expect([
+    hintFor(own),
+    hintFor(own, "compose"),
+    hintFor("postgres://u:p@127.0.0.1:6432/other"),
+    hintFor(own, "external"),
+    hintFor("postgres://u:p@localhost:6433/app"),
+    hintFor("postgres://u:p@db.example.com:6432/app"),
+    hintFor("postgres://u:p@:6432/app?host=/run"),
+  ]).toEqual([start, start, start, other, other, other, other]);
+});
+
 test("a standby is named with how far it is behind, where that is known", () => {
   const names = [null, 0, 2.5].map((lagSeconds) =>
     nameReplication({ role: "standby", lagSeconds }),
