@@ -160,8 +160,8 @@ test("a backup that failed leaves nothing, and the newest is listed first", asyn
   mkdirSync(join(folder, "three.dump"));
   const listed = listBackups(folder);
   const inFolder = locateArchive(folder, "one.dump");
-  writeFileSync(join(folder, "package.json"), "");
-  const inBoth = locateArchive(folder, "package.json");
+  writeFileSync(join(folder, "tsconfig.json"), "");
+  const inBoth = locateArchive(folder, "tsconfig.json");
 
   expect(left).toEqual([]);
   expect(listed).toEqual(
@@ -173,7 +173,7 @@ test("a backup that failed leaves nothing, and the newest is listed first", asyn
     })),
   );
   expect(inFolder).toBe(one);
-  expect(inBoth).toBe(join(process.cwd(), "package.json"));
+  expect(inBoth).toBe(join(process.cwd(), "tsconfig.json"));
   expect(await observe(() => locateArchive("/", folder))).toMatchObject({
     message: `${folder} is not a file`,
     code: "FILE_MISSING",
@@ -188,7 +188,7 @@ test("a backup that failed leaves nothing, and the newest is listed first", asyn
   removeBackup(folder, "one.dump");
   for (const file of [two, `${two}.json`]) writeFileSync(file, "");
   for (const _ of ["once", "twice"]) removeBackup(folder, "two.dump");
-  expect(readdirSync(folder).sort()).toEqual(["package.json", "three.dump"]);
+  expect(readdirSync(folder).sort()).toEqual(["three.dump", "tsconfig.json"]);
   rmSync(folder, { recursive: true });
 });
 

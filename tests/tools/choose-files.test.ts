@@ -67,6 +67,7 @@ test("a sixth of tests/tools, and what was edited of it; where a command differs
     "tests/tools/drizzle.test.ts",
     "tests/tools/every-entry.test.ts",
     "tests/tools/mine.test.ts",
+    "tests/tools/schema.test.ts",
     "tests/tools/seed.test.ts",
     "tests/tools/setup.test.ts",
   ]);

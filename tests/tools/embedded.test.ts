@@ -516,9 +516,9 @@ describe("what is in the way", () => {
     "a user that initdb refuses, and a folder that cannot be",
     async (clone) => {
       const named = await clone.run("db:start", { POSTGRES_USER: "pg_it" });
-      const below = join(clone.folder, "package.json/data");
+      const below = join(clone.folder, "tsconfig.json/data");
       const inside = await clone.run("db:start", { DB_DATA_DIR: below });
-      const file = join(clone.folder, "package.json");
+      const file = join(clone.folder, "tsconfig.json");
       const taken = await clone.run("db:stop", { DB_DATA_DIR: file });
 
       expect(named).toEqual({
