@@ -100,7 +100,9 @@ test("docker:prod goes from step to step, and keeps the old version where one fa
   using clone = copyWithDocker();
   const environment = '"$COMPOSE_PROJECT_NAME|$APP_VERSION|$APP_PREVIOUS"';
   const told = { "*--wait?app*": `echo with ${environment} >>"$0.calls"` };
-  const image = (id: number) => ({ "image*": say(`sha256:${id}`) });
+  const image = (id: number) => ({
+    "image?inspect*": say(`sha256:${id}`),
+  });
   const tags = [1, 2, 3, 4, 5, 6, 7].map((day) => `2026010${day}000000`);
   const images = { "images*": say(tags.join("\\n")) };
   const fails = (step: string) => ({ [step]: "exit 1" });
@@ -163,7 +165,12 @@ test("docker:prod goes from step to step, and keeps the old version where one fa
   await run("docker:prod --rollback", { ...serving, ...image(1), ...ill });
   await run("docker:prod:down", fails("*down"));
   clone.write("docker-compose.yml", "services:\n  app:\n");
-  await run("docker:prod", { ...serving, ...image(3) });
+  const kept = tags.with(1, "20260102000000-b").join("\\n");
+  await run("docker:prod", {
+    ...serving,
+    ...image(3),
+    "images*": say(kept),
+  });
   const lock = `compose-ourclone-production-${userInfo().uid}.lock`;
   const args = "scripts/docker-prod.ts down";
   const waiting = await withFileLock(join(clone.folder, lock), async () => {
