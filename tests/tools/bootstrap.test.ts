@@ -187,6 +187,9 @@ test(
   async ({ run, sql, address }) => {
     const name = `serve_${crypto.randomUUID().slice(0, 8)}`;
     try {
+      await sql.unsafe(
+        `revoke connect on database ${address.database} from public`,
+      );
       await sql`alter schema drizzle rename to hidden`;
       const early = await run(`db:bootstrap:roles --app-role ${name}`);
       await sql`alter schema hidden rename to drizzle`;
