@@ -66,7 +66,9 @@ const signals: Record<
       setTimeout(signal, 600, "SIGINT");
       await sleep(20_000);
     });
-    process.emit("SIGINT"); // both at once, however busy the machine is
+    const { write } = process.stderr; // on a machine that is busy
+    process.stderr.write = (...args) => (Bun.sleepSync(350), write.apply(process.stderr, args));
+    process.emit("SIGINT");
     process.emit("SIGTERM");
     await sleep(20_000);`,
       "cleaning up\n",
