@@ -1,5 +1,5 @@
 // Chooses the files for a `bun test` that names none: of those that test the commands, the
-// ones that depend on what has changed; where nothing has, a sixth of them.
+// ones that depend on what has changed; where nothing has, a seventh of them.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Glob } from "bun";
@@ -8,7 +8,7 @@ import { findDefaultBranch, git } from "../../scripts/schema/default-branch";
 import { root } from "../../src/env";
 import { seed } from "./sample";
 
-const PARTS = 6;
+const PARTS = 7;
 /** What the tests in tests/tools depend on: everything that a project of theirs has but
  * the schema, the migrations and the seeds, which it has of its own. */
 const NEEDED = [
@@ -33,7 +33,7 @@ export interface Choice {
 
 /**
  * Chooses by what differs from the default branch, committed or not; where nothing
- * does, by the seed, so that six seeds in a row have every file. A file of tests that
+ * does, by the seed, so that seven seeds in a row have every file. A file of tests that
  * was edited is always among them.
  *
  * @returns undefined when all files have to run: they depend on what differs, or it is

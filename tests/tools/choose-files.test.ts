@@ -13,7 +13,7 @@ const clone = join(origin.folder, "../clone");
 
 afterAll(() => origin[Symbol.dispose]());
 
-test("a sixth of tests/tools, and what was edited of it; where a command differs from the default branch, what depends on it", async () => {
+test("a seventh of tests/tools, and what was edited of it; where a command differs from the default branch, what depends on it", async () => {
   cpSync(join(root, "tests"), join(origin.folder, "tests"), {
     recursive: true,
   });
@@ -86,7 +86,7 @@ const edit = (file: string) => Bun.write(join(clone, file), "// edited\n");
 const commitAll = (folder: string) =>
   $`git add --all && git ${author} commit --quiet --message=test`.cwd(folder);
 
-const chooseAll = () => Promise.all([0, 1, 2, 3, 4, 5].map(choose));
+const chooseAll = () => Promise.all([0, 1, 2, 3, 4, 5, 6].map(choose));
 
 async function choose(seed: number): Promise<Choice | null> {
   const program = `import { chooseFiles } from "./tests/lib/choose-files";
