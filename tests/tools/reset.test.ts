@@ -499,7 +499,7 @@ test(
   "wants the name and --no-seed of a stamped database, stamps its successor, and drops none that was production unless it is told to",
   "migrated",
   async (database) => {
-    const { run, name, sql } = database;
+    const { run, attend, name, sql } = database;
     await stampProduction(sql);
     await sql`create table precious ()`;
     const liftStamp = async (database: string) => {
@@ -510,6 +510,10 @@ test(
 
     const bare = await run("db:reset");
     const wrong = await run("db:reset --no-seed --confirm other");
+    await using terminal = attend("db:reset --no-seed");
+    await terminal.shows("Type the database's name to go on: ");
+    terminal.types("other\r");
+    const mistyped = await terminal.ends();
     const kept = await listDatabases(database);
     const done = await run(`db:reset --no-seed --confirm ${name}`);
     const status = JSON.parse((await run("db:status --json")).stdout);
@@ -528,6 +532,10 @@ test(
       stderr: `Error: ${name} is protected: it is stamped production\nHint: to go ahead, add \`--no-seed --confirm ${name}\`\n`,
     });
     expect(wrong.exitCode).toBe(2);
+    expect(mistyped.exitCode).toBe(2);
+    expect(mistyped.screen).toContain(
+      `db:reset on ${name}: ${name} is protected: it is stamped production. Type`,
+    );
     expect(kept).toEqual([""]);
     expect(done.exitCode).toBe(0);
     expect(status.environment).toBe("production");

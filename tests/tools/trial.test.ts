@@ -48,7 +48,7 @@ async function onTrial<T>(
 const theirs = `
 create schema auth; create schema "Ext"; create schema "Odd ""one"; create schema ours; create schema hidden;
 create extension "uuid-ossp" schema "Ext"; create extension pg_trgm schema "Ext"; create extension bloom; create extension postgres_fdw;
-create extension unaccent; create extension pg_stat_statements; create extension hstore; create extension seg;
+create extension unaccent; create extension pg_stat_statements; create extension hstore; create extension pageinspect;
 create type auth.level as enum ('low', 'high');
 create table auth.users (id uuid primary key default "Ext".uuid_generate_v4(), level auth.level, mail text unique, age int check (age > 0), up uuid references auth.users);
 create index on auth.users (age); create trigger own before insert on auth.users for each row execute function suppress_redundant_updates_trigger();
@@ -102,7 +102,7 @@ const needs: [text: string, taken: string[]][] = [
     ["extension pg_stat_statements"],
   ],
   ["create table g (a hstore)", ["extension hstore"]],
-  [`comment on extension seg is 'a'`, ["extension seg"]],
+  [`comment on extension pageinspect is 'a'`, ["extension pageinspect"]],
 ];
 
 test("a statement gets what it needs of the real database, and no more", async () => {
