@@ -399,7 +399,7 @@ describe("copy", () => {
     ]);
     let refused: unknown;
     try {
-      findCommands(["copy", "bench"]);
+      findCommands(["copy", "db:mig"]);
     } catch (error) {
       refused = error;
     }
@@ -407,7 +407,7 @@ describe("copy", () => {
       scripts[name].startsWith("bun scripts/"),
     );
     expect(refused).toMatchObject({
-      message: "there is no command bench",
+      message: "there is no command db:mig",
       hint: `the commands are ${names.join(", ")}`,
       exitCode: 2,
     });

@@ -665,9 +665,11 @@ test("the renames are read from the SQL of a migration", () => {
         at("type", "mood", "feeling"),
         at("type", "mood", "mood", { schema: "lab", toSchema: "public" }),
       ],
-    "ALTER TYPE mood RENAME VALUE 'it''s' TO 'a''''b'": [
-      at("value", "it's", "a''b", { table: "mood" }),
-    ],
+    "ALTER TYPE mood RENAME VALUE 'it''s' TO 'a''''b'; ALTER TYPE lab.mood RENAME VALUE 'a' TO 'b'":
+      [
+        at("value", "it's", "a''b", { table: "mood" }),
+        at("value", "a", "b", { schema: "lab", table: "mood" }),
+      ],
     "ALTER TYPE pair RENAME ATTRIBUTE a TO b": [],
     "ALTER SEQUENCE s RENAME TO s2; ALTER SEQUENCE IF EXISTS s RENAME TO s2": [
       at("sequence", "s", "s2"),
