@@ -59,6 +59,7 @@ describe("db:bootstrap", () => {
     "makes the permissions and one administrator, by many at once too",
     "migrated",
     async ({ run, sql }) => {
+      await sql`insert into tenants (name, slug) values ('Other', 'other')`;
       const runs = await Promise.all(
         Array.from({ length: CROWD }, () =>
           run(`db:bootstrap --email ${email} --json`, {

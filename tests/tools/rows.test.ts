@@ -127,7 +127,7 @@ test("made rows satisfy what a table asks of them, or the table is named", async
       create table notes (id bigint generated always as identity primary key, org uuid not null, number int not null,
         foreign key (org, number) references members, page uuid references orgs, word text,
         check ((page is null) <> (word is null)), span daterange not null, tags text[] not null, place point not null,
-        address inet not null, data jsonb not null check (jsonb_typeof(data) = 'object'), amount numeric(4,2) not null check (amount between 5 and 7),
+        address inet not null, kind text not null check (kind = 'it''s'), data jsonb not null check (jsonb_typeof(data) = 'object'), amount numeric(4,2) not null check (amount between 5 and 7),
         secret text not null check (char_length(secret) >= 20), url text not null check (url like 'https://%'),
         twice int generated always as (number * 2) stored, at timestamptz not null default now(), exclude using gist (span with &&));
       create table never (id int check (id > 3 and id < 3) not null);
