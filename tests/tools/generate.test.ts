@@ -1,6 +1,6 @@
 // db:generate, without a terminal, on a copy of the project.
 import { describe, expect } from "bun:test";
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
 import { compareCatalogs, readCatalog } from "../../scripts/migrations/catalog";
@@ -408,6 +408,11 @@ describe("db:generate", () => {
     const snapshot = read(`${migrations}/meta/0000_snapshot.json`);
     rmSync(join(folder, journal));
     const withoutJournal = await run("db:generate next");
+    renameSync(join(folder, migrations), join(folder, "kept"));
+    const first = await run("db:generate first --json");
+    const started = JSON.parse(read(journal));
+    rmSync(join(folder, migrations), { recursive: true });
+    renameSync(join(folder, "kept"), join(folder, migrations));
     write(journal, own);
     const mine = [`${next}.sql`, `${next}.down.sql`].map(
       (name) => `${migrations}/${name}`,
@@ -427,6 +432,14 @@ describe("db:generate", () => {
       rmSync(join(folder, file));
     }
 
+    expect(first.exitCode).toBe(0);
+    expect(started).toEqual({
+      version: "7",
+      dialect: "postgresql",
+      entries: [
+        expect.objectContaining({ idx: 0, version: "7", tag: "0000_first" }),
+      ],
+    });
     expect(withoutJournal).toMatchObject({ exitCode: 2, stdout: "" });
     expect(withoutJournal.stderr).toContain(
       `${migrations}/meta/0000_snapshot.json already exists`,

@@ -19,7 +19,7 @@ create table spans (id int, low int, high int, area box, is_on boolean);
 create table orgs (org int, number int, code text, primary key (org, number));
 create table posts (id int, org int, number int);
 create table texts (id int, a text, b text, c bit(9), d int, e text not null, f text collate "C", g int, h text, i int,
-  j varchar(9) not null, k text collate "C" not null);
+  j varchar(9) not null, k text collate "C" not null, l text);
 create table moods (id int, mood mood, "Other mood" mood);
 create table many (id int, a text);
 create table blocks (id int, filler text, v text, w text, n int);
@@ -35,8 +35,8 @@ insert into spans values (1, 1, 5, '(0,0),(2,2)', true), (2, 4, 9, '(1,1),(3,3)'
   (4, 4, 9, '(8,8),(9,9)', true), (5, 20, 30, '(1,1),(3,3)', true);
 insert into orgs values (1, 1, 'a'), (1, 2, 'a');
 insert into posts values (1, 1, 1), (2, 1, 9), (3, null, 9);
-insert into texts values (1, 'abc', 'ab', '111000111', 1, 'e', 'f', 1, 'abc', 1, 'j', 'k'),
-  (2, 'abcd', 'abc', '111000111', 99999, 'e', null, 0, 'abcd', 9, 'j', 'k');
+insert into texts values (1, 'abc', 'ab', '111000111', 1, 'e', 'f', 1, 'abc', 1, 'j', 'k', '1'),
+  (2, 'abcd', 'abc', '111000111', 99999, 'e', null, 0, 'abcd', 9, 'j', 'k', '9');
 insert into moods values (1, 'ok', 'ok'), (2, 'sad', 'ok'), (3, 'ok', 'sad');
 insert into many select n, null from generate_series(1, 7) as n;
 -- Four rows of a block, and the only bad ones in the second.
@@ -102,7 +102,7 @@ const cases: [text: string, found: Record<string, string | undefined>][] = [
     alter table texts alter a type varchar(3), alter b type char(2), alter c type bit(4) using c::bit(4),
       alter d type smallint, alter e type text collate "C", alter f set not null, alter h type short,
       alter i type graded, add computed int generated always as (10 / g) stored, add fresh text not null,
-      alter g type positive, alter j type varchar(4), alter k type varchar(1)`,
+      alter g type positive, alter j type varchar(4), alter k type varchar(1), alter l type graded using l::int`,
     {
       "column public.texts.a": "2",
       "column public.texts.b": "2",
@@ -114,6 +114,7 @@ const cases: [text: string, found: Record<string, string | undefined>][] = [
       "column public.texts.i": "2",
       "column public.texts.j": "",
       "column public.texts.k": "",
+      "column public.texts.l": "2",
       "column public.texts.computed": "1,2",
     },
   ],
