@@ -86,7 +86,7 @@ export function explainFailure(
 /** Returns the hint: what to fix, and which command to run. */
 function nameNextStep(
   sqlstate: string | undefined,
-  { file, direction }: Script,
+  { file, direction, text }: Script,
   done: number,
   cause: string | undefined,
 ): string {
@@ -95,7 +95,9 @@ function nameNextStep(
   if (cause) return `${cause}, and ${again}`;
   if (!sqlstate) return `${again}: it continues after what is committed`;
   if (sqlstate === "25006") return `${READ_ONLY}, and ${again}`;
-  if (PASSING.test(sqlstate))
+  // Without a timeout, someone has cancelled it.
+  const isCancelled = sqlstate === "57014" && !/statement_timeout/i.test(text);
+  if (isCancelled || PASSING.test(sqlstate))
     return `nothing is wrong with the file: ${again} later`;
   const fix = `fix \`${file}\` and ${again}`;
   const isThere = EXISTS.includes(sqlstate) && done === 0;

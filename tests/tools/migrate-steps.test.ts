@@ -147,7 +147,7 @@ const explained: [codes: string, done: number, state: string, hint: string][] =
       "fix `a.sql` and run `bun run db:migrate` again",
     ],
     [
-      "08006 40001 40P01 53100 55P03 57P01",
+      "08006 40001 40P01 53100 55P03 57P01 57014",
       2,
       "It was rolled back; its first 2 statements are committed.",
       "nothing is wrong with the file: run `bun run db:migrate` again later",
@@ -203,6 +203,12 @@ bunTest("an error says what is committed, and what to do next", () => {
     "  It ran outside of a transaction; the part that it committed itself stays.",
     "  It ran outside of a transaction; the part that it committed itself stays; its first statement is committed.",
   ]);
+
+  const timed = { ...file, text: `set Statement_timeout = 1; ${text}` };
+  const late = Object.assign(new Error("no"), { code: "57014" });
+  expect(explainFailure(late, toScript(timed, "up"), 1, 0)).toMatchObject({
+    hint: "fix `a.sql` and run `bun run db:migrate` again",
+  });
 
   const script = toScript(file, "up");
   const tell = (
