@@ -66,6 +66,7 @@ describe("db:rollback", () => {
       const last = await run("db:rollback --to 0002_index");
       const wrong = await run("db:rollback --to 0009_no");
       const to = await run("db:rollback --to 0000_users");
+      const all = await run("db:rollback --steps 1 --dry-run");
       const steps = await run("db:rollback --steps 5");
       const nothing = await run("db:rollback");
 
@@ -109,6 +110,7 @@ describe("db:rollback", () => {
       expect(to.stdout).toMatch(
         /^Rolled back: 0002_index .*\nRolled back: 0001_bio .*\n$/,
       );
+      expect(all.stderr).toBe("");
       expect(steps.stdout).toMatch(/^Rolled back: 0000_users .*\n$/);
       expect(steps.stderr).toBe("Warning: only 1 are applied\n");
       expect(nothing).toMatchObject({ exitCode: 0, stderr: "" });
