@@ -197,6 +197,7 @@ test("db:push changes each part where it is, and a change of text that the serve
     const pick = <T>(one: T, other: T) => (isNew ? other : one);
     const lab = pg.pgSchema("lab");
     const mood = pg.pgEnum("mood", isNew ? ["a", "b", "c"] : ["a", "b"]);
+    const feeling = lab.enum("mood", ["a", "b", "c"]); // of the same name
     const parent = pg.pgTable("parent", { id: pg.integer().primaryKey() });
     const t = lab.table(
       "t",
@@ -216,6 +217,7 @@ test("db:push changes each part where it is, and a change of text that the serve
           .integer()
           .generatedAlwaysAs(S`case when same in ('a', 'b') then 1 end`),
         mood: mood().default(pick("a", "c") as "a"),
+        feeling: pick(mood(), feeling() as never),
         same: pg.varchar({ length: 9 }).default("a").notNull(),
       },
       (t) => [
@@ -264,6 +266,7 @@ test("db:push changes each part where it is, and a change of text that the serve
     return {
       lab,
       mood,
+      feeling,
       parent,
       t,
       opened: pick(
