@@ -619,9 +619,10 @@ describe("after a merge", () => {
     const { ours, theirs } = await (branches ??= generateBranches());
     const file = `${migrations}/meta/${ourTag.slice(0, 4)}_snapshot.json`;
     project.write(file, "<<<<<<< HEAD\n"); // as somebody has committed it once
-    await commit(project.folder, "ours");
+    const top = join(project.folder, ".."); // the project is a folder of its repository
+    await commit(project.folder, "ours", top);
     put(project, ourTag, own ?? ours);
-    await commit(project.folder, "ours"); // git is where the snapshot of ours will be
+    await commit(project.folder, "ours", top); // git is where the snapshot of ours will be
     await $`git symbolic-ref HEAD refs/heads/work`.cwd(project.folder); // and not at HEAD
     put(project, "0001_theirs", theirs);
     editJournal(project, (entries) => {
