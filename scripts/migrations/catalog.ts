@@ -395,7 +395,7 @@ select format('grants on %s %s to %s', kind, name, coalesce(role, 'public')),
     string_agg(privilege_type || case when is_grantable then ' WITH GRANT OPTION' else '' end, ', ' order by privilege_type),
     upper(kind), name, coalesce(quote_ident(role), 'PUBLIC')),
   null, parent, ${NAMES}, role,
-  json_agg(privilege_type), json_agg(privilege_type) filter (where exists (
+  json_agg(privilege_type order by privilege_type), json_agg(privilege_type order by privilege_type) filter (where exists (
     select from pg_default_acl cross join lateral aclexplode(defaclacl) as given
     where defaclobjtype::text = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(nspname))::oid, 0))
       and given.grantee = granted.grantee and given.privilege_type = granted.privilege_type))
