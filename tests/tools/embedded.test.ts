@@ -28,7 +28,7 @@ import { migrations, writeMigrations } from "../lib/migrations";
 import { findFreePort, listen } from "../lib/ports";
 import { type Outcome, start } from "../lib/command";
 import { copyProject, type Project } from "../lib/project";
-import { CROWD } from "../lib/sample";
+import { CROWD, oneOf } from "../lib/sample";
 import { testBeside } from "../lib/database";
 
 /** A clone with a cluster of its own, whose server does not run. */
@@ -40,6 +40,8 @@ interface Clone extends Project {
   started: string;
   created: string;
 }
+
+const testOne = oneOf(3, testBeside); // each starts several servers
 
 /** A test on a clone that has used the embedded server before. */
 function test(sentence: string, body: (clone: Clone) => Promise<void>): void {
@@ -53,7 +55,7 @@ function testNewClone(
   sentence: string,
   body: (clone: Clone) => Promise<void>,
 ): void {
-  testBeside(sentence, async () => {
+  testOne(sentence, async () => {
     using project = copyProject("a clone");
     const port = await findFreePort();
     const own = { DB_ENGINE: "embedded", POSTGRES_PORT: String(port) };
