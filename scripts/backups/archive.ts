@@ -273,7 +273,9 @@ async function restoreThroughPsql(
         await writer.stdin.flush();
       }
       await writer.stdin.end();
-    } catch {} // psql has ended
+    } catch {
+      writer.kill(); // unless it has ended, as usual here: nothing more will come
+    }
   };
   const [, , read] = await Promise.all([
     copy(),
