@@ -635,7 +635,11 @@ function printExtras(
     extras.push(
       `  pg.check("${name}", sql\`\${${column(of)}} > \${sql.raw("${minimum}")}\`),`,
     );
-  for (const { name, columns, nullsNotDistinct } of table.uniques)
+  // CREATE TABLE makes no unique constraint of what the primary key has.
+  const uniques = table.uniques.filter(
+    (unique) => `${unique.columns}` !== `${table.key}`,
+  );
+  for (const { name, columns, nullsNotDistinct } of uniques)
     extras.push(
       `  pg.unique("${name}").on(${columns.map(column).join(", ")})${nullsNotDistinct ? ".nullsNotDistinct()" : ""},`,
     );
