@@ -62,7 +62,8 @@ async function listSchemas(): Promise<string[]> {
     select nspname as name from pg_namespace
     where nspname !~ '^(pg_|information_schema$)' and nspname not in ('drizzle', ${readProject().records.schema})
       and not exists (select from pg_depend where classid = 'pg_namespace'::regclass
-        and objid = pg_namespace.oid and deptype = 'e')`;
+        and objid = pg_namespace.oid and deptype = 'e')
+    order by nspname`;
   return rows.map(({ name }) => name);
 }
 

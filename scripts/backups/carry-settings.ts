@@ -60,7 +60,8 @@ async function listStatements(
     select rolname as role, privilege_type as privilege, is_grantable as "isGrantable"
     from pg_database cross join lateral aclexplode(datacl)
       left join pg_roles on pg_roles.oid = grantee
-    where datname = ${from}`;
+    where datname = ${from}
+    order by 1, 2`;
 
   const statements = settings.map(({ role, setting }) => {
     const [name = "", ...rest] = setting.split("=");
@@ -105,6 +106,7 @@ async function listLeft(server: Sql, database: string): Promise<string[]> {
     from pg_replication_slots where database = ${database}
     union all
     select 'the flag IS_TEMPLATE' from pg_database
-    where datname = ${database} and datistemplate`;
+    where datname = ${database} and datistemplate
+    order by 1`;
   return rows.map(({ left }) => left);
 }

@@ -123,7 +123,8 @@ export async function requireReadable(sql: Sql): Promise<void> {
         and objid = class.oid and deptype = 'e')
       and (not has_schema_privilege(relnamespace, 'usage')
         or not has_table_privilege(class.oid, 'select')
-        or row_security_active(class.oid))`);
+        or row_security_active(class.oid))
+    order by class.oid`);
   const [first] = rows;
   if (!first) return;
   const { role } = first;

@@ -159,7 +159,8 @@ async function renameTogether(
 async function listSessions(sql: Sql, databases: string[]): Promise<string[]> {
   const rows = await sql<{ line: string }[]>`
     select format('  pid %s, %s, %s', pid, usename, application_name) as line
-    from pg_stat_activity where datname in ${sql(databases)} limit 5`;
+    from pg_stat_activity where datname in ${sql(databases)}
+    order by pid limit 5`;
   return rows.map(({ line }) => line);
 }
 

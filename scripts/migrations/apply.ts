@@ -192,6 +192,7 @@ async function listInvalidIndexes(sql: Sql): Promise<string[]> {
     from pg_index join pg_class on pg_class.oid = indexrelid
     where not indisvalid and relkind = 'i' and not exists (
       select from pg_stat_progress_create_index
-      where index_relid = indexrelid and datname = current_database())`);
+      where index_relid = indexrelid and datname = current_database())
+    order by indexrelid`);
   return rows.map(({ name }) => name);
 }

@@ -183,7 +183,8 @@ async function listInvalid(sql: Sql): Promise<Problem[]> {
     from pg_index join pg_class on pg_class.oid = indexrelid
     where not indisvalid and relkind = 'i' and not exists (
       select from pg_stat_progress_create_index as building
-      where building.datname = current_database() and index_relid = indexrelid)`);
+      where building.datname = current_database() and index_relid = indexrelid)
+    order by indexrelid`);
   return rows.map(({ name }) =>
     problem(
       "invalid_index",

@@ -188,7 +188,8 @@ async function listParts(sql: Sql): Promise<Part[]> {
       ) as part
     where relkind in ('r', 'p')
       and nspname not in ('pg_catalog', 'information_schema', 'drizzle')
-      and nspname !~ '^pg_(toast|temp)'`);
+      and nspname !~ '^pg_(toast|temp)'
+    order by class.oid, attnum nulls first`);
 }
 
 /** Lists the sequences, and how far each has counted. */
@@ -198,7 +199,8 @@ async function listCounters(sql: Sql): Promise<Counter[]> {
       case when has_sequence_privilege(seqrelid, 'select') then pg_sequence_last_value(seqrelid) end as last,
       refobjid::text as owner, refobjsubid as column
     from pg_sequence left join pg_depend on objid = seqrelid and classid = 'pg_class'::regclass
-      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')`);
+      and refclassid = 'pg_class'::regclass and deptype in ('a', 'i')
+    order by seqrelid`);
 }
 
 /** Counts deleted and updated rows of tables that still exist. The session's earlier
@@ -207,7 +209,8 @@ async function listChanged(sql: Sql): Promise<Changed[]> {
   return await sql.unsafe<Changed[]>(`
     select relid::text as oid, relid::regclass::text as table,
       n_tup_del::float8 as deleted, n_tup_upd::float8 as updated
-    from pg_stat_xact_user_tables where schemaname <> 'drizzle'`);
+    from pg_stat_xact_user_tables where schemaname <> 'drizzle'
+    order by relid`);
 }
 
 function describeChanges(all: Changed[], earlier: Changed[]): string[] {

@@ -254,6 +254,7 @@ async function readConstraints(sql: Sql, table: string): Promise<Constraint[]> {
     union all
     select relname, ${namesOf("indrelid", "indkey::int2[]")}, null, null
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where indrelid = ${quoteLiteral(table)}::regclass and indisunique`);
+    where indrelid = ${quoteLiteral(table)}::regclass and indisunique
+    order by 1`);
   return rows.map((row) => ({ ...row, columns: row.columns ?? [] }));
 }

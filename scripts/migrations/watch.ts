@@ -141,7 +141,7 @@ async function lookAt(sql: Sql, pid: number): Promise<Look | undefined> {
   const [look] = await sql.unsafe<Look[]>(`
     select (
         select string_agg(concat_ws(', ', 'pid ' || pid,
-          nullif(application_name, ''), coalesce(host(client_addr), 'local')), '; ')
+          nullif(application_name, ''), coalesce(host(client_addr), 'local')), '; ' order by pid)
         from pg_stat_activity
         where pid = any(pg_blocking_pids(${pid})) and pid <> pg_backend_pid()
       ) as blockers,
