@@ -36,10 +36,11 @@ export interface Choice {
  * does, by the seed, so that seven seeds in a row have every file. A file of tests that
  * was edited is always among them.
  *
+ * @param part which seventh.
  * @returns undefined when all files have to run: they depend on what differs, or it is
  * unknown what does, or git cannot tell.
  */
-export function chooseFiles(): Choice | undefined {
+export function chooseFiles(part = seed % PARTS): Choice | undefined {
   const branch = findDefaultBranch();
   const changed = branch && listChanges(branch);
   if (!changed) return undefined;
@@ -48,8 +49,7 @@ export function chooseFiles(): Choice | undefined {
   const isSample = changed.every(isTool);
   const chosen = isSample
     ? tools.filter(
-        (file, index) =>
-          index % PARTS === seed % PARTS || changed.includes(file),
+        (file, index) => index % PARTS === part || changed.includes(file),
       )
     : listDependents(tools, changed);
   if (chosen.length === tools.length) return undefined;

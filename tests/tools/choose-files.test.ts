@@ -33,16 +33,16 @@ test("a seventh of tests/tools, and what was edited of it; where a command diffe
   await edit("tests/tools/mine.test.ts");
   const edited = await chooseAll();
   await edit("scripts/schema/print-schema.ts");
-  const part = await choose(0);
+  const part = await choose();
   await commitAll(clone);
-  const committed = await choose(0);
+  const committed = await choose();
   await edit("scripts/bootstrap-roles.ts");
-  const parts = await choose(0);
+  const parts = await choose();
   await edit("scripts/nobody-needs-it.ts");
-  const unknown = await choose(0);
+  const unknown = await choose();
   await $`rm scripts/nobody-needs-it.ts`.cwd(clone);
   await edit("scripts/lib/quote.ts");
-  const whole = await choose(0);
+  const whole = await choose();
 
   for (const run of [...runs, ...edited])
     expect(run?.files.filter((file) => !isTool(file))).toEqual(
@@ -86,18 +86,16 @@ const edit = (file: string) => Bun.write(join(clone, file), "// edited\n");
 const commitAll = (folder: string) =>
   $`git add --all && git ${author} commit --quiet --message=test`.cwd(folder);
 
-const chooseAll = () => Promise.all([0, 1, 2, 3, 4, 5, 6].map(choose));
+const choose = async () => (await chooseParts([0]))[0];
+const chooseAll = () => chooseParts([0, 1, 2, 3, 4, 5, 6]);
 
-async function choose(seed: number): Promise<Choice | null> {
+/** Returns what `bun test` chooses in the clone, for each part. */
+async function chooseParts(parts: number[]): Promise<(Choice | null)[]> {
   const program = `import { chooseFiles } from "./tests/lib/choose-files";
-    console.log(JSON.stringify(chooseFiles() ?? null));`;
+    console.log(JSON.stringify(${JSON.stringify(parts)}.map((part) => chooseFiles(part) ?? null)));`;
   const output = await $`${process.execPath} --eval ${program}`
     .cwd(clone)
-    .env({
-      ...process.env,
-      TESTS_FOLDER: origin.folder,
-      RANDOM_SEED: String(seed),
-    })
+    .env({ ...process.env, TESTS_FOLDER: origin.folder })
     .text();
   return JSON.parse(output);
 }

@@ -2,7 +2,6 @@
 // kill -9 of the command and by the end of its server processes: it shows, the
 // next run finishes, and the schema is that of a run that nothing disturbed.
 import { expect, test } from "bun:test";
-import { spawn } from "bun";
 import { type Catalog, readCatalog } from "../../scripts/migrations/catalog";
 import { type State, type TestDatabase, withDatabase } from "../lib/database";
 import { listRecords, writeMigrations } from "../lib/migrations";
@@ -59,13 +58,6 @@ interface Sweep {
   inspect?(database: TestDatabase): Promise<void>;
   records: number;
   own: number[];
-}
-
-interface Cut {
-  database: TestDatabase;
-  client: { kill(signal: number): void };
-  /** After how many round trips; 0 is never. */
-  point: number;
 }
 
 test("db:migrate is finished by the next run, wherever it was interrupted", async () => {
@@ -175,14 +167,6 @@ function flagsOf({ command }: Sweep, { name }: TestDatabase): string[] {
   return ["--to", "0000_mixed", "--confirm", name];
 }
 
-/** Client and server in turn. */
-async function cutOff({ database, client, point }: Cut): Promise<void> {
-  if (point % 2 === 0) return client.kill(9);
-  await database.sql`
-    select pg_terminate_backend(pid) from pg_stat_activity
-    where datname = ${database.name} and pid <> pg_backend_pid()`;
-}
-
 /** @returns how many queries were answered. */
 async function runThrough(
   project: Project,
@@ -192,27 +176,38 @@ async function runThrough(
 ): Promise<number> {
   const isCut = Promise.withResolvers<void>();
   const proxy = await proxyTo(database.address.port, (count) => {
-    if (count === point)
-      void cutOff({ database, client, point }).then(isCut.resolve);
+    if (count === point) void cutOff(database, client).then(isCut.resolve);
     return count === point;
   });
-  const { PATH, HOME } = process.env;
   const through = database.url
     .replace(/@[^/]+/, `@127.0.0.1:${proxy.port}`)
     .replace(/sslmode=\w+/, "sslmode=disable");
-  const flags = flagsOf(sweep, database);
-  const client = spawn([process.execPath, sweep.script, ...flags], {
-    cwd: project.folder,
-    env: { PATH, HOME, DATABASE_URL: through, DB_ENGINE: "external" },
-    stdout: "ignore",
-    stderr: "ignore",
-  });
+  const variables = { DATABASE_URL: through, DATABASE_URL_UNPOOLED: through };
+  const flags = flagsOf(sweep, database).join(" ");
+  const isKilled = point > 0 && point % 2 === 0;
+  const client = isKilled
+    ? database.start(`${sweep.script} ${flags}`.trim(), variables)
+    : undefined;
+  const ended =
+    client?.exited ??
+    database.run(`${sweep.command} ${flags}`.trim(), variables);
   if (point > 0) {
     // A shorter way to the end than in the first run.
-    await Promise.race([isCut.promise, client.exited]);
+    await Promise.race([isCut.promise, ended]);
     await proxy.close(); // else a command whose server is gone would not hear
   }
-  await client.exited;
+  await ended;
   await proxy.close();
   return proxy.count();
+}
+
+/** Kills the client, or the processes of the server where there is none to kill. */
+async function cutOff(
+  { sql, name }: TestDatabase,
+  client: { kill(signal: number): void } | undefined,
+): Promise<void> {
+  if (client) return client.kill(9);
+  await sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = ${name} and pid <> pg_backend_pid()`;
 }

@@ -245,6 +245,7 @@ else
         while (isDeploying) {
           await ask("/health");
           requests += 1;
+          await Bun.sleep(50); // the deployment needs the processor as well
         }
       });
       const second = await deploy();
