@@ -105,7 +105,8 @@ async function withSmallDisk(
   try {
     await work();
   } finally {
-    await $`umount ${folder}`.quiet();
+    // A process of a server that was stopped may still be ending.
+    await $`umount --lazy ${folder}`.quiet();
   }
 }
 
