@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { root } from "../../src/env";
+import { runFolder } from "./run";
 import type { Job } from "./worker";
 
 export { formatDatabaseUrl as urlOf } from "../../src/database-url";
@@ -120,7 +121,9 @@ async function work(job: Job): Promise<Outcome> {
 function startWorker(): Worker {
   const { PATH, HOME } = process.env;
   let current: PromiseWithResolvers<Outcome> | undefined;
-  const child = spawn([process.execPath, join(import.meta.dir, "worker.ts")], {
+  const program = join(import.meta.dir, "worker.ts");
+  // The folder tells whose it is to what ends the rest of a run.
+  const child = spawn([process.execPath, program, runFolder], {
     cwd: root,
     env: { PATH, HOME },
     stdin: "ignore",
