@@ -82,7 +82,12 @@ export async function openConnection(
   for (let attempt = 1; ; attempt += 1)
     try {
       const sql = await reach(address, name, wanted);
-      await requireOwnServer(sql, address);
+      try {
+        await requireOwnServer(sql, address);
+      } catch (error) {
+        await sql.end({ timeout: 0 }); // an open one would keep the process
+        throw error;
+      }
       return sql;
     } catch (error) {
       const isLast = attempt === SWAP_ATTEMPTS || !isBeingSwapped(error);

@@ -174,6 +174,13 @@ function explainRefusal(
         `the pooler on ${server} refuses: ${error.message}`,
         `leave \`options\` out of \`${variable}\` and set it for the role: \`alter role … set …\``,
       );
+    case "58P01": // undefined_file
+      return explain(
+        `the files of the server on ${server} were moved or deleted: ${error.message}`,
+        isOurs(address)
+          ? "run `bun run db:stop`, then `bun run db:start`; a server without its files ends by itself within a minute"
+          : "look into that server's data directory",
+      );
     case "ENOTFOUND":
     case "EAI_AGAIN":
       return explain(

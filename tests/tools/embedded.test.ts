@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -455,6 +456,22 @@ describe("what is in the way", () => {
         );
       }
     });
+
+  test("a server whose files are gone, and the command ends", async (clone) => {
+    await clone.run("db:start");
+    const file = join(clone.cluster, "global/pg_control");
+    renameSync(file, `${file}.moved`);
+    const migrated = await clone.run("db:migrate");
+    renameSync(`${file}.moved`, file);
+
+    expect(migrated).toEqual({
+      exitCode: 1,
+      stdout: "",
+      stderr: `Error: the files of the server on localhost:${clone.port} were moved or deleted: could not open file "${file}" for reading: No such file or directory
+Hint: run \`bun run db:stop\`, then \`bun run db:start\`; a server without its files ends by itself within a minute
+`,
+    });
+  });
 
   test("a server that is still starting up", async (clone) => {
     // A standby that takes no queries answers as a server does that starts.
