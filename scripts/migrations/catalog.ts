@@ -280,7 +280,9 @@ with ${isNamed ? NAMED : ""}schemas as (
   union all
   select 'type', name, coalesce(typacl, acldefault('T', typowner)), typowner, kind || ' ' || name, nspname, typname, false, 'T' from own_types
   union all
-  select 'schema', name, nspacl, nspowner, 'schema ' || name, nspname, nspname, false, 'n' from schemas where nspname <> 'public'
+  select 'schema', name, nspacl, nspowner, 'schema ' || name, nspname, nspname, false, 'n' from schemas
+  where nspname <> 'public' and (nspname <> ${quoteLiteral(records.schema)} or exists (
+    select from pg_class where relnamespace = schemas.oid and not starts_with(relname, ${quoteLiteral(records.table)})))
 ), granted as (
   select grantable.*, grantee, privilege_type, is_grantable,
     case when grantee <> 0 then pg_get_userbyid(grantee) end as role
@@ -288,7 +290,7 @@ with ${isNamed ? NAMED : ""}schemas as (
 )
 select 'schema ' || name as object, 'CREATE SCHEMA ' || name as sql, null as drop, null as parent,
   nspname as schema, nspname as name, false as "isPartition", null as grantee, null::json as privileges, null::json as defaults
-from schemas where nspname <> 'public' and ${isOwn("schemas.oid", "pg_namespace")}
+from schemas where nspname not in ('public', ${quoteLiteral(records.schema)}) and ${isOwn("schemas.oid", "pg_namespace")}
 union all
 select 'extension ' || extname, format('CREATE EXTENSION %I', extname), null, null, ${placeOf("null", "extname")} from pg_extension
 union all

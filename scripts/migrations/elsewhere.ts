@@ -5,7 +5,7 @@ import type { Sql } from "postgres";
 import { readProject } from "../../src/project";
 import { quoteLiteral } from "../lib/quote";
 import { refusal } from "../lib/report";
-import type { Plan } from "./plan";
+import { type Plan, readRecords } from "./plan";
 
 /** A table with records of this project's migrations. */
 export interface Elsewhere {
@@ -15,8 +15,8 @@ export interface Elsewhere {
 }
 
 /**
- * Looks in the schemas `public` and `drizzle` for a table that has the columns of
- * drizzle's table and the hash of a pending migration.
+ * Looks for a table that has the columns of drizzle's table and the hash of a pending
+ * migration: in `public` and `drizzle`, and before the first record in every schema.
  */
 export async function findElsewhere(
   sql: Sql,
@@ -24,14 +24,16 @@ export async function findElsewhere(
 ): Promise<Elsewhere | undefined> {
   if (pending.length === 0) return undefined;
   const { config, records } = readProject();
+  // Later, each tenant's schema may have the same records.
+  const isFirst = (await readRecords(sql)).length === 0;
   const tables = await sql.unsafe<
     { schema: string; table: string; sql: string }[]
   >(`
     select nspname as schema, relname as table, format('%I.%I', nspname, relname) as sql
     from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-    where nspname in ('public', 'drizzle') and relkind in ('r', 'p')
+    where relkind in ('r', 'p') and (nspname in ('public', 'drizzle') or ${isFirst})
       and (nspname, relname) <> (${quoteLiteral(records.schema)}, ${quoteLiteral(records.table)})
-      and has_table_privilege(pg_class.oid, 'select')
+      and has_schema_privilege(relnamespace, 'usage') and has_table_privilege(pg_class.oid, 'select')
       and 2 = (
         select count(*) from pg_attribute
         where attrelid = pg_class.oid and (attname, atttypid)

@@ -11,6 +11,7 @@ import {
 import type { Plan } from "../../scripts/migrations/plan";
 import { addMigration, migrations, ownHead } from "../lib/migrations";
 import { fixture } from "../lib/project";
+import { image, schemaFile } from "../lib/schema-file";
 import { test } from "../lib/test";
 
 const migrationsFolder = join(fixture, migrations);
@@ -32,7 +33,7 @@ describe("records in a table of the application's own", () => {
       create table public."My records" ${columns} partition by list (hash);
       create table public.part partition of public."My records" default;
       create table drizzle.others ${columns};
-      create table drizzle.__drizzle_migrations ${columns};
+      create table drizzle.__drizzle_migrations (id serial, hash text, created_at bigint);
       create table other.records ${columns};
       create table public.short (hash varchar, created_at bigint);
       create table public.renamed ${columns}; alter table public.renamed drop created_at;
@@ -47,6 +48,8 @@ describe("records in a table of the application's own", () => {
     } as Plan).catch((error) => ({ ...error }));
     await sql`drop table public."My records"`;
     const none = [await find("a"), await find()];
+    await sql`truncate drizzle.__drizzle_migrations`;
+    const anywhere = await find("a");
 
     const describe = (table: string, count: number) =>
       `${table} has records of ${count} of these migrations, and drizzle.config.ts names drizzle.__drizzle_migrations`;
@@ -61,6 +64,51 @@ describe("records in a table of the application's own", () => {
       hint: second?.hint,
     });
     expect(none).toEqual([undefined, undefined]);
+    expect(anywhere?.message).toBe(describe("other.records", 1));
+  });
+
+  test("have a schema that db:push does not touch, and that db:baseline does not miss", async ({
+    name,
+    sql,
+    project,
+    run,
+    change,
+  }) => {
+    project.replace(
+      "drizzle.config.ts",
+      'schemaFilter: ["public"],',
+      'schemaFilter: ["public", "sales"], migrations: { schema: "meta", table: "__migs" },',
+    );
+    await sql`create schema meta`;
+    const pushed = await run("db:push --no-rename");
+    const [kept] = await sql`select to_regnamespace('meta')::text as schema`;
+    await sql`drop schema meta`;
+    const recorded = await run("db:baseline");
+    const checked = await run("db:check --json");
+    change(image, `${image} more: text(),`);
+    const again = await run("db:push --json");
+    await sql`create schema sales`;
+    change("  pgTable,", "  pgSchema,\n  pgTable,");
+    const lines = `export const lines = pgSchema("sales").table("lines", { id: integer() });`;
+    project.write(schemaFile, `${project.read(schemaFile)}${lines}\n`);
+    const moved = await run("db:push --json");
+
+    expect(pushed).toMatchObject({ exitCode: 0 });
+    expect(kept).toEqual({ schema: "meta" });
+    expect(pushed.stdout).not.toContain('SCHEMA "meta"');
+    expect(recorded).toMatchObject({ exitCode: 0 });
+    expect(
+      JSON.parse(checked.stdout).problems.filter(
+        ({ code }: { code: string }) => code === "drift",
+      ),
+    ).toEqual([]);
+    expect(JSON.parse(again.stdout).statements).toEqual([
+      'ALTER TABLE "users" ADD COLUMN "more" text;',
+    ]);
+    expect(JSON.parse(moved.stdout).statements).toEqual([
+      'CREATE TABLE "sales"."lines" (\n\t"id" integer\n);',
+    ]);
+    expect(await sql`select from meta.__migs`).toHaveLength(1);
   });
 
   test("are used where the config names it, and are never run a second time where it does not", async ({
