@@ -18,7 +18,7 @@ import {
   selectPending,
 } from "./plan";
 import { resetSession, type RunOptions, runScript } from "./run";
-import { splitStatements } from "./statements";
+import { mentionsName } from "./statements";
 import { toScript } from "./steps";
 
 /** A migration that was applied, and how many milliseconds it took. */
@@ -173,17 +173,6 @@ async function proveValid(
         hint: `rebuild it with \`REINDEX INDEX CONCURRENTLY ${invalid[0]}\` in \`bun run db:shell\``,
       },
     );
-}
-
-/** True when the text mentions the name, with or without its schema. */
-function mentionsName(text: string, name: string): boolean {
-  const tokens = splitStatements(name)[0]?.tokens ?? [];
-  const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
-  return splitStatements(text).some((statement) =>
-    statement.tokens.some(
-      (token) => token.text.replaceAll('"', "").toLowerCase() === bare,
-    ),
-  );
 }
 
 async function listInvalidIndexes(sql: Sql): Promise<string[]> {

@@ -1,8 +1,10 @@
 // Counts the data that SQL would remove. It runs the SQL in a transaction that is
 // rolled back, asks the server which columns and rows are gone, and counts these.
 import type { Sql } from "postgres";
+import { quoteIdentifier } from "../lib/quote";
 import { explainFailure, type PostgresError } from "./failure";
 import { followReach } from "./reach";
+import { mentionsName } from "./statements";
 import type { Script } from "./steps";
 
 /** A column or a table, identified by numbers that a rename does not change. */
@@ -29,6 +31,18 @@ interface Counter {
   column: number | null;
   /** Null when it was never used. */
   last: string | null;
+}
+
+/** A view, or a foreign key of a table, which CASCADE may drop unasked. */
+interface Dependent {
+  oid: string;
+  /** Such as `the view audit.sums`. */
+  what: string;
+  schema: string;
+  /** The name of the view, or of the table. */
+  name: string;
+  /** The key of the table; null for a view. */
+  tableKey: string | null;
 }
 
 /** How many rows of a table were deleted and updated. */
@@ -61,6 +75,7 @@ export async function countLosses(
 ): Promise<string[]> {
   const before = await listParts(sql);
   const counters = await listCounters(sql);
+  const dependents = await listDependents(sql);
   const follow = followReach(await listForeignTables(sql));
   const found: string[] = [];
   let after = new Map<string, Part>();
@@ -83,6 +98,9 @@ export async function countLosses(
     after = new Map((await listParts(sql)).map((part) => [part.key, part]));
     found.push(...describeChanges(await listChanged(sql), earlier));
     found.push(...findLostCounts(counters, await listCounters(sql), after));
+    const left = await listDependents(sql);
+    const texts = scripts.map(({ text }) => text);
+    found.push(...findUnnamed(dependents, left, after, texts.join("\n;\n")));
     for (const { key, column, file } of before) {
       const now = after.get(key);
       if (now && column === null && now.file !== file)
@@ -120,6 +138,27 @@ function nameLoss(
   const isRewritten = file === null || now.file !== file;
   return now.type !== type && isRewritten ? "changes the type of" : undefined;
 }
+
+/** Names what is gone with something else, and that the SQL does not name. */
+function findUnnamed(
+  before: Dependent[],
+  left: Dependent[],
+  after: Map<string, Part>,
+  text: string,
+): string[] {
+  const kept = new Set(left.flatMap(({ oid, what }) => [oid, what]));
+  return before
+    .filter(({ oid, what }) => !kept.has(oid) && !kept.has(what))
+    .filter(({ tableKey }) => tableKey === null || after.has(tableKey))
+    .filter(({ name }) => !mentionsName(text, quoteIdentifier(name)))
+    .filter(({ schema }) => !mentionsDrop(text, schema))
+    .map(({ what }) => `drops ${what} with it`);
+}
+
+/** True when the SQL drops the schema. */
+const mentionsDrop = (text: string, schema: string) =>
+  /\bdrop\s+schema\b/i.test(text) &&
+  mentionsName(text, quoteIdentifier(schema));
 
 /** Names the used sequences that are gone, while the table of their column is not. */
 function findLostCounts(
@@ -190,6 +229,23 @@ async function listParts(sql: Sql): Promise<Part[]> {
       and nspname not in ('pg_catalog', 'information_schema', 'drizzle')
       and nspname !~ '^pg_(toast|temp)'
     order by class.oid, attnum nulls first`);
+}
+
+async function listDependents(sql: Sql): Promise<Dependent[]> {
+  return await sql.unsafe<Dependent[]>(`
+    select one.oid::text, what || format('%I.%I', nspname, relname) as what,
+      nspname as schema, relname as name, "tableKey"
+    from (
+      select oid, oid as relation, null as "tableKey",
+        case relkind when 'v' then 'the view ' else 'the materialized view ' end as what
+      from pg_class where relkind in ('v', 'm')
+      union all
+      select oid, conrelid, conrelid::text, format('the foreign key %I of ', conname)
+      from pg_constraint where contype = 'f' and conparentid = 0
+    ) as one join pg_class on pg_class.oid = relation
+      join pg_namespace on pg_namespace.oid = relnamespace
+    where nspname not in ('pg_catalog', 'information_schema', 'drizzle')
+    order by relation, what`);
 }
 
 /** Lists the sequences, and how far each has counted. */

@@ -127,6 +127,17 @@ export function skipStatements(text: string, count: number): string {
   return text.slice(splitStatements(text)[count]?.offset ?? text.length);
 }
 
+/** True when the text mentions the name, with or without its schema. */
+export function mentionsName(text: string, name: string): boolean {
+  const tokens = splitStatements(name)[0]?.tokens ?? [];
+  const bare = tokens.at(-1)?.text.replaceAll('"', "").toLowerCase();
+  return splitStatements(text).some((statement) =>
+    statement.tokens.some(
+      (token) => token.text.replaceAll('"', "").toLowerCase() === bare,
+    ),
+  );
+}
+
 /** Returns the sha256 of statements without comments and blanks, in hex. */
 export function hashStatements(statements: Statement[]): string {
   const hash = createHash("sha256");

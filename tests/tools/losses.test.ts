@@ -19,7 +19,9 @@ create type mood as enum ('a');
 create procedure ends() language plpgsql as 'begin commit; end';
 create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
 create foreign table abroad (id int) server nowhere;
-insert into drizzle.__drizzle_migrations (hash, created_at) values ('a', 1)`;
+insert into drizzle.__drizzle_migrations (hash, created_at) values ('a', 1);
+create table gone (id int primary key); create schema audit; create table audit.refs (g int references gone);
+create view audit.seen as select id from gone; create materialized view audit."m V" as select id from gone`;
 
 const unknown = (reason: string, tag = "a") => [
   `an unknown amount of data (${tag} cannot be tried first: ${reason})`,
@@ -30,8 +32,22 @@ const counter = "drops the count of users_id_seq, which is at 3";
 const without =
   "alter table users alter id drop default; drop sequence users_id_seq;";
 
+const withGone = [
+  "drops the foreign key refs_g_fkey of audit.refs with it",
+  "drops the view audit.seen with it",
+  'drops the materialized view audit."m V" with it',
+];
+
 const cases: Record<string, string[]> = {
   "select 1": [],
+  // What CASCADE drops unasked.
+  "drop table gone cascade": withGone,
+  "drop view audit.seen; drop table gone cascade; create table audit.new ()":
+    withGone.filter((text) => !text.includes("seen")),
+  'drop materialized view audit."m V"; alter table audit.refs drop g; drop table gone cascade; create view audit.seen as select 1 as id':
+    [],
+  "alter table gone rename to kept; alter schema audit rename to review": [],
+  "drop schema audit cascade": [],
   "alter table users drop bio, drop name": [
     "drops users.name: 3 values",
     "drops users.bio: 1 value",
