@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { root } from "../src/env";
 import { jsonFlag, readOptions } from "./lib/options";
-import { print, printJson } from "./lib/report";
-import { diagramFile, drawDiagram } from "./schema/mermaid";
+import { print, printJson, refusal } from "./lib/report";
+import { diagramFile, drawDiagram, isDiagram } from "./schema/mermaid";
 
 const usage = `bun run db:diagram [flags]
 
@@ -18,7 +18,12 @@ readOptions(usage, {
 const { describeSchema } = await import("./schema/describe-schema");
 const path = join(root, diagramFile);
 const page = drawDiagram(await describeSchema(""));
-const isCurrent = existsSync(path) && readFileSync(path, "utf8") === page;
+const old = existsSync(path) ? readFileSync(path, "utf8") : undefined;
+if (old !== undefined && !isDiagram(old))
+  throw refusal(`${diagramFile} is not a page that db:diagram has written`, {
+    hint: `move it, or delete it, and run \`bun run db:diagram\` again`,
+  });
+const isCurrent = old === page;
 if (isCurrent) print(`Nothing to write: ${diagramFile} is current`);
 else {
   mkdirSync(dirname(path), { recursive: true });

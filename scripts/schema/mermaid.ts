@@ -12,6 +12,12 @@ import {
 /** The path that `db:diagram` writes, from the project's root. */
 export const diagramFile = "docs/SCHEMA.md";
 
+const WRITTEN = "Written by `bun run db:diagram` from ";
+
+/** True for a page that `drawDiagram` has made, and for an empty one. */
+export const isDiagram = (page: string) =>
+  page.trim() === "" || page.includes(WRITTEN);
+
 /** Returns the page in Markdown. */
 export function drawDiagram({ tables, enums }: Snapshot): string {
   const sorted = Object.values(tables).sort((one, other) =>
@@ -20,7 +26,7 @@ export function drawDiagram({ tables, enums }: Snapshot): string {
   const lines = [
     "# Schema",
     "",
-    `Written by \`bun run db:diagram\` from \`${nameSchema()}\`.`,
+    `${WRITTEN}\`${nameSchema()}\`.`,
     "",
     "```mermaid",
     "erDiagram",

@@ -309,12 +309,23 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
 
   testProject(
     "draws the diagram, and again only when it is stale",
-    async ({ run, replace, read }) => {
+    async ({ run, replace, read, write }) => {
+      write("docs/SCHEMA.md", "# Our own\n");
+      const own = await run("db:diagram");
+      const kept = read("docs/SCHEMA.md");
+      write("docs/SCHEMA.md", "");
       const drawn = await run("db:diagram");
       const again = await run("db:diagram");
       replace(schemaFile, image, fixture);
       const changed = await run("db:diagram --json");
 
+      expect(own).toEqual({
+        exitCode: 2,
+        stdout: "",
+        stderr:
+          "Error: docs/SCHEMA.md is not a page that db:diagram has written\nHint: move it, or delete it, and run `bun run db:diagram` again\n",
+      });
+      expect(kept).toBe("# Our own\n");
       expect(drawn.stdout).toBe("Wrote: docs/SCHEMA.md\n");
       expect(again.stdout).toBe(
         "Nothing to write: docs/SCHEMA.md is current\n",
