@@ -5,7 +5,7 @@
 import type { DatabaseAddress } from "../src/database-url";
 import { checkEnv, readEnv } from "../src/env";
 import { annotate } from "./lib/annotate";
-import { openConnection } from "./lib/connection";
+import { liftTimeouts, openConnection } from "./lib/connection";
 import { jsonFlag, usageError, readOptions, readWhole } from "./lib/options";
 import { requireDirect } from "./lib/pooler";
 import type { Problem } from "./lib/problem";
@@ -14,7 +14,7 @@ import { accept, leaveOutAccepted } from "./schema/accepted";
 import type { Watched } from "./migrations/check-database";
 import type { Migration } from "./migrations/journal";
 import { checkFolder } from "./schema/check-folder";
-import { describeBreaks, readDeployed } from "./schema/deployed";
+import { describeBreaks, readDeployed, requireRef } from "./schema/deployed";
 import { startTemporaryServer } from "./server/temporary";
 
 const usage = `bun run db:check [flags]
@@ -58,6 +58,7 @@ if (values.accept ? !tag || !values.reason : values.reason !== undefined)
 
 if (values.offline && values.deployed)
   throw usageError("--deployed needs a database, and --offline leaves it out");
+if (values.deployed) requireRef(values.deployed);
 
 if (values.offline) checkEnv();
 else readEnv();
@@ -97,6 +98,7 @@ async function checkServer(): Promise<void> {
     "prefer-primary",
   );
   await requireDirect(sql, env.direct);
+  await sql.unsafe(liftTimeouts); // it waits while migrations are tried elsewhere
   problems.push(
     ...(await checkDatabase(
       sql,

@@ -6,7 +6,7 @@ import { $ } from "bun";
 import { root } from "../../src/env";
 import { loadProject, loadSchema, type Project } from "../../src/project";
 import { type Problem, problem } from "../lib/problem";
-import { note } from "../lib/report";
+import { note, refusal } from "../lib/report";
 import { findTemporaryFolder } from "../lib/temporary-folder";
 import type { Migration } from "../migrations/journal";
 import { findDefaultBranch, git } from "./default-branch";
@@ -22,24 +22,35 @@ export interface Deployed {
   isAsked: boolean;
 }
 
+/** @throws with exit code 2 when git does not have the ref. */
+export function requireRef(ref: string): void {
+  if (!findCommit(ref))
+    throw refusal(`git has no ${ref}, which --deployed names`, {
+      code: "USAGE",
+      hint: "name a branch, a tag or a commit; a shallow clone has few of them",
+    });
+}
+
+function findCommit(ref: string): string | undefined {
+  const find = (name: string) =>
+    git("rev-parse", "--verify", "--quiet", `${name}^{commit}`);
+  // A checkout of CI has the branches of others only as `origin/…`.
+  return find(ref) ?? find(`origin/${ref}`);
+}
+
 /**
  * Reads the schema.ts of the deployed code, from its own tree in git.
  *
  * @param asked a git ref; without it the default branch, unless that is checked out.
- * @returns undefined when there is nothing to compare with; a note says why.
+ * @returns undefined when there is nothing to compare with; where its schema cannot be
+ * loaded, a note says why.
  */
 export async function readDeployed(
   asked: string | undefined,
 ): Promise<Deployed | undefined> {
   const ref = asked ?? findDefaultBranch();
-  const find = (name: string) =>
-    git("rev-parse", "--verify", "--quiet", `${name}^{commit}`);
-  // A checkout of CI has the branches of others only as `origin/…`.
-  const commit = ref && (find(ref) ?? find(`origin/${ref}`));
-  if (!ref || !commit) {
-    if (asked) note(`Not compared: git has no ${asked}`);
-    return undefined;
-  }
+  const commit = ref && findCommit(ref);
+  if (!ref || !commit) return undefined;
   const head = git("rev-parse", "--abbrev-ref", "HEAD");
   if (!asked && (head === ref || `origin/${head}` === ref)) return undefined;
   const tree = mkdtempSync(join(findTemporaryFolder(), "deployed-"));

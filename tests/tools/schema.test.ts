@@ -766,7 +766,7 @@ testProject(
       left: [],
     });
     expect(String(output.stderr)).toMatch(
-      /^Not compared: git has no nowhere\nNot compared: the schema of work cannot be loaded: .+\n$/,
+      /^Not compared: the schema of work cannot be loaded: .+\n$/,
     );
     rmSync(temporary, { recursive: true });
   },
