@@ -92,6 +92,8 @@ async function rollBack(): Promise<void> {
   const plan = await readPlan(sql);
   await refuseElsewhere(sql, plan);
   refusePartial(plan, "db:rollback");
+  for (const { code, message } of plan.warnings)
+    if (code === "missing") note(`Warning: ${message}`);
   const undos = selectApplied(plan).map((migration) => ({
     migration,
     script: readDownScript(migration),

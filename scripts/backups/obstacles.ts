@@ -41,9 +41,14 @@ export async function planRestore(
     /\$(\w*)\$[^]*?\$\1\$/g,
     "",
   );
-  const roles = await server<{ name: string; mine: boolean; self: string }[]>`
-    select rolname as name, pg_has_role(rolname, 'MEMBER') as mine, quote_ident(current_user) as self
+  const roles = await server<
+    { name: string; mine: boolean; super: boolean; self: string }[]
+  >`
+    select rolname as name, pg_has_role(rolname, 'MEMBER') as mine, rolsuper as super, quote_ident(current_user) as self
     from pg_roles`;
+  const superusers = new Set(
+    roles.flatMap((role) => (role.super ? [role.name] : [])),
+  );
   const known = new Map(roles.map(({ name, mine }) => [name, mine]));
   const owners = listRoles(schema, OWNERS).filter((name) => !known.get(name));
   const [granted, allowed] = [GRANTEES, POLICIES].map((patterns) =>
@@ -63,7 +68,10 @@ export async function planRestore(
       `the archive names roles that ${absent.length > 0 ? "this server does not have" : "this role may not act for"}: ${[...absent, ...foreign].join(", ")}`,
       {
         code: "ROLE_MISSING",
-        hint: `${isWithoutOwner ? "" : "add `--no-owner` to make this role own everything; or "}let an administrator run \`${[...make, ...join].join("; ")}\` first`,
+        // A member of a superuser can do all that it can.
+        hint: foreign.some((name) => superusers.has(name))
+          ? "add `--no-owner` to make this role own everything, or restore as a superuser"
+          : `${isWithoutOwner ? "" : "add `--no-owner` to make this role own everything; or "}let an administrator run \`${[...make, ...join].join("; ")}\` first`,
       },
     );
   }
