@@ -92,7 +92,9 @@ async function push(): Promise<void> {
       `Pushed: schema.ts to ${database} (${statements.length} ${statements.length === 1 ? "statement" : "statements"})`,
     );
     if ((await readRecords(sql)).length > 0)
-      advise("also write the migration, with `bun run db:generate`");
+      advise(
+        "also write the migration, with `bun run db:generate`, and record it here with `bun run db:baseline`",
+      );
   }
   for (const difference of left) note(`Left unchanged: ${difference}`);
   if (statements.length === 0)

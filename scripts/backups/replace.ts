@@ -102,7 +102,7 @@ async function refuseStamped(previous: DatabaseAddress): Promise<void> {
 function requirePrevious(hasPrevious: boolean, previous: string): void {
   if (hasPrevious) return;
   throw failure(`there is no ${previous} to go back to`, {
-    hint: "the first `db:reset` or `db:restore` makes one",
+    hint: "each `db:reset` and `db:restore` makes one",
   });
 }
 

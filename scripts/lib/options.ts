@@ -84,7 +84,8 @@ export function readOptions<T extends Record<string, Flag>>(
 function listFlags(flags: Record<string, Flag>): string[] {
   const rows = Object.entries(flags).map(([name, flag]) => {
     const short = flag.short ? `-${flag.short}, ` : "";
-    const usual = typeof flag.default === "string" ? ` (${flag.default})` : "";
+    const { default: value } = flag;
+    const usual = typeof value === "string" && value ? ` (${value})` : "";
     return [
       `  ${short}--${name} ${flag.value ?? ""}`.trimEnd(),
       flag.help + usual,

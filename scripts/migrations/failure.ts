@@ -18,6 +18,10 @@ const SHOWN_LINES = 12;
 const WIDTH = 200;
 /** A relation, object, schema or column that already exists. */
 const EXISTS = ["42P07", "42710", "42P06", "42701"];
+/** A table, column or object that does not exist. */
+const ABSENT = ["42P01", "42703", "42704"];
+/** SQL that takes a name away. */
+const TAKES_AWAY = /^(DROP|ALTER\s[^]*\s(DROP|RENAME))\s/i;
 /** A lost connection, a conflict, no lock, no space, a shutdown: the file is not
  * the cause. */
 const PASSING = /^(08|40|53|55P03|57P)/;
@@ -70,7 +74,7 @@ export function explainFailure(
       : `the connection to the server was lost in ${tag}`,
     {
       code: "MIGRATION_FAILED",
-      hint: nameNextStep(sqlstate, script, done, cause),
+      hint: nameNextStep(sqlstate, script, statement, done, cause),
       lines: [
         `  at ${where}${sqlstate ? ` (SQLSTATE ${sqlstate})` : ""}`,
         ...(statement ? showStatement(statement.text) : []),
@@ -87,6 +91,7 @@ export function explainFailure(
 function nameNextStep(
   sqlstate: string | undefined,
   { file, direction, text }: Script,
+  statement: Statement | undefined,
   done: number,
   cause: string | undefined,
 ): string {
@@ -100,8 +105,10 @@ function nameNextStep(
   if (isCancelled || PASSING.test(sqlstate))
     return `nothing is wrong with the file: ${again} later`;
   const fix = `fix \`${file}\` and ${again}`;
-  const isThere = EXISTS.includes(sqlstate) && done === 0;
-  return isThere && direction === "up"
+  const isDone =
+    EXISTS.includes(sqlstate) ||
+    (ABSENT.includes(sqlstate) && TAKES_AWAY.test(statement?.text ?? ""));
+  return isDone && done === 0 && direction === "up"
     ? `${fix}; where the database has this schema already, as after \`db:push\`, record it with \`bun run db:baseline\``
     : fix;
 }

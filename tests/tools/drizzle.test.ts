@@ -144,7 +144,7 @@ describe("db:push", () => {
         stdout: expect.any(String),
         stderr: [
           `${alone}Data would be lost: drops builds.repository: 3 values`,
-          "Hint: also write the migration, with `bun run db:generate`",
+          "Hint: also write the migration, with `bun run db:generate`, and record it here with `bun run db:baseline`",
           `Left unchanged: ${left}`,
           "",
         ].join("\n"),

@@ -93,6 +93,28 @@ test("an error says what is committed, and what to do next", () => {
     hint: "fix `a.sql` and run `bun run db:migrate` again",
   });
 
+  const pushed =
+    "fix `a.sql` and run `bun run db:migrate` again; where the database has this schema already, as after `db:push`, record it with `bun run db:baseline`";
+  const absent = (text: string, code = "42703", done = 0) =>
+    explainFailure(
+      Object.assign(new Error("no"), { code }),
+      toScript({ ...file, text }, "up"),
+      0,
+      done,
+    );
+  for (const text of [
+    'alter table "a"\n rename column b to c',
+    "ALTER TABLE a DROP COLUMN b",
+  ])
+    expect(absent(text)).toMatchObject({ hint: pushed });
+  expect(absent("drop table a", "42P01")).toMatchObject({ hint: pushed });
+  for (const error of [
+    absent("select dropped from a"),
+    absent("drop table a", "42P01", 1),
+    absent("alter table a add b int", "42P01"),
+  ])
+    expect(error).toMatchObject({ hint: pushed.replace(/;.*/, "") });
+
   const script = toScript(file, "up");
   const tell = (
     fields: Partial<PostgresError>,

@@ -122,6 +122,24 @@ describe("db:rollback", () => {
   );
 
   testApplied(
+    "says that the database has a newer one, which this checkout does not have",
+    async ({ run }) => {
+      using project = copyProject();
+      const { "0002_index": _newest, ...older } = files;
+      writeMigrations(project, older);
+
+      const shown = await run("db:rollback --dry-run", {}, project.folder);
+
+      expect(shown).toEqual({
+        exitCode: 0,
+        stdout: "-- 0001_bio\nalter table users drop column bio;\n",
+        stderr:
+          "Warning: the database has a migration (record 3) that this checkout does not have\n",
+      });
+    },
+  );
+
+  testApplied(
     "counts what would be lost, and needs confirmation",
     async ({ sql, name, run }) => {
       await sql`insert into users values (1, 'a', 'b'), (2, 'c', null)`;
