@@ -399,6 +399,9 @@ select format('grants on %s %s to %s', kind, name, coalesce(role, 'public')),
   null, parent, ${NAMES}, role,
   json_agg(privilege_type order by privilege_type), json_agg(privilege_type order by privilege_type) filter (where exists (
     select from pg_default_acl cross join lateral aclexplode(defaclacl) as given
-    where defaclobjtype::text = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(nspname))::oid, 0))
-      and given.grantee = granted.grantee and given.privilege_type = granted.privilege_type))
+    where given.grantee = granted.grantee and (
+      defaclobjtype::text = type and defaclnamespace in (0, coalesce(to_regnamespace(quote_ident(nspname))::oid, 0))
+        and given.privilege_type = granted.privilege_type
+      -- whoever gets what will be made in a schema may use the schema
+      or kind = 'schema' and granted.privilege_type = 'USAGE' and defaclnamespace = to_regnamespace(quote_ident(nspname))::oid)))
 from granted group by kind, name, parent, ${NAMES}, role`;

@@ -223,6 +223,7 @@ async function listParts(sql: Sql): Promise<Part[]> {
         select attnum, attname, format_type(atttypid, atttypmod)
         from pg_attribute
         where attrelid = class.oid and attnum > 0 and not attisdropped
+          and attgenerated = '' -- those are computed again
           and not relispartition
       ) as part
     where relkind in ('r', 'p')

@@ -136,7 +136,8 @@ test("what differs is listed where it is ours", async () => {
       create table by_hand (); create table billing.by_hand (); create extension seg; create type needed as enum ('a');
       create type wanted as enum ('a'); create table parts (at date) partition by range (at); create table parts_1 partition of parts default;
       create table left_out (); create table tried (); alter table users add extra int;
-      alter table theirs.accounts add extra int; alter default privileges revoke execute on functions from public`);
+      alter table theirs.accounts add extra int; alter default privileges revoke execute on functions from public;
+      grant usage on schema billing to pg_monitor; alter default privileges in schema billing grant select on tables to pg_monitor`);
     const made = listMade([{ text: migration }]);
     const place = { address, isScratchServer: false };
     const statement = (text: string, changesSchema: boolean) =>
