@@ -76,6 +76,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
   let head: string | null = null;
   let seeded: Seeded | undefined;
   let others: string[] = [];
+  let lost: string[] = [];
   const seed = values["no-seed"] ? undefined : await loadDevelopment();
   await makeNext(server, address, async (next) => {
     await using sql = await openConnection(next, "db:reset");
@@ -90,6 +91,7 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
       },
     );
     others = await listOthers(sql);
+    lost = await listLost(sql);
     if (isProductionDatabase(protection)) await stampProduction(sql);
     if (seed) seeded = await insertSeed(sql, seed, waitSeconds);
     head = plan.migrations.at(-1)?.tag ?? null;
@@ -103,6 +105,8 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
       announce(
         `Left behind: these schemas, which no migration creates, are only in ${previous}: ${others.join(", ")}`,
       );
+    if (lost.length > 0)
+      announce(`Left behind: only in ${previous}: ${lost.join(", ")}`);
     print(`Kept: ${previous}, which \`bun run db:reset --undo\` brings back`);
     printJson({ database, previous, head, seeded: seeded ?? null });
   });
@@ -110,15 +114,39 @@ async function reset(server: Sql, protection: Protection): Promise<void> {
 
 /** Lists the schemas of the old database that the new one does not have. */
 async function listOthers(sql: Sql): Promise<string[]> {
+  return await listOld(
+    sql,
+    "select nspname as name from pg_namespace where nspname !~ '^pg_'",
+  );
+}
+
+/** Lists what else the old database has and the new one does not. */
+async function listLost(sql: Sql): Promise<string[]> {
+  return await listOld(
+    sql,
+    `select format('the extension %I', extname) as name from pg_extension
+    union all
+    select format('the publication %I', pubname) from pg_publication
+    union all
+    select format('the grants to %I', pg_get_userbyid(grantee))
+    from (
+      select oid, relacl as acl, relowner as owner from pg_class
+      union all select oid, nspacl, nspowner from pg_namespace
+      union all select oid, proacl, proowner from pg_proc
+      union all select oid, defaclacl, defaclrole from pg_default_acl
+    ) as granted cross join lateral aclexplode(acl)
+    where oid >= 16384 and grantee not in (0, owner)`,
+  );
+}
+
+/** Returns the names that a query finds in the old database and not in the new one. */
+async function listOld(sql: Sql, query: string): Promise<string[]> {
   await using old = await openConnection(address, "db:reset");
   const list = async (from: Sql) =>
-    await from<{ name: string }[]>`
-      select nspname as name from pg_namespace
-      where nspname !~ '^pg_' order by 1`;
-  const fresh = (await list(sql)).map(({ name }) => name);
-  return (await list(old))
-    .map(({ name }) => name)
-    .filter((name) => !fresh.includes(name));
+    (await from.unsafe<{ name: string }[]>(query)).map(({ name }) => name);
+  const fresh = await list(sql);
+  const all = new Set(await list(old));
+  return [...all].filter((name) => !fresh.includes(name)).sort();
 }
 
 /** Loads the seed; a seed that cannot be loaded is only a warning here. */

@@ -38,6 +38,7 @@ test(
     await sql.unsafe(`
       delete from builds where number = 1;
       create schema extra; create schema another; create temporary table passing ();
+      create publication told; grant select on builds to pg_monitor;
       alter database ${name} set work_mem = '5MB';
       revoke temporary on database ${name} from public`);
     for (const left of ["next", "dropped"])
@@ -69,7 +70,7 @@ test(
 
     expect(reset).toEqual({
       exitCode: 0,
-      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nLeft behind: these schemas, which no migration creates, are only in ${name}__previous: another, extra\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
+      stdout: `Reset: ${name}, at ${ownHead}\nSeeded: dev (users 1, tenants 1, tenant_members 1, builds 3)\nLeft behind: these schemas, which no migration creates, are only in ${name}__previous: another, extra\nLeft behind: only in ${name}__previous: the grants to pg_monitor, the publication told\nKept: ${name}__previous, which \`bun run db:reset --undo\` brings back\n`,
       stderr: "",
     });
     expect(afterReset).toEqual(["", "__previous"]);
@@ -432,7 +433,7 @@ test(
     );
     expect(undone.exitCode).toBe(1);
     expect(undone.stderr).toBe(
-      `Error: there is no ${name}__previous to go back to\nHint: the first \`db:reset\` or \`db:restore\` makes one\n`,
+      `Error: there is no ${name}__previous to go back to\nHint: each \`db:reset\` and \`db:restore\` makes one\n`,
     );
     expect(powerless.exitCode).toBe(2);
     expect(powerless.stderr).toBe(
