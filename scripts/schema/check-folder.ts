@@ -40,12 +40,9 @@ import {
   type Snapshot,
 } from "./snapshots";
 
-const folder = nameFolder();
-const journalFile = nameJournal();
-
 /** Lists all problems that can be found without a database. */
 export async function checkFolder(): Promise<Problem[]> {
-  const branch = compareWithDefaultBranch(folder);
+  const branch = compareWithDefaultBranch(nameFolder());
   if (!branch) note(`Not compared with git: ${explainNoBranch()}`);
   const names = listFolders(readProject().migrationsFolder);
   if (names.length > 0) return await checkFolders(names, branch);
@@ -71,8 +68,8 @@ function tryReadJournal(): Pick<Journal, "entries" | "text"> & {
   } catch (error) {
     const { code, message, hint } = error as Error & FailureFields;
     if (code !== "JOURNAL_INVALID") throw error;
-    const what = message.replace(`${journalFile} `, "the journal ");
-    const place = { file: journalFile };
+    const what = message.replace(`${nameJournal()} `, "the journal ");
+    const place = { file: nameJournal() };
     const found = problem("journal_invalid", `${what}; ${hint}`, place);
     return { entries: [], text: "", problems: [found] };
   }
@@ -89,7 +86,7 @@ function checkOrder(entries: JournalEntry[], text: string): Problem[] {
   const nextLine = findLines(text);
   for (const entry of entries) {
     const { tag } = entry;
-    const place = { tag, file: journalFile, line: nextLine(tag) };
+    const place = { tag, file: nameJournal(), line: nextLine(tag) };
     for (const field of ["tag", "idx", "when"] as const) {
       const twin = seen[field].get(entry[field]);
       if (!twin) seen[field].set(entry[field], entry);
@@ -146,15 +143,15 @@ function checkFiles(entries: JournalEntry[], tags: Set<string>): Problem[] {
       `the journal does not name it, so no command uses it: add its entry, or \`rm ${file}\``,
       { file },
     );
-  const files = readdirSync(join(root, folder));
+  const files = readdirSync(join(root, nameFolder()));
   const orphans = files
     .filter((name) => /\.(sql|partial)$/.test(name))
     .filter((name) => !tags.has(name.replace(/(\.down)?\.sql$/, "")))
-    .map((name) => orphan(`${folder}/${name}`));
+    .map((name) => orphan(`${nameFolder()}/${name}`));
   const snapshots = new Set(entries.map(({ tag }) => nameSnapshotFile(tag)));
-  const lost = readdirSync(join(root, folder, "meta"))
+  const lost = readdirSync(join(root, nameFolder(), "meta"))
     .filter((name) => name !== "_journal.json")
-    .map((name) => `${folder}/meta/${name}`)
+    .map((name) => `${nameFolder()}/meta/${name}`)
     .filter((file) => !snapshots.has(file))
     .map(orphan);
   return [...missing, ...orphans, ...lost, ...checkDownFiles(entries)];
@@ -173,7 +170,7 @@ function checkDownFiles(entries: JournalEntry[]): Problem[] {
       problem(
         "down_missing",
         `${missing.length} of ${entries.length} migrations have no down file and cannot be rolled back${isInFolders ? "" : ": `bun run db:generate --down` writes those that it can"}`,
-        { file: folder },
+        { file: nameFolder() },
       ),
     ];
   return missing.map((place) =>
@@ -197,12 +194,13 @@ async function checkFolders(
 ): Promise<Problem[]> {
   const entries = names.map((tag, idx) => ({ tag, idx, when: readStamp(tag) }));
   note("Not compared: snapshots of drizzle-kit 1.0 with schema.ts");
-  const left = findLeftDownFiles(join(root, folder)).map(({ tag, from, to }) =>
-    problem(
-      "file_orphan",
-      `\`drizzle-kit up\` has left it behind: \`git mv ${folder}/${from} ${folder}/${to}\``,
-      { tag, file: `${folder}/${from}` },
-    ),
+  const left = findLeftDownFiles(join(root, nameFolder())).map(
+    ({ tag, from, to }) =>
+      problem(
+        "file_orphan",
+        `\`drizzle-kit up\` has left it behind: \`git mv ${nameFolder()}/${from} ${nameFolder()}/${to}\``,
+        { tag, file: `${nameFolder()}/${from}` },
+      ),
   );
   return [
     ...left,
@@ -257,7 +255,9 @@ function checkSnapshots(entries: JournalEntry[]): Problem[] {
   );
   if (older.length < MANY) return problems;
   const message = `${older.length} of ${entries.length} migrations have no snapshot, which db:generate --down needs`;
-  const one = problem("snapshot_missing", message, { file: `${folder}/meta` });
+  const one = problem("snapshot_missing", message, {
+    file: `${nameFolder()}/meta`,
+  });
   return [
     ...problems.filter((found) => !older.includes(found)),
     { ...one, severity: "warning" as const },
@@ -293,13 +293,13 @@ function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
         { tag, file },
       ),
     );
-  const gone = readTags(branch.read(journalFile))
+  const gone = readTags(branch.read(nameJournal()))
     .filter((tag) => !tags.has(tag))
     .map((tag) =>
       problem(
         "missing",
-        `${tag} is in the journal of ${branch.branch}, and not in this one: \`git checkout ${branch.branch} -- ${folder}\``,
-        { tag, file: journalFile },
+        `${tag} is in the journal of ${branch.branch}, and not in this one: \`git checkout ${branch.branch} -- ${nameFolder()}\``,
+        { tag, file: nameJournal() },
       ),
     );
   return [...edited, ...gone];
@@ -307,7 +307,7 @@ function checkEdits(tags: Set<string>, branch: BranchComparison): Problem[] {
 
 function readTags(journal: string): string[] {
   try {
-    return parseJournal(journal, journalFile).entries.map(({ tag }) => tag);
+    return parseJournal(journal, nameJournal()).entries.map(({ tag }) => tag);
   } catch {
     return []; // the branch has no journal
   }

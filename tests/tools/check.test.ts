@@ -308,6 +308,19 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
   );
 
   testProject(
+    "prints one document where drizzle.config.ts cannot be used",
+    async ({ run, replace }) => {
+      const dialect = 'dialect: "postgresql",';
+      replace("drizzle.config.ts", dialect, `${dialect} driver: "pglite",`);
+
+      const { exitCode, stdout, stderr } = await run("db:check --json");
+
+      expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: "" });
+      expect(JSON.parse(stdout).error).toMatchObject({ code: "CONFIGURATION" });
+    },
+  );
+
+  testProject(
     "draws the diagram, and again only when it is stale",
     async ({ run, replace, read, write }) => {
       write("docs/SCHEMA.md", "# Our own\n");
