@@ -16,7 +16,8 @@ export interface Elsewhere {
 
 /**
  * Looks for a table that has the columns of drizzle's table and the hash of a pending
- * migration: in `public` and `drizzle`, and before the first record in every schema.
+ * migration: in `public` and `drizzle`, and where the config names no table and nothing
+ * is recorded, in every schema.
  */
 export async function findElsewhere(
   sql: Sql,
@@ -24,14 +25,16 @@ export async function findElsewhere(
 ): Promise<Elsewhere | undefined> {
   if (pending.length === 0) return undefined;
   const { config, records } = readProject();
-  // Later, each tenant's schema may have the same records.
-  const isFirst = (await readRecords(sql)).length === 0;
+  // A config that names its table may have others on purpose, as one for each tenant.
+  const isAnywhere =
+    records.sql === "drizzle.__drizzle_migrations" &&
+    (await readRecords(sql)).length === 0;
   const tables = await sql.unsafe<
     { schema: string; table: string; sql: string }[]
   >(`
     select nspname as schema, relname as table, format('%I.%I', nspname, relname) as sql
     from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-    where relkind in ('r', 'p') and (nspname in ('public', 'drizzle') or ${isFirst})
+    where relkind in ('r', 'p') and (nspname in ('public', 'drizzle') or ${isAnywhere})
       and (nspname, relname) <> (${quoteLiteral(records.schema)}, ${quoteLiteral(records.table)})
       and has_schema_privilege(relnamespace, 'usage') and has_table_privilege(pg_class.oid, 'select')
       and 2 = (
