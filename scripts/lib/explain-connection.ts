@@ -178,7 +178,7 @@ function explainRefusal(
       return explain(
         `the files of the server on ${server} were moved or deleted: ${error.message}`,
         isOurs(address)
-          ? "run `bun run db:stop`, then `bun run db:start`; a server without its files ends by itself within a minute"
+          ? "run `bun run db:stop`, then `bun run db:start`; a server without its files ends by itself after about a minute"
           : "look into that server's data directory",
       );
     case "ENOTFOUND":

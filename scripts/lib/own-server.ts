@@ -79,8 +79,7 @@ export function mayUse(address: DatabaseAddress, identity: string): boolean {
 }
 
 /**
- * Compares the server that `sql` is connected to with the record; closes the
- * connection when they differ.
+ * Compares the server that `sql` is connected to with the record.
  *
  * @throws with exit code 2 when the server may be another clone's.
  */
@@ -89,7 +88,6 @@ export async function requireOwnServer(
   address: DatabaseAddress,
 ): Promise<void> {
   if (!address.guard || mayUse(address, await readIdentity(sql))) return;
-  await sql.end({ timeout: 5 });
   throw refuseServer(address);
 }
 

@@ -9,7 +9,9 @@ import { removeContainer } from "./container";
 
 const LEFT_MS = 5000;
 
-const [runFolder = ""] = process.argv.slice(2);
+const [runFolder] = process.argv.slice(2);
+// Without a folder, every process of the machine would be one of the run's.
+if (!runFolder) throw new Error("the folder of the run is missing");
 for await (const _ of Bun.stdin.stream());
 for (const folder of globSync(join(runFolder, "{server,installed-*}")))
   await stopEmbedded(folder);

@@ -468,7 +468,7 @@ describe("what is in the way", () => {
       exitCode: 1,
       stdout: "",
       stderr: `Error: the files of the server on localhost:${clone.port} were moved or deleted: could not open file "${file}" for reading: No such file or directory
-Hint: run \`bun run db:stop\`, then \`bun run db:start\`; a server without its files ends by itself within a minute
+Hint: run \`bun run db:stop\`, then \`bun run db:start\`; a server without its files ends by itself after about a minute
 `,
     });
   });
