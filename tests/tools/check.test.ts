@@ -357,6 +357,23 @@ CREATE INDEX "new_idx" ON "new" ("id");`,
 
 describe("with a database", () => {
   test(
+    "outlasts its limit on idle transactions",
+    "migrated",
+    async ({ run, sql, name, project }) => {
+      const limit = "idle_in_transaction_session_timeout = '200ms'";
+      await sql.unsafe(`alter database ${name} set ${limit}`);
+      addMigration(project, "0001_slow", "select pg_sleep(0.6);");
+
+      const { exitCode, stdout } = await run("db:check --json");
+
+      expect({ exitCode, error: JSON.parse(stdout).error }).toEqual({
+        exitCode: 0,
+        error: undefined,
+      });
+    },
+  );
+
+  test(
     "is silent where it has the schema of the migrations, also by default privileges, and in another spelling",
     "empty",
     async (given) => {

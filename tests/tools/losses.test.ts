@@ -20,6 +20,7 @@ create procedure ends() language plpgsql as 'begin commit; end';
 create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
 create foreign table abroad (id int) server nowhere;
 insert into drizzle.__drizzle_migrations (hash, created_at) values ('a', 1);
+create table made (n int, twice int generated always as (n * 2) stored); insert into made values (1);
 create table gone (id int primary key); create schema audit; create table audit.refs (g int references gone);
 create view audit.seen as select id from gone; create materialized view audit."m V" as select id from gone`;
 
@@ -40,6 +41,8 @@ const withGone = [
 
 const cases: Record<string, string[]> = {
   "select 1": [],
+  // It is computed again.
+  "alter table made drop twice": [],
   // What CASCADE drops unasked.
   "drop table gone cascade": withGone,
   "drop view audit.seen; drop table gone cascade; create table audit.new ()":
