@@ -99,6 +99,10 @@ test("the roles that an archive names are found in what pg_dump writes, and nowh
     `${foreign}GRANT ALL ON TABLE a TO pg_signal_backend;\nALTER TABLE b OWNER TO nobody_1;\n`,
     true,
   );
+  const above = await plan(
+    `ALTER TABLE a OWNER TO "${testServer.user}";\n`,
+    false,
+  );
   const granted = await plan(
     `GRANT ALL ON TABLE a TO nobody_2;
 GRANT ALL ON TABLE b TO nobody_2;
@@ -130,6 +134,9 @@ CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA "Other ""one""";\n`,
     message:
       "the archive names roles that this role may not act for: pg_signal_backend",
     hint: 'add `--no-owner` to make this role own everything; or let an administrator run `GRANT "pg_signal_backend" TO pg_monitor` first',
+  });
+  expect(above).toMatchObject({
+    hint: "add `--no-owner` to make this role own everything, or restore as a superuser",
   });
   expect(policy).toMatchObject({
     hint: 'let an administrator run `CREATE ROLE "nobody_1"` first',
