@@ -12,7 +12,7 @@ import { parseDatabaseUrl } from "../../src/database-url";
 import { urlOf } from "../lib/command";
 import type { TestDatabase } from "../lib/database";
 import { test } from "../lib/test";
-import { findFreePort } from "../lib/ports";
+import { findQuietPort } from "../lib/ports";
 
 // Debian has it in a folder that is not on an ordinary user's PATH.
 const PATH = `${process.env.PATH}:/usr/sbin`;
@@ -25,7 +25,7 @@ async function withPgbouncer(
   ignored = "extra_float_digits",
 ): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "starter-pgbouncer-"));
-  const port = await findFreePort();
+  const port = await findQuietPort(); // a connection cannot meet itself there
   const config = join(folder, "pgbouncer.ini");
   const { host, user, password } = address;
   writeFileSync(
